@@ -1,0 +1,82 @@
+"""Every error this package raises on purpose, and nothing else.
+
+::
+
+    RacedayError                  one line: what happened, on what, what to do
+    ├── SettingsError             an environment variable is missing or wrong
+    ├── SandboxError              the embedded server or the simulator cannot do what was asked
+    ├── DatabaseError             the database is unreachable, or its schema is not the one this code writes
+    └── PipelineError             one race failed in one stage; carries the verdict "is another try worth it?"
+        ├── FetchError            stage "fetch"
+        ├── TransformError        stage "transform"
+        └── WriteError            stage "write"
+
+A ``PipelineError`` is expected: the stages turn it into a value (``outcomes.ProcessResult``) so that one bad race
+never costs the others. Anything that is not a ``RacedayError`` is a bug and is allowed to fail the run.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+Stage = Literal["fetch", "transform", "write"]
+
+
+class RacedayError(Exception):
+    """Base of the tree; ``str(error)`` is one line without secrets, fit to show to a user."""
+
+
+class SettingsError(RacedayError):
+    """An environment variable is missing or wrong."""
+
+
+class SandboxError(RacedayError):
+    """The embedded PostgreSQL server or the simulator cannot do what was asked."""
+
+
+class DatabaseError(RacedayError):
+    """The database cannot be used at all: unreachable, refused, or with a missing, older or newer schema."""
+
+
+class PipelineError(RacedayError):
+    """One race failed in one stage.
+
+    Args:
+        message: One line, without secrets or payload excerpts above 200 characters.
+        race_id: The race that failed; empty when the call was not about one race.
+        retryable: Whether the same request may succeed later without anybody changing anything.
+    """
+
+    stage: ClassVar[Stage]
+
+    def __init__(self, message: str, *, race_id: str, retryable: bool) -> None:
+        super().__init__(message)
+        self.message = message
+        self.race_id = race_id
+        self.retryable = retryable
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions pickle by their positional arguments; these two are keywords, and must cross process borders.
+        return _rebuild, (type(self), self.message, self.race_id, self.retryable)
+
+
+class FetchError(PipelineError):
+    """The API did not give a usable answer."""
+
+    stage = "fetch"
+
+
+class TransformError(PipelineError):
+    """The answer could not be turned into a snapshot, or its worker died too often or ran out of time."""
+
+    stage = "transform"
+
+
+class WriteError(PipelineError):
+    """The snapshot could not be committed; nothing of it is in the database."""
+
+    stage = "write"
+
+
+def _rebuild(kind: type[PipelineError], message: str, race_id: str, retryable: bool) -> PipelineError:
+    return kind(message, race_id=race_id, retryable=retryable)

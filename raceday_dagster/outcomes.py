@@ -1,0 +1,210 @@
+"""What a race or a batch came to. Values only: no clock, no log, no database.
+
+A race ends in exactly one ``ProcessResult``; a batch of races in one ``BatchOutcome`` that keeps the results
+(success, skipped) and the typed errors apart. Durations are integer milliseconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Generic, Literal, Self, TypeVar
+
+from raceday_dagster.errors import PipelineError, Stage
+from raceday_dagster.racing.records import Record
+
+Status = Literal["success", "skipped", "failed"]
+Payload = TypeVar("Payload")
+
+RACE_BUDGET_MS = 2_000
+BATCH_BUDGET_MS = 15_000
+BATCH_WARNING_MS = 12_000
+"""80 % of the batch's budget: the moment to look, before it is too late."""
+
+
+class Timings(Record):
+    """Milliseconds of each stage; 0 for a stage that was not reached. ``total_ms`` runs from the first to the last."""
+
+    fetch_ms: int = 0
+    transform_ms: int = 0
+    write_ms: int = 0
+    total_ms: int = 0
+
+
+class RowCounts(Record):
+    """Rows really inserted or changed, per table."""
+
+    meetings: int = 0
+    races: int = 0
+    entrants: int = 0
+    race_pools: int = 0
+    money_flow_history: int = 0
+    odds_history: int = 0
+    race_results: int = 0
+
+    def __add__(self, other: RowCounts) -> RowCounts:
+        mine, theirs = self.model_dump(), other.model_dump()
+        return RowCounts(**{table: mine[table] + theirs[table] for table in mine})
+
+    @property
+    def total(self) -> int:
+        """All rows together."""
+        return sum(self.model_dump().values())
+
+
+class RaceError(Record):
+    """Why a race failed or was skipped: the stage, the error's class name, one line, and the verdict."""
+
+    stage: Stage
+    type: str
+    message: str
+    retryable: bool
+
+    @classmethod
+    def of(cls, error: PipelineError) -> Self:
+        """The value of a raised error."""
+        return cls(stage=error.stage, type=type(error).__name__, message=error.message, retryable=error.retryable)
+
+
+class ProcessResult(Record):
+    """What one poll of one race came to."""
+
+    race_id: str
+    status: Status
+    polled_at: datetime
+    """When the answer arrived, or when the stage that failed gave up."""
+    timings: Timings = Timings()
+    row_counts: RowCounts = RowCounts()
+    quality_score: int | None = None
+    error: RaceError | None = None
+
+    @property
+    def success(self) -> bool:
+        """Fetched, transformed and committed."""
+        return self.status == "success"
+
+    @property
+    def over_budget(self) -> bool:
+        """The race took two seconds or more."""
+        return self.timings.total_ms >= RACE_BUDGET_MS
+
+
+class InFlight(Record, Generic[Payload]):
+    """A race between two stages: what it carries, when it began and what the stages before took."""
+
+    race_id: str
+    started_s: float
+    """Reading of ``time.monotonic`` when the first stage began."""
+    polled_at: datetime
+    timings: Timings
+    payload: Payload
+
+
+class PoolUse(Record):
+    """Connections of the one pool: its ceiling, and the most that were out at once."""
+
+    max: int
+    peak: int
+
+    @property
+    def percent(self) -> int:
+        """Peak use in percent of the ceiling."""
+        return round(100 * self.peak / self.max)
+
+
+class WorkerUse(Record):
+    """Transform workers: how many, the most busy and the longest queue at once, and restarts after a crash."""
+
+    total: int
+    busy_peak: int
+    queue_depth_peak: int
+    restarts: int
+
+
+class BatchProgress(Record):
+    """Where a running batch stands. ``completed + processing + pending == total``."""
+
+    total: int
+    completed: int
+    successful: int
+    failed: int
+    """Races that did not succeed, skipped ones included: ``completed == successful + failed``."""
+    processing: int
+    pending: int
+    eta_ms: int | None
+    """Estimated time left; ``None`` before the first race has ended."""
+
+
+class BatchOutcome(Record):
+    """What a batch came to. Every requested race is in exactly one of ``results`` and ``errors``."""
+
+    started_at: datetime
+    results: tuple[ProcessResult, ...]
+    errors: tuple[ProcessResult, ...]
+    batch_duration_ms: int
+    requested_concurrency: int
+    effective_concurrency: int
+    db_pool: PoolUse
+    workers: WorkerUse
+
+    @classmethod
+    def of(cls, ended: Iterable[ProcessResult], **measured: object) -> Self:
+        """Sorts ended races into results and errors; ``measured`` are the remaining fields."""
+        races = tuple(ended)
+        return cls.model_validate(
+            {
+                "results": tuple(race for race in races if race.status != "failed"),
+                "errors": tuple(race for race in races if race.status == "failed"),
+                **measured,
+            }
+        )
+
+    @property
+    def races(self) -> Sequence[ProcessResult]:
+        """All races of the batch, the failed ones last."""
+        return (*self.results, *self.errors)
+
+    @property
+    def total_races(self) -> int:
+        """Races asked for, each once."""
+        return len(self.races)
+
+    @property
+    def successes(self) -> int:
+        """Races committed."""
+        return sum(race.success for race in self.results)
+
+    @property
+    def skipped(self) -> int:
+        """Races the API does not know, or whose answer was older than what is stored."""
+        return len(self.results) - self.successes
+
+    @property
+    def failures(self) -> int:
+        """Races that ended in an error."""
+        return len(self.errors)
+
+    @property
+    def retryable_failures(self) -> int:
+        """Failures for which the next poll may well succeed."""
+        return sum(race.error is not None and race.error.retryable for race in self.errors)
+
+    @property
+    def slowest(self) -> ProcessResult | None:
+        """The race with the largest ``total_ms``, failed ones included."""
+        return max(self.races, key=lambda race: race.timings.total_ms, default=None)
+
+    @property
+    def max_duration_ms(self) -> int:
+        """``total_ms`` of the slowest race; 0 for an empty batch."""
+        return self.slowest.timings.total_ms if self.slowest else 0
+
+    @property
+    def over_budget(self) -> bool:
+        """The batch took fifteen seconds or more by the wall clock."""
+        return self.batch_duration_ms >= BATCH_BUDGET_MS
+
+    @property
+    def row_counts(self) -> RowCounts:
+        """Rows inserted or changed by the whole batch."""
+        return sum((race.row_counts for race in self.races), RowCounts())

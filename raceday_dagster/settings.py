@@ -1,0 +1,160 @@
+"""Every environment variable this package reads, validated once. Nothing else reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+
+from raceday_dagster.errors import SettingsError
+
+HINT = "`raceday sandbox` prints a working one"
+
+
+def normalise_database_url(url: str) -> str:
+    """Any ``postgres…://`` URL with the driver this package installs.
+
+    SQLAlchemy 2.1 reads ``postgresql://`` as psycopg 3, 2.0 as psycopg2; naming the driver ends the matter.
+
+    Raises:
+        ValueError: It is not a PostgreSQL URL; the message does not repeat the URL, which may hold a password.
+    """
+    scheme, separator, rest = url.strip().partition("://")
+    dialect = scheme.split("+", 1)[0]
+    if not separator or dialect not in {"postgres", "postgresql"} or not rest:
+        raise ValueError("must be a URL like postgresql://user:password@host/database")
+    return f"postgresql+psycopg2://{rest}"
+
+
+def _secret_database_url(value: object) -> SecretStr:
+    return SecretStr(normalise_database_url(str(value)))
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value.strip())
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be an http:// or https:// URL")
+    if parts.username or parts.query or parts.fragment:
+        raise ValueError("must not hold credentials, a query or a fragment")
+    return value.strip().rstrip("/")
+
+
+def _header_value(value: str) -> str:
+    if not value.isprintable() or not value.isascii() or not value.strip():
+        raise ValueError("must be printable ASCII text")
+    return value.strip()
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip().upper() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Codes = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[A-Z]{2,3}$")], ...], BeforeValidator(_split), Field(min_length=1)
+]
+Categories = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[THG]$")], ...], BeforeValidator(_split), Field(min_length=1)
+]
+HeaderValue = Annotated[str, AfterValidator(_header_value)]
+
+
+class ApiIdentity(BaseModel):
+    """How we introduce ourselves to the API. Never logged."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    from_email: str = Field(repr=False)
+    partner_name: str = Field(repr=False)
+    partner_id: str = Field(repr=False)
+
+
+class Settings(BaseModel):
+    """The environment of ``raceday_dagster``; field names are the variables in lower case."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    database_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None
+    db_pool_max: int = Field(default=10, ge=1, le=100)
+    nztab_api_url: Annotated[str, AfterValidator(_http_url)] = "https://api.tab.co.nz/affiliates/v1"
+    nztab_from_email: HeaderValue | None = Field(default=None, repr=False)
+    nztab_partner_name: HeaderValue | None = Field(default=None, repr=False)
+    nztab_partner_id: HeaderValue | None = Field(default=None, repr=False)
+    nztab_timeout_s: float = Field(default=5.0, gt=0, le=60)
+    race_deadline_s: float = Field(default=12.0, gt=0, le=60)
+    transform_workers: int = Field(default=3, ge=0, le=32)
+    race_countries: Codes = ("NZ", "AUS")
+    race_categories: Categories = ("T", "H")
+    raceday_home: Path = Path(".raceday")
+    dagster_pg_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Reads and validates the variables; an empty one counts as not set.
+
+        Raises:
+            SettingsError: One line that names the variable, what it must be, and the command that gives a working
+                one. The value itself is not repeated: it may be a secret.
+        """
+        source = os.environ if environment is None else environment
+        given = {
+            name: source[name.upper()].strip() for name in cls.model_fields if source.get(name.upper(), "").strip()
+        }
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            variable = str(first["loc"][0]).upper()
+            rule = first["msg"].removeprefix("Value error, ")
+            raise SettingsError(f"{variable} is wrong: {_lower_first(rule)}; {HINT}") from None
+
+    def require_database_url(self) -> SecretStr:
+        """The database to write to.
+
+        Raises:
+            SettingsError: ``DATABASE_URL`` is not set.
+        """
+        if self.database_url is None:
+            raise SettingsError(
+                "DATABASE_URL is not set: it must be a URL like postgresql://user:password@host/database; "
+                "`raceday sandbox -- COMMAND` runs a command with a working one"
+            )
+        return self.database_url
+
+    def require_identity(self) -> ApiIdentity:
+        """How to introduce ourselves to the API, which may block whoever does not.
+
+        Raises:
+            SettingsError: One of the three ``NZTAB_*`` identity variables is not set.
+        """
+        values = {
+            "NZTAB_FROM_EMAIL": self.nztab_from_email,
+            "NZTAB_PARTNER_NAME": self.nztab_partner_name,
+            "NZTAB_PARTNER_ID": self.nztab_partner_id,
+        }
+        for variable, value in values.items():
+            if value is None:
+                raise SettingsError(
+                    f"{variable} is not set: the API wants to know who asks (see README, The real API); "
+                    "`raceday sandbox -- COMMAND` runs a command against a simulated one"
+                )
+        return ApiIdentity(
+            from_email=self.nztab_from_email or "",
+            partner_name=self.nztab_partner_name or "",
+            partner_id=self.nztab_partner_id or "",
+        )
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
