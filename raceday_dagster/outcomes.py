@@ -18,8 +18,6 @@ Payload = TypeVar("Payload")
 
 RACE_BUDGET_MS = 2_000
 BATCH_BUDGET_MS = 15_000
-BATCH_WARNING_MS = 12_000
-"""80 % of the batch's budget: the moment to look, before it is too late."""
 
 
 class Timings(Record):
@@ -106,11 +104,6 @@ class PoolUse(Record):
     max: int
     peak: int
 
-    @property
-    def percent(self) -> int:
-        """Peak use in percent of the ceiling."""
-        return round(100 * self.peak / self.max)
-
 
 class WorkerUse(Record):
     """Transform workers: how many, the most busy and the longest queue at once, and restarts after a crash."""
@@ -122,17 +115,20 @@ class WorkerUse(Record):
 
 
 class BatchProgress(Record):
-    """Where a running batch stands. ``completed + processing + pending == total``."""
+    """Where a running batch stands.
+
+    ``completed == successful + skipped + failed`` and ``completed + processing + pending == total``.
+    """
 
     total: int
     completed: int
     successful: int
+    skipped: int
     failed: int
-    """Races that did not succeed, skipped ones included: ``completed == successful + failed``."""
     processing: int
     pending: int
-    eta_ms: int | None
-    """Estimated time left; ``None`` before the first race has ended."""
+    eta_ms: int
+    """Estimated time left: the mean time of a completed race times the races that are not."""
 
 
 class BatchOutcome(Record):
@@ -142,6 +138,7 @@ class BatchOutcome(Record):
     results: tuple[ProcessResult, ...]
     errors: tuple[ProcessResult, ...]
     batch_duration_ms: int
+    budget_ms: int = BATCH_BUDGET_MS
     requested_concurrency: int
     effective_concurrency: int
     db_pool: PoolUse
@@ -201,8 +198,13 @@ class BatchOutcome(Record):
 
     @property
     def over_budget(self) -> bool:
-        """The batch took fifteen seconds or more by the wall clock."""
-        return self.batch_duration_ms >= BATCH_BUDGET_MS
+        """The batch took its whole budget or more by the wall clock."""
+        return self.batch_duration_ms >= self.budget_ms
+
+    @property
+    def near_budget(self) -> bool:
+        """The batch took 80 % of its budget or more: the moment to look, before it is too late."""
+        return self.batch_duration_ms >= 0.8 * self.budget_ms
 
     @property
     def row_counts(self) -> RowCounts:

@@ -1,0 +1,47 @@
+# Everything a fresh machine with Python and make needs: each target does its own set-up.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format dev bench clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+# The dependency on the pins makes a changed pin reinstall; a broken install leaves no mark behind.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	  || { echo "needs Python 3.11, 3.12 or 3.13; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment: install its venv package"; exit 1; }
+	@echo "installing the pinned dependencies into $(VENV) (once, about a minute)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sandbox,dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## Load a simulated racing day and poll five races three times, for real
+	@$(BIN)/raceday demo
+
+test: $(INSTALLED)  ## Run the tests
+	@$(BIN)/python -m pytest -q
+
+check: $(INSTALLED)  ## Format, lint, types, tests: what CI runs
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q
+
+format: $(INSTALLED)  ## Format the code and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+dev: $(INSTALLED)  ## The Dagster UI on a simulated racing day, at http://127.0.0.1:3000
+	@$(BIN)/raceday sandbox -- dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
+
+bench: $(INSTALLED)  ## Measure the batch against a thread pool and against Dagster's multiprocess executor
+	@$(BIN)/python -m benchmarks.batch
+
+clean:  ## Remove the virtual environment and the sandbox's state
+	@! [ -x $(BIN)/raceday ] || $(BIN)/raceday db stop
+	@rm -rf $(VENV) .raceday

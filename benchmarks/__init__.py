@@ -1,0 +1,1 @@
+"""What is compared with what, on this machine, in one interleaved run. The numbers are in README.md."""

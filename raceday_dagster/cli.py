@@ -1,0 +1,138 @@
+"""The ``raceday`` command. Says what it does in a line, and what went wrong in one more."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from raceday_dagster.errors import RacedayError
+from raceday_dagster.sandbox.command import run_command, wait_for_stop
+from raceday_dagster.sandbox.demo import run_demo
+from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster.sandbox.sandbox import choose_simulation, kept_mark, open_sandbox
+from raceday_dagster.settings import Settings
+from raceday_dagster.simulator.server import serve
+from raceday_dagster.write.migrations import upgrade
+
+
+class _OneLineErrors(click.Group):
+    """Shows an expected error as one line and exits with 1; a bug keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RacedayError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Follow a racing day: poll, compute where the money flows, store it."""
+    # Being told to end is a reason to clean up, not to drop everything.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
+
+
+@main.command()
+def demo() -> None:
+    """Load a simulated racing day and poll five of its races three times, for real."""
+    run_demo(os.environ)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.option("--speed", default=1.0, show_default=True, help="Simulated seconds per second.")
+@click.option("--allow-simulated-data", is_flag=True, help="Let simulated races into the DATABASE_URL that is set.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def sandbox(speed: float, allow_simulated_data: bool, command: Sequence[str]) -> None:
+    """Run COMMAND with an embedded PostgreSQL and a simulated API; without COMMAND, print its environment and stay.
+
+    What is already set in the environment is kept.
+    """
+    simulation = choose_simulation(datetime.now(UTC), speed)
+    with open_sandbox(os.environ, simulation, allow_simulated_data=allow_simulated_data) as opened:
+        if command:
+            sys.exit(run_command(command, opened.environment))
+        for name, value in opened.environment.items():
+            if os.environ.get(name) != value:
+                click.echo(f"export {name}={shlex.quote(value)}")
+        click.echo("# ready; Ctrl-C stops it", err=True)
+        wait_for_stop()
+
+
+@main.command()
+@click.option("--port", default=0, show_default=True, help="Port on 127.0.0.1; 0 is any free one.")
+@click.option("--seed", type=int, help="Another seed, another day.")
+@click.option("--speed", default=1.0, show_default=True, help="Simulated seconds per second; 0 stands still.")
+@click.option("--latency-ms", default=0, show_default=True, help="Added to every answer for a race.")
+@click.option("--racing-day", type=click.DateTime(["%Y-%m-%d"]), help="The day's label.")
+def simulate(port: int, seed: int | None, speed: float, latency_ms: int, racing_day: datetime | None) -> None:
+    """Serve the simulated NZ TAB API on 127.0.0.1 until Ctrl-C."""
+    chosen = choose_simulation(datetime.now(UTC), speed)
+    day: date = racing_day.date() if racing_day else chosen.racing_day
+    serve(
+        port=port,
+        seed=chosen.seed if seed is None else seed,
+        racing_day=day,
+        first_start=None if racing_day else chosen.first_start,
+        now=None if racing_day else datetime.now(UTC),
+        speed=speed,
+        latency_ms=latency_ms,
+        announce=lambda url: click.echo(f"export NZTAB_API_URL={url}"),
+    )
+
+
+@main.group()
+def db() -> None:
+    """The embedded PostgreSQL server, and the schema of any database."""
+
+
+@db.command()
+def start() -> None:
+    """Start the embedded server and keep it running."""
+    home = _home()
+    server = EmbeddedPostgres(home)
+    server.start()
+    kept_mark(home).touch()
+    settings = Settings.from_environment()
+    url = server.create_application_database(connection_limit=settings.db_pool_max)
+    click.echo(f"export DATABASE_URL={shlex.quote(url)}")
+
+
+@db.command()
+def stop() -> None:
+    """Stop the embedded server."""
+    home = _home()
+    EmbeddedPostgres(home).stop()
+    kept_mark(home).unlink(missing_ok=True)
+
+
+@db.command()
+def status() -> None:
+    """Say whether the embedded server runs, and where its data is. Exits with 3 when it does not run."""
+    found = EmbeddedPostgres(_home()).status()
+    click.echo(f"{'running, pid ' + str(found.pid) if found.running else 'stopped'}; data in {found.data_dir}")
+    sys.exit(0 if found.running else 3)
+
+
+@db.command(name="upgrade")
+def upgrade_schema() -> None:
+    """Bring the schema of DATABASE_URL up to date; safe to run twice, and by two at once."""
+    report = upgrade(Settings.from_environment().require_database_url().get_secret_value())
+    before = report.from_revision or "empty"
+    same = report.from_revision == report.to_revision
+    click.echo(f"schema is at {report.to_revision}" + ("" if same else f" (was {before})"))
+
+
+def _home() -> Path:
+    return Settings.from_environment().raceday_home.resolve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""The code location: what Dagster loads. Loading it opens nothing and reads no environment."""
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from raceday_dagster.defs.jobs import JOBS
+from raceday_dagster.defs.resources import RESOURCES
+
+
+def build_definitions(resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
+    """All jobs with their resources; ``resource_overrides`` replaces some by name, as tests do."""
+    return dg.Definitions(jobs=JOBS, resources={**RESOURCES, **(resource_overrides or {})})
+
+
+defs = build_definitions()

@@ -1,0 +1,58 @@
+"""The jobs: the same three stages a race, begun in different ways."""
+
+import dagster as dg
+
+from raceday_dagster.defs.baseline_ops import fetch_meetings, write_meetings
+from raceday_dagster.defs.batch_ops import select_races, summarise_batch
+from raceday_dagster.defs.concurrency import race_executor
+from raceday_dagster.defs.partitions import race_partitions
+from raceday_dagster.defs.race_ops import fetch_race, transform_race, write_race
+from raceday_dagster.outcomes import BatchOutcome, ProcessResult
+
+# A live batch is worth nothing once its seconds have passed: the next poll is the retry.
+NO_RUN_RETRY = {"dagster/max_retries": "0"}
+
+
+@dg.graph(description="One poll of one race: fetch → transform → write.")
+def process_race(race_id: str) -> ProcessResult:
+    result: ProcessResult = write_race(transform_race(fetch_race(race_id)))
+    return result
+
+
+@dg.graph(description="Polls of several races at once, and their summary.")
+def poll_races() -> BatchOutcome:
+    selected = select_races()
+    outcome: BatchOutcome = summarise_batch(selected.batch, selected.races.map(process_race).collect())
+    return outcome
+
+
+@dg.graph(description="A racing day from its list: meetings, races, then every race once.")
+def load_racing_day() -> BatchOutcome:
+    written = write_meetings(fetch_meetings())
+    outcome: BatchOutcome = summarise_batch(written.batch, written.races.map(process_race).collect())
+    return outcome
+
+
+process_races_job = poll_races.to_job(
+    name="process_races",
+    description="Polls the races asked for by id, or every race that is due, five in flight.",
+    executor_def=race_executor,
+    tags=NO_RUN_RETRY,
+)
+
+process_race_job = poll_races.to_job(
+    name="process_race",
+    description="Polls one race, the partition: by hand, as a replay, or as a backfill of many.",
+    executor_def=race_executor,
+    partitions_def=race_partitions,
+    tags=NO_RUN_RETRY,
+)
+
+daily_baseline_job = load_racing_day.to_job(
+    name="daily_baseline",
+    description="Meetings, races, entrants and first odds of a racing day; registers its races as partitions.",
+    executor_def=race_executor,
+    tags=NO_RUN_RETRY,
+)
+
+JOBS = (process_races_job, process_race_job, daily_baseline_job)

@@ -1,0 +1,18 @@
+"""The dynamic partitions ``races``: one key per race, the race id itself."""
+
+import re
+
+import dagster as dg
+
+race_partitions = dg.DynamicPartitionsDefinition(name="races")
+
+
+def build_mapping_key(race_id: str) -> str:
+    """The Dagster mapping key of a race: ``[A-Za-z0-9_]`` only, and different for different ids.
+
+    A UUID stays readable, its hyphens become underscores. Anything else, and whatever begins like an escaped id, is
+    escaped whole.
+    """
+    if re.fullmatch(r"[A-Za-z0-9-]+", race_id) and not race_id.startswith("x-"):
+        return race_id.replace("-", "_")
+    return "x_" + race_id.encode("utf-8", "surrogatepass").hex()

@@ -1,0 +1,179 @@
+"""The three stages of one race as ops: ``fetch_race`` → ``transform_race`` → ``write_race``.
+
+An expected failure is a value: the stage that fails returns a ``ProcessResult`` and the stages behind it hand it on
+untouched, because in Dagster a mapped step that raises takes the summary of the whole batch with it. Only a bug
+raises. ``write_race`` ends every race, whatever became of it.
+"""
+
+import time
+from typing import Any
+
+import dagster as dg
+
+from raceday_dagster.defs.progress import ProgressBoard
+from raceday_dagster.defs.reporting import end_race, fail_race, skip_race
+from raceday_dagster.errors import FetchError, TransformError, WriteError
+from raceday_dagster.fetch.client import RacingApi
+from raceday_dagster.logs import get_logger
+from raceday_dagster.outcomes import InFlight, ProcessResult, RaceError, Timings
+from raceday_dagster.racing.events import RaceEvent
+from raceday_dagster.racing.records import Record
+from raceday_dagster.racing.snapshots import RaceSnapshot
+from raceday_dagster.settings import Settings
+from raceday_dagster.transform.workers import TransformWorkers
+from raceday_dagster.write.store import Poll, RaceStore
+
+FETCH_SHARE = 5 / 6
+"""The part of a race's deadline that the fetch may use; the rest is kept for transform and write."""
+
+
+UNKNOWN_RACE = RaceError(stage="fetch", type="UnknownRace", message="the API does not know this race", retryable=False)
+
+
+def measure_ms(since_s: float) -> int:
+    """Milliseconds since a reading of the monotonic clock."""
+    return round(1000 * (time.monotonic() - since_s))
+
+
+@dg.op(
+    description="One answer of the API for one race, validated.",
+    tags={"dagster/priority": "1", "stage": "fetch"},
+)
+def fetch_race(
+    context: dg.OpExecutionContext,
+    race_id: str,
+    racing_api: dg.ResourceParam[RacingApi],
+    progress_board: dg.ResourceParam[ProgressBoard],
+) -> Record:
+    log = get_logger(race_id=race_id, run_id=context.run_id)
+    progress_board.start_race()
+    started_s = time.monotonic()
+    log.info("pipeline_start")
+    deadline_s = FETCH_SHARE * Settings.from_environment().race_deadline_s
+    try:
+        event = racing_api.fetch_race_event(race_id, deadline_s=deadline_s)
+    except FetchError as error:
+        return fail_race(context, error, _spent(started_s, fetch_ms=measure_ms(started_s)))
+    timings = _spent(started_s, fetch_ms=measure_ms(started_s))
+    if event is None:
+        return skip_race(context, race_id, UNKNOWN_RACE, timings)
+    log.info("fetch_complete", fetch_ms=timings.fetch_ms)
+    context.add_output_metadata(
+        {"race_id": race_id, "fetch_ms": timings.fetch_ms, "status": event.status, "runners": len(event.runners)}
+    )
+    return InFlight[RaceEvent](
+        race_id=race_id, started_s=started_s, polled_at=event.received_at, timings=timings, payload=event
+    )
+
+
+@dg.op(
+    description="Money flow, pools, odds, results and quality of one answer, computed in a worker process.",
+    tags={"dagster/priority": "2", "stage": "transform"},
+)
+def transform_race(
+    context: dg.OpExecutionContext, fetched: Record, transform_workers: dg.ResourceParam[TransformWorkers]
+) -> Record:
+    if not isinstance(fetched, InFlight):
+        return fetched
+    began_s = time.monotonic()
+    try:
+        snapshot = transform_workers.transform(fetched.payload, timeout_s=_left_s(fetched))
+    except TransformError as error:
+        return fail_race(context, error, _advance(fetched, transform_ms=measure_ms(began_s)))
+    timings = _advance(fetched, transform_ms=measure_ms(began_s))
+    counts = {"entrants": len(snapshot.entrants), "money_flow_records": len(snapshot.money_flow)}
+    quality = {"quality_score": snapshot.quality.score, "quality_valid": snapshot.quality.valid}
+    get_logger(race_id=fetched.race_id, run_id=context.run_id).info(
+        "transform_complete", transform_ms=timings.transform_ms, **counts, **quality, warnings=snapshot.quality.warnings
+    )
+    context.add_output_metadata(
+        {"race_id": fetched.race_id, "transform_ms": timings.transform_ms, **counts, **quality}
+        | {"quality_warnings": list(snapshot.quality.warnings)}
+    )
+    return InFlight[RaceSnapshot](
+        race_id=fetched.race_id,
+        started_s=fetched.started_s,
+        polled_at=fetched.polled_at,
+        timings=timings,
+        payload=snapshot,
+    )
+
+
+@dg.op(
+    description="One race into PostgreSQL in one transaction; the end of every race, failed ones included.",
+    tags={"dagster/priority": "3", "stage": "write"},
+)
+def write_race(
+    context: dg.OpExecutionContext,
+    transformed: Record,
+    race_store: dg.ResourceParam[RaceStore],
+    progress_board: dg.ResourceParam[ProgressBoard],
+) -> ProcessResult:
+    result = (
+        _write(context, transformed, race_store)
+        if isinstance(transformed, InFlight)
+        else _record(context, ProcessResult.model_validate(transformed), race_store)
+    )
+    end_race(context, result, progress_board.end_race(result.status))
+    return result
+
+
+def _write(context: dg.OpExecutionContext, race: InFlight[RaceSnapshot], race_store: RaceStore) -> ProcessResult:
+    began_s = time.monotonic()
+    poll = Poll(
+        run_id=context.run_id,
+        fetch_ms=race.timings.fetch_ms,
+        transform_ms=race.timings.transform_ms,
+        elapsed_before_ms=measure_ms(race.started_s),
+    )
+    try:
+        report = race_store.write_race(race.payload, poll, deadline_s=_left_s(race))
+    except WriteError as error:
+        failed = fail_race(context, error, _advance(race, write_ms=measure_ms(began_s)))
+        return _record(context, failed, race_store)
+    timings = _advance(race, write_ms=report.write_ms)
+    if report.error is not None:
+        return skip_race(context, race.race_id, report.error, timings)
+    result = ProcessResult(
+        race_id=race.race_id,
+        status="success",
+        polled_at=race.polled_at,
+        timings=timings,
+        row_counts=report.row_counts,
+        quality_score=race.payload.quality.score,
+    )
+    get_logger(race_id=race.race_id, run_id=context.run_id).info(
+        "write_complete",
+        write_ms=timings.write_ms,
+        row_counts=report.row_counts.model_dump(),
+        breakdown_ms=report.breakdown_ms,
+    )
+    context.add_output_metadata(
+        {"race_id": race.race_id, "status": "success", **timings.model_dump()}
+        | {f"rows/{table}": rows for table, rows in report.row_counts.model_dump().items()}
+    )
+    return result
+
+
+def _record(context: dg.OpExecutionContext, result: ProcessResult, race_store: RaceStore) -> ProcessResult:
+    """Puts a race that was not written into the ledger. If the database refuses even that, the log has it and the
+    summary of the batch tries once more."""
+    try:
+        race_store.record_poll(result, context.run_id)
+    except WriteError as error:
+        get_logger(race_id=result.race_id, run_id=context.run_id).error("ledger_failed", error=str(error))
+    return result
+
+
+def _spent(started_s: float, **stage_ms: int) -> Timings:
+    return Timings(**stage_ms, total_ms=measure_ms(started_s))
+
+
+def _advance(race: InFlight[Any], **stage_ms: int) -> Timings:
+    return race.timings.model_copy(update={**stage_ms, "total_ms": measure_ms(race.started_s)})
+
+
+def _left_s(race: InFlight[Any]) -> float:
+    """Seconds until the race's deadline, never less than a tenth: a stage that may not even begin says nothing."""
+    spent_s = time.monotonic() - race.started_s
+    return max(0.1, Settings.from_environment().race_deadline_s - spent_s)

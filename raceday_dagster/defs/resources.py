@@ -1,0 +1,85 @@
+"""The things all steps of a run share: one HTTP session, one connection pool, one worker pool, one board.
+
+Each reads the settings when a run begins, not when the code location loads, so that ``dagster dev`` shows its jobs on
+a machine where nothing is exported yet. A resource that cannot be had fails the run with one line saying why.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import dagster as dg
+
+from raceday_dagster.defs.progress import ProgressBoard
+from raceday_dagster.errors import RacedayError
+from raceday_dagster.fetch.client import RacingApi
+from raceday_dagster.settings import Settings
+from raceday_dagster.transform.workers import TransformWorkers
+from raceday_dagster.write.engine import PoolGauge, build_engine
+from raceday_dagster.write.schema import check_schema
+from raceday_dagster.write.store import RaceStore
+
+
+@contextmanager
+def open_race_store(settings: Settings) -> Iterator[RaceStore]:
+    """A store on a pool of its own, closed at the end.
+
+    Raises:
+        SettingsError: ``DATABASE_URL`` is not set.
+        DatabaseError: The database cannot be used; the message says what to run.
+    """
+    engine = build_engine(settings.require_database_url(), pool_max=settings.db_pool_max)
+    try:
+        check_schema(engine)
+        yield RaceStore(engine, gauge=PoolGauge(engine))
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _saying_why() -> Iterator[None]:
+    """Hands an expected error to Dagster as one of its own: any other would be shown as "Error executing resource_fn",
+    and its one line lost."""
+    try:
+        yield
+    except RacedayError as error:
+        raise dg.DagsterError(str(error)) from None
+
+
+@dg.resource(description="The NZ TAB API: one session, shared by the races in flight.")
+def racing_api(_context: dg.InitResourceContext) -> Iterator[RacingApi]:
+    settings = Settings.from_environment()
+    with RacingApi(settings.nztab_api_url, settings.require_identity(), timeout_s=settings.nztab_timeout_s) as api:
+        yield api
+
+
+@dg.resource(description="The database: one pool of DB_POOL_MAX connections, one connection a race.")
+def race_store(_context: dg.InitResourceContext) -> Iterator[RaceStore]:
+    with ExitStack() as stack:
+        with _saying_why():
+            store = stack.enter_context(open_race_store(Settings.from_environment()))
+        yield store
+
+
+@dg.resource(description="The process pool of the transform, warming up while the first races are fetched.")
+def transform_workers(_context: dg.InitResourceContext) -> Iterator[TransformWorkers]:
+    with _saying_why():
+        size = Settings.from_environment().transform_workers
+    with TransformWorkers(size) as workers:
+        workers.start()
+        yield workers
+
+
+@dg.resource(description="Counts the races of a run for the progress lines.")
+def progress_board(_context: dg.InitResourceContext) -> ProgressBoard:
+    return ProgressBoard()
+
+
+RESOURCES: Mapping[str, Any] = {
+    "racing_api": racing_api,
+    "race_store": race_store,
+    "transform_workers": transform_workers,
+    "progress_board": progress_board,
+    # Values between the steps of one process need no disk: the default pickles each of them.
+    "io_manager": dg.mem_io_manager,
+}

@@ -1,0 +1,218 @@
+"""The NZ TAB affiliates API: one method per endpoint we read. Safe to share between threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime
+from importlib import metadata
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import requests
+from structlog.typing import FilteringBoundLogger
+
+from raceday_dagster.errors import FetchError
+from raceday_dagster.fetch.deadline import Deadline
+from raceday_dagster.fetch.exchange import ExchangeError, read_answer
+from raceday_dagster.fetch.race_event import parse_race_event
+from raceday_dagster.fetch.retries import Retries, read_utc_clock
+from raceday_dagster.fetch.session import build_session
+from raceday_dagster.fetch.wire_fields import WireError
+from raceday_dagster.fetch.wire_meetings import MeetingsPage, build_racing_day, parse_meetings_page
+from raceday_dagster.logs import get_logger
+from raceday_dagster.racing.events import RaceEvent, RacingDay
+from raceday_dagster.settings import ApiIdentity
+
+PAGE_SIZE = 200
+"""Meetings a page; the API's maximum."""
+
+RACE_ID_MAX_CHARS = 100
+
+
+class RacingApi:
+    """The API as one host sees it: one session, one pool of connections, one identity.
+
+    Args:
+        base_url: With the version, ``https://api.tab.co.nz/affiliates/v1``.
+        identity: How we introduce ourselves; sent as configured, never logged.
+        timeout_s: Seconds of one try, from connecting to the last byte of the body.
+        retry_delays_s: The wait before each further try.
+        pool_size: Connections kept open.
+        session: For tests; the caller's to close. By default ``session.build_session``, which see.
+        monotonic, sleep, utc_now: The clocks.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        identity: ApiIdentity,
+        *,
+        timeout_s: float = 5.0,
+        retry_delays_s: Sequence[float] = (0.1, 0.2, 0.4),
+        pool_size: int = 10,
+        session: requests.Session | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        utc_now: Callable[[], datetime] = read_utc_clock,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._identity = identity
+        self._timeout_s = timeout_s
+        self._retries = Retries(tuple(retry_delays_s), monotonic=monotonic, sleep=sleep, utc_now=utc_now)
+        self._owned = session is None
+        self._session = build_session(self._base_url, pool_size) if session is None else session
+        self._monotonic = monotonic
+        self._utc_now = utc_now
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections. A session that was handed in stays open."""
+        if self._owned:
+            self._session.close()
+
+    def fetch_race_event(self, race_id: str, *, deadline_s: float) -> RaceEvent | None:
+        """One race as it stands now, money tracker included; ``None`` if the API does not know it (404).
+
+        Returns or raises within ``deadline_s`` seconds, all tries and waits together.
+
+        Raises:
+            FetchError: Retryable after time-outs, failed connections, 5xx and 429; not after another status, an
+                invalid answer, a redirect, an untrusted certificate or a ``race_id`` that cannot be one.
+        """
+        _check_race_id(race_id)
+        log = get_logger(race_id=race_id)
+        body = self._get(
+            f"/racing/events/{quote(race_id, safe='')}",
+            {"with_money_tracker": "true"},
+            race_id=race_id,
+            deadline=Deadline(deadline_s, self._monotonic),
+            log=log,
+        )
+        if body is None:
+            return None
+        try:
+            return parse_race_event(body, race_id=race_id, received_at=self._utc_now())
+        except WireError as error:
+            raise _invalid(error, race_id, log) from error
+
+    def fetch_racing_day(self, racing_day: date, *, deadline_s: float) -> RacingDay:
+        """Every meeting and race the API lists for one racing day (the TAB's label), all countries and codes.
+
+        What cannot be read is in ``rejected`` and costs only itself. Returns or raises within ``deadline_s`` seconds,
+        all pages together.
+
+        Raises:
+            FetchError: One page could not be had or read: part of a day is not a day. Verdict as for an event; 404
+                is an error here.
+        """
+        deadline = Deadline(deadline_s, self._monotonic)
+        log = get_logger(race_id="", racing_day=racing_day.isoformat())
+        pages: list[MeetingsPage] = []
+        seen: set[str] = set()
+        offset = 0
+        while True:
+            page = self._fetch_page(racing_day, offset, deadline, log)
+            pages.append(page)
+            if page.size < PAGE_SIZE:
+                return build_racing_day(racing_day, pages)
+            if page.meeting_ids <= seen:
+                raise FetchError(
+                    f"the meetings list does not go on: the page at {offset} has nothing new",
+                    race_id="",
+                    retryable=False,
+                )
+            seen |= page.meeting_ids
+            offset += page.size
+
+    def _fetch_page(self, racing_day: date, offset: int, deadline: Deadline, log: FilteringBoundLogger) -> MeetingsPage:
+        day = racing_day.isoformat()
+        body = self._get(
+            "/racing/meetings",
+            {"date_from": day, "date_to": day, "limit": str(PAGE_SIZE), "offset": str(offset)},
+            race_id="",
+            deadline=deadline,
+            log=log,
+        )
+        if body is None:
+            raise FetchError("the API has no meetings list (status 404)", race_id="", retryable=False)
+        try:
+            return parse_meetings_page(body, received_at=self._utc_now())
+        except WireError as error:
+            raise _invalid(error, "", log) from error
+
+    def _get(
+        self,
+        path: str,
+        params: Mapping[str, str],
+        *,
+        race_id: str,
+        deadline: Deadline,
+        log: FilteringBoundLogger,
+    ) -> bytes | None:
+        """The body, ``None`` for 404."""
+        headers = self._build_headers()
+
+        def read(timeout_s: float) -> bytes:
+            return read_answer(
+                self._session, self._base_url + path, params=params, headers=headers, timeout_s=timeout_s
+            )
+
+        try:
+            return self._retries.run(read, timeout_s=self._timeout_s, deadline=deadline, race_id=race_id, log=log)
+        except ExchangeError as fault:
+            log.warning(
+                "http_client_error", status=fault.status, reason=fault.reason, excerpt=self._redact(fault.excerpt)
+            )
+            if fault.status == requests.codes.not_found:
+                return None
+            raise FetchError(fault.reason, race_id=race_id, retryable=False) from fault
+
+    def _build_headers(self) -> dict[str, str]:
+        return {
+            "From": self._identity.from_email,
+            "X-Partner": self._identity.partner_name,
+            "X-Partner-ID": self._identity.partner_id,
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip",
+            "User-Agent": _USER_AGENT,
+        }
+
+    def _redact(self, excerpt: str) -> str:
+        """An error page may quote our own headers."""
+        for secret in (self._identity.from_email, self._identity.partner_id, self._identity.partner_name):
+            excerpt = excerpt.replace(secret, "…")
+        return excerpt
+
+
+def _check_race_id(race_id: str) -> None:
+    # Dots alone would be resolved as a path, whatever they are quoted as.
+    if not 0 < len(race_id) <= RACE_ID_MAX_CHARS or not race_id.isprintable() or not race_id.strip("."):
+        raise FetchError(
+            f"a race id must be 1 to {RACE_ID_MAX_CHARS} printable characters, not dots alone",
+            race_id=race_id,
+            retryable=False,
+        )
+
+
+def _invalid(error: WireError, race_id: str, log: FilteringBoundLogger) -> FetchError:
+    log.error("http_validation_error", problem=str(error))
+    return FetchError(f"the API's answer is invalid: {error}", race_id=race_id, retryable=False)
+
+
+def _find_version() -> str:
+    try:
+        return metadata.version("raceday-dagster")
+    except metadata.PackageNotFoundError:
+        return "0"
+
+
+_USER_AGENT = f"raceday-dagster/{_find_version()}"

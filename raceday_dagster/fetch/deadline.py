@@ -1,0 +1,171 @@
+"""An end to every exchange, whatever the other side does: slow drips, silent resolvers, many dead addresses.
+
+The time-out of ``requests`` starts anew with each byte received and does not cover name resolution. Here a timer shuts
+the socket down instead. What to do about it is not decided here (see ``retries``).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Any, Self
+
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, HTTPError
+
+
+class Deadline:
+    """An instant of a monotonic clock by which something must be over."""
+
+    def __init__(self, seconds: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._ends = monotonic() + seconds
+
+    def remaining_s(self) -> float:
+        """Seconds left; 0 or less once it has passed."""
+        return self._ends - self._monotonic()
+
+
+class CutOff:
+    """Shuts down every socket the calling thread uses on a ``CuttingAdapter`` when its seconds are over.
+
+    ``with CutOff(5) as cut:`` around request and body; ``cut.fired`` afterwards says that what was read, or the error
+    that came instead, is the cut's doing.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.fired = False
+        self._ends = time.monotonic() + seconds
+        self._timer = threading.Timer(max(seconds, 0), self._fire)
+        self._timer.daemon = True
+        self._lock = threading.Lock()
+        self._over = False
+        self._handles: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        self._token: Token[CutOff | None] = _current.set(self)
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _current.reset(self._token)
+        self._timer.cancel()
+        with self._lock:
+            self._over = True
+            for handle in self._handles:
+                handle.close()
+
+    def remaining_s(self) -> float:
+        """Seconds left, never negative."""
+        return max(self._ends - time.monotonic(), 0)
+
+    def watch(self, sock: socket.socket) -> None:
+        """Has ``sock`` shut down when the time is over; at once if it is."""
+        # A handle of our own stays valid while TLS detaches the socket or a closing response drops it, and its number
+        # cannot come to mean another connection.
+        handle = socket.socket(fileno=os.dup(sock.fileno()))
+        with self._lock:
+            self._handles.append(handle)
+            if self.fired:
+                _shut_down(handle)
+
+    def _fire(self) -> None:
+        with self._lock:
+            if not self._over:
+                self.fired = True
+                for handle in self._handles:
+                    _shut_down(handle)
+
+
+_current: ContextVar[CutOff | None] = ContextVar("raceday_cut_off", default=None)
+
+
+class CuttingAdapter(HTTPAdapter):
+    """An adapter whose connections obey the ``CutOff`` around the request, through an HTTP proxy too."""
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
+        super().init_poolmanager(connections, maxsize, block, **pool_kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
+        if not proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+
+class _Connection(HTTPConnection):
+    def _new_conn(self) -> socket.socket:
+        cut = _current.get()
+        if cut is None:
+            return super()._new_conn()
+        sock = self._connect_within(cut.remaining_s())
+        cut.watch(sock)
+        return sock
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        cut = _current.get()
+        if cut is not None and self.sock is not None:
+            cut.watch(self.sock)
+        super().request(*args, **kwargs)
+
+    def _connect_within(self, seconds: float) -> socket.socket:
+        """A connection in ``seconds`` or none: resolving a name and trying several addresses take no time-out.
+
+        Whoever asks stops waiting; the thread ends by itself when the resolver answers, and closes what it opened.
+        """
+        opened: Future[socket.socket] = Future()
+        connect = super()._new_conn
+
+        def open_socket() -> None:
+            try:
+                sock = connect()
+            except (OSError, HTTPError) as error:
+                if opened.set_running_or_notify_cancel():
+                    opened.set_exception(error)
+                return
+            if opened.set_running_or_notify_cancel():
+                opened.set_result(sock)
+            else:
+                sock.close()
+
+        threading.Thread(target=open_socket, name="raceday-connect", daemon=True).start()
+        try:
+            return opened.result(timeout=seconds)
+        except TimeoutError as error:
+            if opened.cancel():
+                raise ConnectTimeoutError(self, f"no connection within {seconds:.1f} s") from error
+            return opened.result()
+
+
+class _TlsConnection(_Connection, HTTPSConnection):
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+_POOLS: dict[str, type[HTTPConnectionPool]] = {"http": _Pool, "https": _TlsPool}
+
+
+def _shut_down(handle: socket.socket) -> None:
+    try:
+        handle.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        # Never connected, or the other side was faster: there is nothing left to cut.
+        return

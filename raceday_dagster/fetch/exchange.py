@@ -1,0 +1,157 @@
+"""One try: a request, its status, its body under a cap. It gives the body, or an ``ExchangeError`` with its verdict.
+
+Nothing is tried again here (see ``retries``), and no byte of the body is interpreted (see ``wire_event``,
+``wire_meetings``).
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import unicodedata
+from collections.abc import Iterator, Mapping
+
+import requests
+from requests import exceptions
+from urllib3.exceptions import NameResolutionError
+
+from raceday_dagster.fetch.deadline import CutOff
+
+BODY_MAX_BYTES = 5 * 1024 * 1024
+"""Of the decoded body: the largest real answers are below 700 kB, and a compressed bomb has to stop somewhere."""
+
+EXCERPT_MAX_CHARS = 200
+_CHUNK_BYTES = 64 * 1024
+_ERROR_BODY_BYTES = 2 * 1024
+_TRANSIENT_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError, TimeoutError)
+
+
+class ExchangeError(Exception):
+    """One try failed.
+
+    Args:
+        reason: One line without secrets, fit for an error message.
+        retryable: Whether the same request may succeed in a moment.
+        status: The HTTP status, if one came.
+        retry_after: The header of that name as sent.
+        excerpt: Up to 200 characters of the error's body, control characters removed.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        retryable: bool,
+        status: int | None = None,
+        retry_after: str | None = None,
+        excerpt: str = "",
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retryable = retryable
+        self.status = status
+        self.retry_after = retry_after
+        self.excerpt = excerpt
+
+
+def read_answer(
+    session: requests.Session, url: str, *, params: Mapping[str, str], headers: Mapping[str, str], timeout_s: float
+) -> bytes:
+    """The decoded body of a 200 answer, within ``timeout_s`` seconds from connecting to the last byte.
+
+    Raises:
+        ExchangeError: Anything else.
+    """
+    with CutOff(timeout_s) as cut:
+        try:
+            with session.get(
+                url, params=params, headers=headers, timeout=timeout_s, stream=True, allow_redirects=False
+            ) as response:
+                body = _read_body(response)
+        except exceptions.RequestException as error:
+            if cut.fired:
+                raise _timed_out(timeout_s) from error
+            raise _fault_of(error, timeout_s) from error
+    if cut.fired:
+        # A body that ends with its connection looks complete when the connection is cut.
+        raise _timed_out(timeout_s)
+    return body
+
+
+def clean_excerpt(text: str) -> str:
+    """``text`` on one line, without control characters, at most 200 characters."""
+    visible = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in text)
+    return " ".join(visible.split())[:EXCERPT_MAX_CHARS]
+
+
+def _read_body(response: requests.Response) -> bytes:
+    if response.status_code != requests.codes.ok:
+        raise _fault_of_status(response)
+    body = bytearray()
+    for chunk in response.iter_content(_CHUNK_BYTES):
+        body += chunk
+        if len(body) > BODY_MAX_BYTES:
+            raise ExchangeError(
+                f"the answer is larger than {BODY_MAX_BYTES // 1024 // 1024} MB", retryable=False, status=200
+            )
+    return bytes(body)
+
+
+def _fault_of_status(response: requests.Response) -> ExchangeError:
+    status = response.status_code
+    if 300 <= status < 400:
+        return ExchangeError(f"the API redirects (status {status}), which is refused", retryable=False, status=status)
+    return ExchangeError(
+        f"the API answered with status {status}",
+        retryable=status == requests.codes.too_many_requests or status >= 500,
+        status=status,
+        retry_after=response.headers.get("Retry-After"),
+        excerpt=_read_excerpt(response),
+    )
+
+
+def _read_excerpt(response: requests.Response) -> str:
+    try:
+        start = next(response.iter_content(_ERROR_BODY_BYTES), b"")
+    except exceptions.RequestException:
+        # The status is what matters; its explanation got lost on the way.
+        return ""
+    return clean_excerpt(start.decode(errors="replace"))
+
+
+def _fault_of(error: exceptions.RequestException, timeout_s: float) -> ExchangeError:
+    """The verdict on a failed transport. The error's own text stays out: it may name a proxy."""
+    causes = list(_causes(error))
+    if isinstance(error, exceptions.Timeout) or any(isinstance(cause, TimeoutError) for cause in causes):
+        return _timed_out(timeout_s)
+    if isinstance(error, exceptions.SSLError) and not any(isinstance(cause, _TRANSIENT_TLS) for cause in causes):
+        return ExchangeError("the API's TLS certificate or protocol is not acceptable", retryable=False)
+    if isinstance(error, exceptions.ContentDecodingError):
+        return ExchangeError("the answer's compression is broken", retryable=False)
+    if isinstance(error, exceptions.ChunkedEncodingError):
+        return ExchangeError("the answer broke off", retryable=True)
+    if isinstance(error, exceptions.ProxyError):
+        return ExchangeError("the proxy of the environment did not connect us", retryable=True)
+    if any(isinstance(cause, NameResolutionError | socket.gaierror) for cause in causes):
+        return ExchangeError("the API's host name was not resolved", retryable=True)
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return ExchangeError("the API refused the connection", retryable=True)
+    if isinstance(error, exceptions.ConnectionError):
+        return ExchangeError("the connection to the API failed", retryable=True)
+    return ExchangeError(f"the request cannot be made ({type(error).__name__})", retryable=False)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """``error`` and everything it was made from: urllib3 keeps causes in ``reason`` and arguments, too."""
+    seen: set[int] = set()
+    queue: list[object] = [error]
+    while queue:
+        one = queue.pop()
+        if isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            queue += [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
+
+
+def _timed_out(timeout_s: float) -> ExchangeError:
+    return ExchangeError(f"the API did not answer in full within {timeout_s:.1f} s", retryable=True)

@@ -1,0 +1,171 @@
+"""What the API's JSON is made of: the field types that both endpoints share, and how a bad answer is reported.
+
+The rules: a number is a number and a text a text (never one for the other), no NaN, no NUL, nothing that the columns it
+ends in cannot hold. An absent key stays apart from ``null``; a blank text means "not known" and is treated as absent.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, time
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
+
+from raceday_dagster.fetch.exchange import clean_excerpt
+
+Location = tuple[str | int, ...]
+
+_FIRST_S = 946_684_800
+_LAST_S = 4_102_444_800
+"""2000-01-01 and 2100-01-01: an instant outside is a broken feed."""
+
+
+class WireError(ValueError):
+    """The answer is not what the API promises; ``str(error)`` is one line that names the field path."""
+
+
+class Wire(BaseModel):
+    """A piece of the answer. Keys we do not read are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True)
+
+    def known(self, *, but: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """The fields the answer carried, by name, except blank texts and those named in ``but``."""
+        return {
+            name: value
+            for name in type(self).model_fields
+            if name in self.model_fields_set and name not in but and (value := getattr(self, name)) != ""
+        }
+
+
+def _refuse_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain a NUL character")
+    return text
+
+
+def _refuse_unprintable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must not contain control characters")
+    return text
+
+
+def _blank_to_empty(text: str) -> str:
+    return text if text.strip() else ""
+
+
+def _zero_to_none(number: float) -> float | None:
+    return number or None
+
+
+def _refuse_below_one(odds: float) -> float:
+    if 0 < odds < 1:
+        raise ValueError("must be 0 (no price) or at least 1")
+    return odds
+
+
+def _require_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise PydanticCustomError("string_type", "Input should be a valid string")
+    return value.strip()
+
+
+def _parse_instant(value: object) -> datetime | Literal[""]:
+    text = _require_text(value)
+    if not text:
+        return ""
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("must be an ISO date and time") from None
+    if instant.tzinfo is None:
+        raise ValueError("must carry a time zone")
+    if not _FIRST_S <= instant.timestamp() < _LAST_S:
+        raise ValueError("must be between the years 2000 and 2100")
+    return instant.astimezone(UTC)
+
+
+def _parse_label(value: object) -> date | Literal[""]:
+    """A date label, ``2025-07-17`` or ``2025-07-17T00:00:00Z``: its zone means nothing and is cut off."""
+    text = _require_text(value)
+    if not text:
+        return ""
+    if re.fullmatch(r"\d{4}-\d\d-\d\d", text[:10], re.ASCII) is None:
+        raise ValueError("must begin with a date like 2025-07-17")
+    try:
+        return date.fromisoformat(text[:10])
+    except ValueError:
+        raise ValueError("must begin with a date of the calendar") from None
+
+
+def _parse_clock(value: object) -> time | Literal[""]:
+    """The clock of ``12:50:00 NZST``; the zone's name is a label."""
+    text = _require_text(value)
+    if not text:
+        return ""
+    if re.match(r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\s|$)", text, re.ASCII) is None:
+        raise ValueError("must begin with a clock like 12:50:00")
+    return time.fromisoformat(text[:8])
+
+
+def _check_epoch(seconds: int) -> int:
+    if seconds and not _FIRST_S <= seconds < _LAST_S:
+        raise ValueError("must be epoch seconds between the years 2000 and 2100")
+    return seconds
+
+
+Text = Annotated[str, AfterValidator(_refuse_nul), AfterValidator(_blank_to_empty)]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_refuse_unprintable)]
+Code = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2,3}$")]
+Flag = StrictBool
+Whole = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+Positive = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+Epoch = Annotated[int, Field(strict=True, ge=0), AfterValidator(_check_epoch)]
+"""0: not known."""
+
+RequiredEpoch = Annotated[int, Field(strict=True, ge=_FIRST_S, lt=_LAST_S)]
+
+Dollars = Annotated[float, Field(strict=True, ge=0, le=1e12)]
+Prize = Annotated[float, Field(strict=True, ge=0, le=9_999_999_999.99)]
+Measure = Annotated[float, Field(strict=True, ge=0, le=1e6)]
+Fraction = Annotated[float, Field(strict=True, ge=0, le=9.9999)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1000)]
+Price = Annotated[
+    float, Field(strict=True, ge=0, le=99_999_999.99), AfterValidator(_refuse_below_one), AfterValidator(_zero_to_none)
+]
+"""Decimal odds; the feed's 0 for "no price" becomes ``None``."""
+
+Instant = Annotated[datetime | Literal[""], BeforeValidator(_parse_instant)]
+Label = Annotated[date | Literal[""], BeforeValidator(_parse_label)]
+Clock = Annotated[time | Literal[""], BeforeValidator(_parse_clock)]
+"""Of these three, the empty text means "not known"."""
+
+RequiredInstant = Annotated[datetime, Field(strict=True), BeforeValidator(_parse_instant)]
+RequiredLabel = Annotated[date, Field(strict=True), BeforeValidator(_parse_label)]
+
+
+def describe_invalid(error: ValidationError) -> str:
+    """The first complaint as ``data.runners.3.odds.fixed_win: input should be a valid number``, without any value."""
+    complaints = error.errors(include_url=False, include_input=False, include_context=False)
+    first = complaints[0]
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:] if message[1:2].islower() else message
+    path = name_path(first["loc"])
+    more = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
+    return f"{path}: {message}{more}" if path else f"{message}{more}"
+
+
+def name_path(location: Location) -> str:
+    """``data.runners.3`` for its parts; a part can be a key the API chose, so it is cleaned."""
+    return clean_excerpt(".".join(map(str, location)))

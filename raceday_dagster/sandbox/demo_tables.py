@@ -1,0 +1,63 @@
+"""The tables at the end of the demo: how long each poll took, and whose share of the money moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich.table import Table
+
+from raceday_dagster.write.reports import Mover, NextRace, PollLine
+
+_SHADES = {"success": "green", "skipped": "yellow", "failed": "red"}
+
+
+def build_polls_table(polls: Sequence[PollLine], races: Sequence[NextRace]) -> Table:
+    """Per race and poll: the milliseconds of each stage and the rows written."""
+    table = Table(title="Every poll of every race", title_justify="left", title_style="bold")
+    for heading in ("race", "poll"):
+        table.add_column(heading)
+    for heading in ("fetch ms", "transform ms", "write ms", "total ms", "rows", "quality"):
+        table.add_column(heading, justify="right")
+    table.add_column("status")
+    for race in races:
+        mine = [poll for poll in polls if poll.race_id == race.race_id]
+        for number, poll in enumerate(mine, start=1):
+            times = (poll.fetch_ms, poll.transform_ms, poll.write_ms, poll.total_ms, poll.rows)
+            quality = "" if poll.quality_score is None else str(poll.quality_score)
+            shade = _SHADES[poll.status]
+            table.add_row(
+                race.title if number == 1 else "",
+                str(number),
+                *map(str, times),
+                quality,
+                f"[{shade}]{poll.status}[/{shade}]",
+                end_section=number == len(mine),
+            )
+    return table
+
+
+def build_movers_table(movers: Sequence[Mover], races: Sequence[NextRace]) -> Table:
+    """Per race: the runners whose share of the money moved most between the first and the last poll."""
+    table = Table(title="Where the money moved", title_justify="left", title_style="bold")
+    table.add_column("race")
+    table.add_column("runner")
+    for heading in ("share before", "share now", "moved", "win pool $", "fixed win"):
+        table.add_column(heading, justify="right")
+    titles = {race.race_id: race.title for race in races}
+    for race_id, group in groupby(movers, key=lambda mover: mover.race_id):
+        runners = list(group)
+        for number, mover in enumerate(runners, start=1):
+            moved = mover.share_now - mover.share_before
+            shade = "green" if moved > 0 else "red"
+            table.add_row(
+                titles[race_id] if number == 1 else "",
+                f"{mover.runner_number} {mover.name}",
+                f"{mover.share_before:.0f} %",
+                f"{mover.share_now:.0f} %",
+                f"[{shade}]{moved:+.0f}[/{shade}]",
+                "" if mover.win_pool_cents is None else f"{mover.win_pool_cents / 100:,.0f}",
+                "" if mover.fixed_win is None else f"{mover.fixed_win:.2f}",
+                end_section=number == len(runners),
+            )
+    return table

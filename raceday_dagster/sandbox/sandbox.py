@@ -1,0 +1,180 @@
+"""Everything a command needs to run here: a database, Dagster's storage, an API, and the environment that names them.
+
+A variable that is already set is kept: with ``NZTAB_API_URL`` set no simulator starts, with ``DATABASE_URL`` set no
+database is made. Simulated races never go to a database the sandbox did not make, unless the caller says so.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import raceday_dagster
+from raceday_dagster.errors import SandboxError
+from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster.settings import Settings
+from raceday_dagster.simulator.running import RunningSimulator, running_simulator
+from raceday_dagster.write.migrations import upgrade
+
+DAGSTER_CONNECTION_LIMIT = 80
+SIMULATED_WINDOW_S = 4 * 60 * 60
+_IDENTITY = {
+    "NZTAB_FROM_EMAIL": "sandbox@raceday.invalid",
+    "NZTAB_PARTNER_NAME": "raceday sandbox",
+    "NZTAB_PARTNER_ID": "raceday-sandbox",
+}
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A simulated racing day and where its rows go.
+
+    The day is a function of ``seed``, ``racing_day`` and ``first_start``; its races live in a database of their own,
+    so that another day's races are never mixed with them.
+    """
+
+    seed: int
+    racing_day: date
+    first_start: datetime
+    database: str
+    fresh_database: bool = False
+    """Whether what an earlier sandbox left in ``database`` is dropped first."""
+    now: datetime | None = None
+    """Where the simulated clock begins; ``None`` is the real time."""
+    speed: float = 1.0
+    latency_ms: int = 0
+    """Added to every answer for a race."""
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A running sandbox: the environment for a command, and the simulator if one was started."""
+
+    environment: dict[str, str]
+    simulator: RunningSimulator | None
+
+
+def choose_simulation(now: datetime, speed: float = 1.0) -> Simulation:
+    """The simulated day around ``now``: the same one for four hours, so that a restart finds its races again, and
+    always one with races to come."""
+    seed = int(now.timestamp()) // SIMULATED_WINDOW_S
+    window = datetime.fromtimestamp(seed * SIMULATED_WINDOW_S, UTC)
+    return Simulation(
+        seed=seed,
+        racing_day=window.astimezone(ZoneInfo("Pacific/Auckland")).date(),
+        first_start=window - timedelta(minutes=30),
+        database=f"raceday_simulated_{seed}",
+        speed=speed,
+    )
+
+
+@contextmanager
+def open_sandbox(
+    environment: Mapping[str, str], simulation: Simulation, *, allow_simulated_data: bool = False
+) -> Iterator[Sandbox]:
+    """Starts what ``environment`` lacks, and stops what it started.
+
+    Raises:
+        SettingsError: A variable that is set is wrong.
+        SandboxError: The server or the simulator does not start, or the combination of variables is unsafe.
+    """
+    settings = Settings.from_environment(environment)
+    _refuse_unsafe(settings, allow_simulated_data)
+    home = settings.raceday_home.resolve()
+    added = {"RACEDAY_HOME": str(home), "DAGSTER_HOME": environment.get("DAGSTER_HOME") or str(home / "dagster")}
+    with ExitStack() as stack:
+        if settings.database_url is None:
+            server = stack.enter_context(hold_server(home))
+            simulated = "NZTAB_API_URL" not in environment
+            name = simulation.database if simulated else "raceday"
+            if simulated and simulation.fresh_database:
+                server.drop_database(name)
+            added["DATABASE_URL"] = server.create_application_database(name, connection_limit=settings.db_pool_max)
+            upgrade(added["DATABASE_URL"])
+            if settings.dagster_pg_url is None:
+                added["DAGSTER_PG_URL"] = server.create_database(
+                    "dagster", owner="dagster", connection_limit=DAGSTER_CONNECTION_LIMIT
+                )
+        simulator = None
+        if "NZTAB_API_URL" not in environment:
+            simulator = stack.enter_context(
+                running_simulator(
+                    seed=simulation.seed,
+                    racing_day=simulation.racing_day,
+                    first_start=simulation.first_start,
+                    now=simulation.now or datetime.now(UTC),
+                    speed=simulation.speed,
+                    latency_ms=simulation.latency_ms,
+                )
+            )
+            added["NZTAB_API_URL"] = simulator.api_url
+            added |= {name: value for name, value in _IDENTITY.items() if not environment.get(name)}
+        if "DAGSTER_HOME" not in environment:
+            _write_instance_config(home / "dagster")
+        # `dagster` and `raceday` are found even when the virtual environment is not activated.
+        added["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+        yield Sandbox({**environment, **added}, simulator)
+
+
+@contextmanager
+def hold_server(home: Path) -> Iterator[EmbeddedPostgres]:
+    """The embedded server, running; the last who holds it stops it, unless ``raceday db start`` started it."""
+    home.mkdir(parents=True, exist_ok=True)
+    server = EmbeddedPostgres(home)
+    with (home / "in-use.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        if not server.status().running:
+            kept_mark(home).unlink(missing_ok=True)
+        server.start()
+        try:
+            yield server
+        finally:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass  # somebody else still uses it, and will come by here
+            else:
+                if not kept_mark(home).exists():
+                    server.stop()
+
+
+def kept_mark(home: Path) -> Path:
+    """The file that says the server was started by hand and is stopped by hand."""
+    return home / "started-by-hand"
+
+
+def find_instance_config() -> Path:
+    """``dagster.yaml``: beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(raceday_dagster.__file__).parent
+    for folder in (package, package.parent):
+        if (folder / "dagster.yaml").is_file():
+            return folder / "dagster.yaml"
+    raise SandboxError(f"dagster.yaml is neither in {package} nor beside it: install the package again")
+
+
+def _write_instance_config(dagster_home: Path) -> None:
+    dagster_home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(find_instance_config(), dagster_home / "dagster.yaml")
+
+
+def _refuse_unsafe(settings: Settings, allow_simulated_data: bool) -> None:
+    if settings.database_url is None:
+        return
+    if "nztab_api_url" not in settings.model_fields_set and not allow_simulated_data:
+        raise SandboxError(
+            "DATABASE_URL is set and NZTAB_API_URL is not: simulated races would go into your database; unset "
+            "DATABASE_URL, set NZTAB_API_URL, or say --allow-simulated-data"
+        )
+    if settings.dagster_pg_url is None:
+        raise SandboxError(
+            "DATABASE_URL is set and DAGSTER_PG_URL is not: no server is started then, and Dagster needs a database "
+            "of its own; set DAGSTER_PG_URL too, or unset DATABASE_URL"
+        )

@@ -1,0 +1,228 @@
+"""The simulator as an HTTP server: the API under its base path, the control plane beside it.
+
+Belongs here: routing, serving and stopping. Does not belong here: what an answer holds (`payloads`,
+`listings`), faults (`faults`, `sabotage`, `delivery`), running it in another process (`running`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.routing import Mount
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from raceday_dagster.simulator.clock import SimulatedClock
+from raceday_dagster.simulator.control import RequestLog, build_control_routes
+from raceday_dagster.simulator.delivery import (
+    Reply,
+    encode_payload,
+    pack_json,
+    send_badly,
+    send_reply,
+    wait_unless_gone,
+)
+from raceday_dagster.simulator.faults import PAUSES, FaultBook, FaultError, FaultRule
+from raceday_dagster.simulator.listings import BadQueryError, list_meetings, list_races, show_meeting
+from raceday_dagster.simulator.payloads import build_event, wrap_error
+from raceday_dagster.simulator.raceday import NEW_ZEALAND, RaceDay
+from raceday_dagster.simulator.running import RunningSimulator, running_simulator
+from raceday_dagster.simulator.sabotage import GARBAGE, HTML, spoil_body, spoil_payload
+
+__all__ = ["BASE_PATH", "RunningSimulator", "build_app", "running_simulator", "serve"]
+
+BASE_PATH = "/affiliates/v1"
+CONTROL_PATH = "/_simulator"
+_EVENTS = "/racing/events/"
+_MEETINGS = "/racing/meetings"
+
+
+def build_app(day: RaceDay, clock: SimulatedClock, *, latency_ms: float = 0) -> Starlette:
+    """The whole simulator as an ASGI application. Every race event waits `latency_ms` before it is answered.
+
+    Faults on the wire (drip_body, drip_headers, truncated, reset) need the server of `serve`.
+    """
+    faults, log = FaultBook(), RequestLog()
+    api = _Api(day, clock, faults, log, latency_s=latency_ms / 1000)
+    return Starlette(
+        routes=[
+            Mount(CONTROL_PATH, routes=build_control_routes(clock, faults, log)),
+            Mount("/", app=api),
+        ]
+    )
+
+
+class _Api:
+    """The API itself: finds the answer for a path and an instant, and sends it as the faults in force say."""
+
+    def __init__(
+        self, day: RaceDay, clock: SimulatedClock, faults: FaultBook, log: RequestLog, *, latency_s: float
+    ) -> None:
+        self._day, self._clock, self._faults, self._log = day, clock, faults, log
+        self._latency_s = latency_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive)
+        path = request.url.path
+        is_event = path.startswith(BASE_PATH + _EVENTS)
+        with self._log.track(request, is_event=is_event) as entry:
+            try:
+                rules = self._faults.take(path, request.headers.get("x-simulator-fault"))
+            except FaultError as error:
+                entry["status"] = 400
+                problem = wrap_error(str(error), 400, path, self._clock.now())
+                await send_reply(pack_json(400, encode_payload(problem), accepts_gzip=False), send)
+                return
+            if is_event and self._latency_s:
+                await wait_unless_gone(asyncio.sleep(self._latency_s), receive)
+            for rule in rules:
+                if rule.kind in PAUSES:
+                    await _pause(rule, receive)
+            fault = next((rule for rule in rules if rule.kind not in PAUSES), None)
+            reply = self._build_reply(request, fault)
+            if fault is not None and fault.kind in ("drip_body", "drip_headers", "truncated", "reset"):
+                entry["status"] = None if fault.kind == "reset" else reply.status
+                bytes_per_s = fault.params.get("bytes_per_s", 0.0)
+                await send_badly(fault.kind, bytes_per_s, reply, scope["state"]["transport"], receive)
+                return
+            entry["status"] = reply.status
+            await send_reply(reply, send)
+
+    def _build_reply(self, request: Request, fault: FaultRule | None) -> Reply:
+        kind, params = (fault.kind, fault.params) if fault is not None else ("", {})
+        json_headers = {"content-type": "application/json; charset=utf-8"}
+        if kind == "html":
+            return Reply(200, HTML, {"content-type": "text/html; charset=utf-8"})
+        if kind == "garbage":
+            return Reply(200, GARBAGE, json_headers)
+        if kind == "redirect":
+            return Reply(params["code"], b"", {"location": params["location"]})
+        instant = self._clock.now()
+        if kind == "status":
+            problem = wrap_error("simulated fault", params["code"], request.url.path, instant)
+            retry = {"retry-after": params["retry_after"]} if params["retry_after"] else {}
+            return Reply(params["code"], encode_payload(problem), json_headers | retry)
+        if kind == "old_answer":
+            instant -= timedelta(seconds=params["age_s"])
+        status, payload = self._answer(request, instant)
+        body = spoil_body(kind, params, encode_payload(spoil_payload(kind, params, payload)))
+        if kind == "gzip_bomb":
+            return Reply(status, body, json_headers | {"content-encoding": "gzip"})
+        accepts_gzip = kind != "huge" and "gzip" in request.headers.get("accept-encoding", "")
+        return pack_json(status, body, accepts_gzip=accepts_gzip)
+
+    def _answer(self, request: Request, instant: datetime) -> tuple[int, dict[str, Any]]:
+        """(status, payload) of a request at an instant; unknown parameters are ignored."""
+        query: Mapping[str, str] = request.query_params
+        url = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        path = request.url.path.removeprefix(BASE_PATH).rstrip("/")
+        if request.method != "GET":
+            return 405, wrap_error("method not allowed", 405, url, instant)
+        try:
+            if path == _MEETINGS:
+                return 200, list_meetings(self._day, instant, query, url)
+            if path == "/racing/list":
+                return 200, list_races(self._day, instant, query, url)
+        except BadQueryError as error:
+            return 400, wrap_error(str(error), 400, url, instant)
+        if path.startswith(_MEETINGS + "/"):
+            meeting = self._day.find_meeting(path.removeprefix(_MEETINGS + "/"))
+            if meeting is not None:
+                return 200, show_meeting(meeting, instant, url)
+        if path.startswith(_EVENTS):
+            race = self._day.find_race(path.removeprefix(_EVENTS))
+            if race is not None:
+                return 200, build_event(race, instant, query, url)
+        return 404, wrap_error("not found", 404, url, instant)
+
+
+async def _pause(rule: FaultRule, receive: Receive) -> None:
+    if rule.kind == "latency":
+        await wait_unless_gone(asyncio.sleep(rule.params["ms"] / 1000), receive)
+        return
+    rule.waiting += 1
+    try:
+        await wait_unless_gone(rule.released.wait(), receive, timeout_s=rule.params["timeout_s"])
+    finally:
+        rule.waiting -= 1
+
+
+class _OpenProtocol(H11Protocol):
+    """HTTP/1.1 that lets the application reach the connection underneath, in the state of each request."""
+
+    # The override is narrower than asyncio's own class, as the one it overrides is.
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "transport": transport}
+
+
+def serve(
+    *,
+    announce: Callable[[str], None],
+    port: int = 0,
+    seed: int = 1,
+    racing_day: date | None = None,
+    first_start: datetime | None = None,
+    now: datetime | None = None,
+    speed: float = 1.0,
+    latency_ms: float = 0,
+) -> None:
+    """Serve on 127.0.0.1 until SIGTERM or SIGINT, then return.
+
+    port: 0 takes any free one. `announce` is called once with the real base URL, before which nothing answers.
+    racing_day: default today in New Zealand. now: where the clock starts, default ten minutes before the first
+    race. OSError when the port is taken; ValueError for an instant without a zone or a negative speed.
+    """
+    day = RaceDay(seed, racing_day or datetime.now(NEW_ZEALAND).date(), first_start)
+    clock = SimulatedClock((now or day.first_start - timedelta(minutes=10)).astimezone(UTC), speed)
+    # Named as TCP, or asyncio leaves Nagle's algorithm on and every answer on a kept connection waits 40 ms.
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener, _stopping_on_signals():
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(128)
+        config = uvicorn.Config(
+            build_app(day, clock, latency_ms=latency_ms),
+            http=_OpenProtocol,
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            timeout_graceful_shutdown=1,
+        )
+        announce(f"http://127.0.0.1:{listener.getsockname()[1]}{BASE_PATH}")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextmanager
+def _stopping_on_signals() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, and both end it quietly, also where the parent had them ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    earlier = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -1,0 +1,165 @@
+"""Dagster's PostgreSQL storage on pooled connections: name `PooledPostgresStorage` in `dagster.yaml`.
+
+dagster-postgres opens a connection for each statement, which costs several times the statement itself. Here its three
+storages (runs, events, schedules) share one small pool. Belongs here: where Dagster's database is, and how connections
+to it are kept. Does not: the application's own database, which has a pool and a limit of its own.
+
+A process keeps at most `POOL_SIZE` connections open. A run writes its events over one, however many steps it has at
+once, because Dagster's log handlers let one thread through at a time. More are opened while more threads need one and
+closed after: the pool never makes a thread wait, so one that takes a second while it holds a first cannot lock up.
+"""
+
+import os
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import click
+import dagster as dg
+from dagster._config.config_schema import UserConfigSchema
+from dagster._serdes import ConfigurableClassData
+from dagster_postgres.event_log import PostgresEventLogStorage
+from dagster_postgres.run_storage import PostgresRunStorage
+from dagster_postgres.schedule_storage import PostgresScheduleStorage
+from dagster_postgres.storage import DagsterPostgresStorage
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import QueuePool
+
+URL_VARIABLE = "DAGSTER_PG_URL"
+POOL_SIZE = 2
+CONNECT_TIMEOUT_S = 5
+REACH_WITHIN_S = 3.0  # a server that restarts is back by then
+_ADVICE = "`raceday sandbox -- COMMAND` runs a command with a working one."
+
+_engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
+
+
+class StorageError(click.ClickException):
+    """Dagster's database is not given, not a PostgreSQL URL, or out of reach: one line, without the password."""
+
+
+class PooledPostgresStorage(DagsterPostgresStorage):
+    """`DagsterPostgresStorage` whose three storages share one pool.
+
+    Config: `postgres_url` (a string or `{env: NAME}`; without it, `DAGSTER_PG_URL`), `should_autocreate_tables`.
+    Raises `StorageError`.
+    """
+
+    def __init__(
+        self,
+        postgres_url: str,
+        should_autocreate_tables: bool = True,
+        inst_data: ConfigurableClassData | None = None,
+    ) -> None:
+        url = normalise_url(postgres_url)
+        engine = build_engine(url)
+        wait_until_reachable(engine)
+        self.postgres_url = url.render_as_string(hide_password=False)
+        self.should_autocreate_tables = should_autocreate_tables
+        self._inst_data = inst_data
+        self._run_storage = _RunStorage(self.postgres_url, should_autocreate_tables)
+        self._event_log_storage = _EventLogStorage(self.postgres_url, should_autocreate_tables)
+        self._schedule_storage = _ScheduleStorage(self.postgres_url, should_autocreate_tables)
+        for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
+            storage._engine = engine  # in place of one without a pool, which holds nothing to close
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        return {
+            "postgres_url": dg.Field(dg.StringSource, is_required=False),
+            "should_autocreate_tables": dg.Field(bool, is_required=False, default_value=True),
+        }
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
+        url = config_value.get("postgres_url") or os.environ.get(URL_VARIABLE)
+        if not url:
+            raise StorageError(f"{URL_VARIABLE}, the PostgreSQL URL of Dagster's own storage, is not set. {_ADVICE}")
+        return cls(url, config_value.get("should_autocreate_tables", True), inst_data)
+
+
+def normalise_url(url: str) -> URL:
+    """Read any `postgres://` or `postgresql://` URL as one for psycopg2. Raises `StorageError`."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        parsed = None  # and no word of the error: it may quote the password
+    if parsed is None or parsed.drivername not in {"postgres", "postgresql", "postgresql+psycopg2"}:
+        raise StorageError(f"{URL_VARIABLE} must look like postgresql://user:password@host:5432/database. {_ADVICE}")
+    return parsed.set(drivername="postgresql+psycopg2")
+
+
+def build_engine(url: URL) -> Engine:
+    """Build the engine that the storages of a process share."""
+    timeout = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S}
+    engine = create_engine(
+        url,
+        isolation_level="AUTOCOMMIT",
+        poolclass=QueuePool,
+        pool_size=POOL_SIZE,
+        max_overflow=-1,
+        pool_pre_ping=True,  # 0.1 ms, and a restart of the server goes unnoticed
+        connect_args=timeout,
+    )
+    _engines.add(engine)
+    return engine
+
+
+def wait_until_reachable(
+    engine: Engine,
+    within_s: float = REACH_WITHIN_S,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Try to connect for `within_s`. Raises `StorageError` with the server's reason."""
+    give_up_at_s = clock() + within_s
+    while True:
+        try:
+            engine.connect().close()
+        except DBAPIError as error:
+            if clock() >= give_up_at_s:
+                reason = str(error.orig).strip().partition("\n")[0]
+                address = engine.url.set(query={}).render_as_string(hide_password=True)  # a query may hold one too
+                raise StorageError(f"Dagster's storage {address} cannot be reached: {reason}. {_ADVICE}") from error
+            sleep(0.3)
+        else:
+            return
+
+
+class _RunStorage(PostgresRunStorage):
+    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
+        self._engine.dispose()
+        super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)
+
+    def dispose(self) -> None:
+        super().dispose()
+        self._engine.dispose()
+
+
+class _EventLogStorage(PostgresEventLogStorage):
+    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
+        self._engine.dispose()
+        super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)
+
+    def dispose(self) -> None:
+        super().dispose()
+        self._engine.dispose()
+
+
+class _ScheduleStorage(PostgresScheduleStorage):
+    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
+        self._engine.dispose()
+        super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)
+
+
+def _forget_connections_of_parent() -> None:
+    """In a forked child: the sockets belong to the parent, which goes on using them."""
+    for engine in _engines:
+        engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_forget_connections_of_parent)

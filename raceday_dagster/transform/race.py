@@ -1,0 +1,165 @@
+"""One answer for one race becomes one snapshot: the whole calculation, pure and deterministic.
+
+The rows are put together here; money, pools, prices, time and quality have modules of their own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from raceday_dagster.racing.events import Category, RaceEvent, RaceStatus, Runner
+from raceday_dagster.racing.records import Record
+from raceday_dagster.racing.snapshots import (
+    EntrantRow,
+    MeetingRow,
+    MoneyFlowRow,
+    PoolsRow,
+    RaceRow,
+    RaceSnapshot,
+    RaceType,
+    ResultsRow,
+    ResultStatus,
+)
+from raceday_dagster.transform.money_flow import MoneyFlow, follow_money
+from raceday_dagster.transform.odds import ODDS_TYPES, Prices, list_candidates, read_prices
+from raceday_dagster.transform.pools import read_pools
+from raceday_dagster.transform.quality import assess_quality
+from raceday_dagster.transform.timing import choose_interval_type, choose_time_interval, measure_time_to_start
+
+STATUSES: frozenset[str] = frozenset(get_args(RaceStatus))
+RACE_TYPES: Mapping[Category, RaceType] = {"T": "thoroughbred", "H": "harness", "G": "greyhound"}
+
+
+def transform_race(event: RaceEvent) -> RaceSnapshot:
+    """What is to be stored of one answer.
+
+    Raises:
+        ValueError: The answer holds a number no column could take, or lists an entrant twice.
+    """
+    _refuse_repeated_entrants(event.runners)
+    pools = read_pools(event.tote_pools, event.dividends)
+    money = follow_money([runner.entrant_id for runner in event.runners], event.tracker, pools.row)
+    prices = {runner.entrant_id: read_prices(runner.odds) for runner in event.runners}
+    time_to_start_s = measure_time_to_start(event.start_time, event.generated_at)
+    interval_type = choose_interval_type(time_to_start_s)
+    return RaceSnapshot(
+        race_id=event.race_id,
+        event_timestamp=event.generated_at,
+        polling_timestamp=event.received_at,
+        time_to_start_s=time_to_start_s,
+        time_interval=choose_time_interval(time_to_start_s),
+        interval_type=interval_type,
+        meeting=MeetingRow(**_pick(event, MeetingRow), race_type=RACE_TYPES[event.category]),
+        race=_build_race(event),
+        entrants=tuple(
+            _build_entrant(runner, event.race_id, prices[runner.entrant_id], money, pools.row)
+            for runner in event.runners
+        ),
+        pools=pools.row,
+        results=_build_results(event, prices),
+        money_flow=_build_money_flow(event.runners, prices, money),
+        odds=tuple(
+            candidate for runner in event.runners for candidate in list_candidates(runner, prices[runner.entrant_id])
+        ),
+        quality=assess_quality(
+            event,
+            pools,
+            money,
+            time_to_start_s=time_to_start_s,
+            interval_type=interval_type,
+            warnings=_warn(event, prices),
+        ),
+    )
+
+
+def _refuse_repeated_entrants(runners: Sequence[Runner]) -> None:
+    for entrant_id, times in Counter(runner.entrant_id for runner in runners).items():
+        if times > 1:
+            raise ValueError(f"the answer lists entrant {entrant_id[:40]} {times} times")
+
+
+def _pick(source: Record, row: type[Record]) -> dict[str, Any]:
+    """The carried fields that are stored as they came, for they bear the column's name."""
+    return {name: value for name, value in source.carried().items() if name in row.model_fields}
+
+
+def _build_race(event: RaceEvent) -> RaceRow:
+    fields = _pick(event, RaceRow)
+    if event.status not in STATUSES:
+        del fields["status"]
+    if not _has_actual_start(event):
+        fields.pop("actual_start", None)
+    return RaceRow(**fields, type=event.category)
+
+
+def _has_actual_start(event: RaceEvent) -> bool:
+    """Whether the feed's actual start is one: before the off it repeats the advertised start there."""
+    if event.actual_start is None:
+        return False
+    if event.status == "closed":
+        return event.actual_start != event.start_time
+    return event.status in {"interim", "final"}
+
+
+def _build_entrant(
+    runner: Runner, race_id: str, prices: Prices, money: MoneyFlow, pools: PoolsRow | None
+) -> EntrantRow:
+    share = money.columns.get(runner.entrant_id, {})
+    if pools is None:
+        share = {name: value for name, value in share.items() if not name.startswith(("win_", "place_"))}
+    return EntrantRow(
+        **_pick(runner, EntrantRow),
+        race_id=race_id,
+        **{f"{kind}_odds": price for kind, price in prices.carried.items()},
+        **{name: value for name, value in share.items() if name in EntrantRow.model_fields},
+    )
+
+
+def _build_money_flow(
+    runners: Sequence[Runner], prices: Mapping[str, Prices], money: MoneyFlow
+) -> tuple[MoneyFlowRow, ...]:
+    return tuple(
+        MoneyFlowRow(
+            entrant_id=runner.entrant_id,
+            **money.columns[runner.entrant_id],
+            **{f"{kind}_odds": prices[runner.entrant_id].find(kind) for kind in ODDS_TYPES},
+        )
+        for runner in runners
+        if runner.entrant_id in money.columns
+    )
+
+
+def _build_results(event: RaceEvent, prices: Mapping[str, Prices]) -> ResultsRow | None:
+    """Results as JSON documents, in which decimals are texts: exact, and the same for every reader."""
+    if not event.results and not event.dividends:
+        return None
+    protested = bool(event.protest)
+    status: ResultStatus = "final" if event.status == "final" else "protest" if protested else "interim"
+    return ResultsRow(
+        result_status=status,
+        results=tuple(finisher.model_dump(mode="json", exclude_unset=True) for finisher in event.results or ()),
+        dividends=tuple(dividend.model_dump(mode="json", exclude_unset=True) for dividend in event.dividends or ()),
+        fixed_odds={
+            str(runner.runner_number): {
+                kind: None if price is None else str(price)
+                for kind, price in (
+                    (kind, prices[runner.entrant_id].find(kind)) for kind in ("fixed_win", "fixed_place")
+                )
+            }
+            for runner in event.runners
+            if not runner.is_scratched
+        },
+        protest_lodged=protested,
+        result_time=event.generated_at,
+    )
+
+
+def _warn(event: RaceEvent, prices: Mapping[str, Prices]) -> list[str]:
+    warnings = []
+    if event.status not in STATUSES:
+        warnings.append(f"unknown_status={event.status[:40]}")
+    if impossible := sum(price.impossible for price in prices.values()):
+        warnings.append(f"impossible_odds={impossible}")
+    return warnings

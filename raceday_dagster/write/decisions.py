@@ -1,0 +1,110 @@
+"""What an answer may change, given what is stored: pure, and the same rules for a poll and for the day's list.
+
+Two clocks: the feed's (``generated_at``, ``api_generated_time``, ``finalized_at`` …) orders answers; ours
+(``last_poll_time``) says when we asked. ``races.api_generated_time`` is the time of the newest poll, or of the list as
+long as the race was never polled: a list says little, so it never makes a poll stale.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from raceday_dagster.racing.events import TERMINAL_STATUSES
+from raceday_dagster.racing.records import Record
+from raceday_dagster.racing.snapshots import RaceRow
+
+NEW_ZEALAND = ZoneInfo("Pacific/Auckland")
+
+MoneyFlow = Literal["every", "known", "none"]
+"""Entrants that get a money-flow row: every one, those that have earlier rows, or none."""
+
+
+class StoredRace(Record):
+    """The stored race, read under its lock; all ``None`` when there is none."""
+
+    status: str | None = None
+    racing_day: date | None = None
+    api_generated_time: datetime | None = None
+    last_poll_time: datetime | None = None
+    finalized_at: datetime | None = None
+    abandoned_at: datetime | None = None
+    meeting_day: date | None = None
+    """Racing day of the stored meeting."""
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When the feed said that the race was over."""
+        return self.finalized_at or self.abandoned_at
+
+    def has_newer_poll(self, generated_at: datetime) -> bool:
+        """Whether a poll newer than this answer is stored."""
+        return self._is_polled and self.api_generated_time is not None and self.api_generated_time > generated_at
+
+    def has_newer_answer(self, generated_at: datetime) -> bool:
+        """Whether any answer newer than this one is stored, the day's list included."""
+        return self.api_generated_time is not None and self.api_generated_time > generated_at
+
+    def has_poll_of(self, generated_at: datetime) -> bool:
+        """Whether this very answer was stored by an earlier poll."""
+        return self._is_polled and self.api_generated_time == generated_at
+
+    @property
+    def has_polled_end(self) -> bool:
+        """Whether a poll, and not only the list, saw the race in its terminal status."""
+        return (
+            self._is_polled
+            and self.ended_at is not None
+            and self.api_generated_time is not None
+            and self.api_generated_time >= self.ended_at
+        )
+
+    @property
+    def _is_polled(self) -> bool:
+        return self.last_poll_time is not None
+
+
+def choose_racing_day(stored: StoredRace, race: RaceRow) -> date:
+    """The label of the race's rows: the stored race's, else its meeting's, else the New Zealand date of its start."""
+    return (
+        stored.racing_day or stored.meeting_day or race.race_date_nz or race.start_time.astimezone(NEW_ZEALAND).date()
+    )
+
+
+def choose_status(stored: StoredRace, status: str | None, generated_at: datetime) -> dict[str, Any]:
+    """The columns of ``races`` that a status changes; empty when the stored one stays.
+
+    A race that is over is reopened only by an answer made after the one that ended it. ``None`` is a status nobody
+    knows: the stored one stays, a new race is open.
+    """
+    if stored.status is None:
+        status = status or "open"
+    if status is None or status == stored.status:
+        return {}
+    if stored.status in TERMINAL_STATUSES and stored.ended_at is not None and generated_at <= stored.ended_at:
+        return {}
+    return {
+        "status": status,
+        "last_status_change": generated_at,
+        "finalized_at": generated_at if status == "final" else None,
+        "abandoned_at": generated_at if status == "abandoned" else None,
+    }
+
+
+def choose_money_flow(stored: StoredRace, change: dict[str, Any]) -> MoneyFlow:
+    """Money flows while a race is open, closed or interim and in the first poll that sees it final; a race that is
+    abandoned gets one last row for those who have one."""
+    status = change.get("status", stored.status)
+    if status not in TERMINAL_STATUSES:
+        return "every"
+    if not change and stored.has_polled_end:
+        return "none"
+    return "every" if status == "final" else "known"
+
+
+def settles_meeting(stored: StoredRace, change: dict[str, Any]) -> bool:
+    """Whether the meeting's status may follow: a race began to exist, ended, or went on after all."""
+    return bool(change) and (
+        stored.status is None or stored.status in TERMINAL_STATUSES or change["status"] in TERMINAL_STATUSES
+    )

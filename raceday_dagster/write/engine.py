@@ -1,0 +1,145 @@
+"""The one pool of connections of a process, and what can be seen of its use.
+
+Everything here is safe behind PgBouncer in transaction mode: no ``options=`` at start-up, no session-level setting
+(``transaction`` sets what it needs with ``SET LOCAL``), no named prepared statement, no session-level lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from pydantic import SecretStr
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.pool import QueuePool
+
+from raceday_dagster.outcomes import PoolUse
+from raceday_dagster.racing.records import Record
+
+APPLICATION_NAME = "raceday"
+CONNECT_TIMEOUT_S = 3
+BUSY_PERCENT = 70
+NEARLY_FULL_PERCENT = 80
+
+
+def build_engine(database_url: SecretStr | str, *, pool_max: int, checkout_timeout_s: float = 2.0) -> Engine:
+    """An engine whose pool never opens more than ``pool_max`` connections.
+
+    A checkout waits ``checkout_timeout_s`` for a free connection, then raises ``sqlalchemy.exc.TimeoutError``.
+    Nothing connects yet. Errors of this engine never show parameters, which may hold payload text.
+    """
+    url = database_url.get_secret_value() if isinstance(database_url, SecretStr) else database_url
+    return create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=pool_max,
+        max_overflow=0,
+        pool_timeout=checkout_timeout_s,
+        pool_pre_ping=True,
+        pool_use_lifo=True,
+        hide_parameters=True,
+        connect_args={"application_name": APPLICATION_NAME, "connect_timeout": CONNECT_TIMEOUT_S},
+    )
+
+
+class PoolGauge:
+    """How many connections of an engine's pool are out, how many threads wait for one, and the most of each.
+
+    ``waiting`` counts the threads that asked through ``asking`` while every connection was out or already claimed.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        pool = engine.pool
+        if not isinstance(pool, QueuePool):
+            raise TypeError("a gauge needs an engine with a QueuePool")
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._asking = 0
+        self._waiting = 0
+        self._peak = 0
+        self._waiting_peak = 0
+        event.listen(pool, "checkout", self._on_checkout)
+
+    @property
+    def max(self) -> int:
+        """The ceiling."""
+        return self._pool.size()
+
+    @property
+    def in_use(self) -> int:
+        """Connections out now."""
+        return self._pool.checkedout()
+
+    @property
+    def peak(self) -> int:
+        """The most connections that were out at once since the start or ``reset_peak``."""
+        return self._peak
+
+    @property
+    def waiting(self) -> int:
+        """Threads that wait for a connection now."""
+        return self._waiting
+
+    @property
+    def waiting_peak(self) -> int:
+        """The most threads that waited at once."""
+        return self._waiting_peak
+
+    def reset_peak(self) -> None:
+        """Starts both peaks again from what is in use and waiting now."""
+        with self._lock:
+            self._peak = self.in_use
+            self._waiting_peak = self._waiting
+
+    def read_use(self) -> PoolUse:
+        """The ceiling and the peak."""
+        return PoolUse(max=self.max, peak=self.peak)
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Wraps one checkout, so that a wait for it is seen."""
+        with self._lock:
+            waits = self.in_use + self._asking >= self.max
+            self._asking += 1
+            self._waiting += waits
+            self._waiting_peak = max(self._waiting_peak, self._waiting)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asking -= 1
+                self._waiting -= waits
+
+    def _on_checkout(self, *_: Any) -> None:
+        with self._lock:
+            self._peak = max(self._peak, self.in_use)
+
+
+class PoolUtilisation(Record):
+    """How full a pool was, and how loudly to say so."""
+
+    in_use: int
+    idle: int
+    waiting: int
+    max: int
+    percent: int
+    level: Literal["info", "warning", "error"]
+
+
+def describe_utilisation(in_use: int, maximum: int, waiting: int = 0) -> PoolUtilisation:
+    """Fields of a ``db_pool_utilization`` line: a warning from 70 %, an error when somebody waits for a connection.
+
+    ``percent >= NEARLY_FULL_PERCENT`` (80) is the caller's sign to hold new races back.
+    """
+    percent = round(100 * in_use / maximum)
+    level: Literal["info", "warning", "error"] = "warning" if percent >= BUSY_PERCENT else "info"
+    return PoolUtilisation(
+        in_use=in_use,
+        idle=maximum - in_use,
+        waiting=waiting,
+        max=maximum,
+        percent=percent,
+        level="error" if waiting else level,
+    )

@@ -1,0 +1,10 @@
+"""Alembic's entry point. The connection and its transaction belong to ``migrations.upgrade``, which calls this."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from raceday_dagster.write.tables import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+context.run_migrations()

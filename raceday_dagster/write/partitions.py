@@ -1,0 +1,63 @@
+"""One partition of each history table per racing day: their names, and how they come to be.
+
+A partition is made beside its parent and then attached: that takes a lock which lets race writes go on, where
+``CREATE TABLE ... PARTITION OF`` would wait for all of them and hold up the next. Never called inside a race's write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from raceday_dagster.write.tables import PARTITIONED_TABLES
+from raceday_dagster.write.transactions import Transaction
+
+NEW_ZEALAND = ZoneInfo("Pacific/Auckland")
+DAYS_AHEAD = 3
+PARTITION_LOCK_KEY = 0x7261_6365_7061_7274
+"""One creator at a time, whichever process it is in."""
+
+LOCK_AND_READ = """
+SELECT pg_advisory_xact_lock(%(key)s);
+SELECT child.relname
+FROM pg_inherits
+JOIN pg_class AS child ON child.oid = pg_inherits.inhrelid
+WHERE pg_inherits.inhparent = ANY (%(parents)s::regclass[])
+"""
+
+
+def name_partition(table: str, racing_day: date) -> str:
+    """``money_flow_history_2025_07_17``."""
+    return f"{table}_{racing_day:%Y_%m_%d}"
+
+
+def choose_days(now: datetime, days: Iterable[date] = ()) -> list[date]:
+    """Today in New Zealand, the three days after it, and ``days``; each once, in order."""
+    today = now.astimezone(NEW_ZEALAND).date()
+    return sorted({today + timedelta(days=ahead) for ahead in range(DAYS_AHEAD + 1)} | set(days))
+
+
+def create_partitions(transaction: Transaction, days: Iterable[date]) -> list[str]:
+    """Makes the partitions of ``days`` that are missing, in the caller's transaction, and returns their names."""
+    values = {"key": PARTITION_LOCK_KEY, "parents": list(PARTITIONED_TABLES)}
+    existing = set(transaction.run("lock", LOCK_AND_READ, values).scalars())
+    missing = [
+        (table, day)
+        for day in sorted(set(days))
+        for table in PARTITIONED_TABLES
+        if name_partition(table, day) not in existing
+    ]
+    for table, day in missing:
+        _create_partition(transaction, table, day)
+    return [name_partition(table, day) for table, day in missing]
+
+
+def _create_partition(transaction: Transaction, table: str, day: date) -> None:
+    name = name_partition(table, day)
+    # A table of that name that is not attached is an archived day being put back: LIKE must not fail on it.
+    transaction.run(table, f"CREATE TABLE IF NOT EXISTS {name} (LIKE {table} INCLUDING ALL)")
+    transaction.run(
+        table,
+        f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')",
+    )

@@ -1,0 +1,60 @@
+"""What the schedule and the jobs ask the database: which races there are and when they were last polled. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+
+from sqlalchemy import Connection
+
+from raceday_dagster.racing.polling import LOOK_AHEAD, LOOK_BACK, PolledRace
+
+# A poll that failed counts as one: a race whose answers fail is asked again at its cadence, not at every tick.
+POLLED_RACES = """
+SELECT race.race_id, race.start_time, race.status,
+    greatest(race.last_poll_time, newest.polled_at) AS last_poll_time
+FROM races AS race
+JOIN meetings AS meeting ON meeting.meeting_id = race.meeting_id
+LEFT JOIN LATERAL (
+    SELECT poll.polled_at FROM race_polls AS poll
+    WHERE poll.race_id = race.race_id ORDER BY poll.polled_at DESC LIMIT 1
+) AS newest ON true
+WHERE race.status IN ('open', 'closed', 'interim')
+    AND race.start_time > %(from_start)s AND race.start_time < %(to_start)s
+    AND meeting.country = ANY (%(countries)s) AND race.type = ANY (%(categories)s)
+ORDER BY race.start_time, race.race_id
+"""
+UNFINISHED = """
+SELECT race_id FROM races
+WHERE racing_day = %(racing_day)s AND status IN ('open', 'closed', 'interim')
+ORDER BY start_time, race_id
+"""
+COUNT = "SELECT count(*) FROM races WHERE racing_day = %(racing_day)s"
+
+
+def read_polled_races(
+    connection: Connection, now: datetime, countries: Sequence[str], categories: Sequence[str]
+) -> list[PolledRace]:
+    """Unfinished races whose start lies in the polling window around ``now``, the earliest first."""
+    window = {"from_start": now - LOOK_BACK, "to_start": now + LOOK_AHEAD}
+    chosen = {"countries": list(countries), "categories": list(categories)}
+    rows = connection.exec_driver_sql(POLLED_RACES, {**window, **chosen})
+    return [
+        PolledRace(
+            race_id=race_id,
+            start_time=start_time.astimezone(UTC),
+            status=status,
+            last_poll_time=polled.astimezone(UTC) if polled else None,
+        )
+        for race_id, start_time, status, polled in rows
+    ]
+
+
+def read_unfinished_race_ids(connection: Connection, racing_day: date) -> list[str]:
+    """Races of a racing day that are neither final nor abandoned, the earliest start first."""
+    return list(connection.exec_driver_sql(UNFINISHED, {"racing_day": racing_day}).scalars())
+
+
+def count_races(connection: Connection, racing_day: date) -> int:
+    """Stored races of a racing day."""
+    return int(connection.exec_driver_sql(COUNT, {"racing_day": racing_day}).scalar_one())

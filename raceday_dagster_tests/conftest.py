@@ -1,0 +1,54 @@
+"""What every test session has: unit tests that cannot reach the network, a database or a clock's patience.
+
+Only the policing of the test tiers belongs here; fixtures live beside the tests that use them.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psycopg2
+import pytest
+
+UNIT_TESTS = Path(__file__).parent / "unit"
+LONGEST_SLEEP_S = 0.05
+
+
+@pytest.fixture(autouse=True)
+def _unit_tests_stay_units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the unit folder, fail whatever opens a socket or a database connection, or sleeps.
+
+    A socket made from a descriptor passes: that is how both ends of a socketpair arrive, and event loops need one.
+    """
+    if not request.path.is_relative_to(UNIT_TESTS):
+        return
+    make_socket = socket.socket.__init__
+    sleep = time.sleep
+
+    def make_socket_of_a_pair(self: socket.socket, *args: Any, **kwargs: Any) -> None:
+        descriptor = args[3] if len(args) > 3 else kwargs.get("fileno")
+        if descriptor is None:
+            _refuse("opened a socket")
+        make_socket(self, *args, **kwargs)
+
+    def sleep_a_moment(seconds: float) -> None:
+        # A library's background loop may pause: that does not hold the test up.
+        if seconds > LONGEST_SLEEP_S and threading.current_thread() is threading.main_thread():
+            _refuse(f"slept {seconds:g} s")
+        sleep(seconds)
+
+    def refuse_connection(*args: Any, **kwargs: Any) -> NoReturn:
+        _refuse("connected to a database")
+
+    monkeypatch.setattr(socket.socket, "__init__", make_socket_of_a_pair)
+    monkeypatch.setattr(time, "sleep", sleep_a_moment)
+    monkeypatch.setattr(psycopg2, "connect", refuse_connection)
+
+
+def _refuse(deed: str) -> NoReturn:
+    # Not an Exception: code under test that expects failures must not swallow it.
+    pytest.fail(f"a unit test {deed}: move it to raceday_dagster_tests/integration, or pass a fake")

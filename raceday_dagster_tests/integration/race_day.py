@@ -1,0 +1,156 @@
+"""A whole racing day for a test module: simulator, database, Dagster instance, and the environment that joins them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import dagster as dg
+import pytest
+from sqlalchemy import Engine, NullPool, create_engine, text
+
+from raceday_dagster.definitions import defs
+from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster.simulator.running import RunningSimulator, running_simulator
+
+RACING_DAY = date(2026, 9, 26)
+FIRST_START = datetime(2026, 9, 25, 23, 0, tzinfo=UTC)
+IDENTITY = {
+    "NZTAB_FROM_EMAIL": "test@raceday.invalid",
+    "NZTAB_PARTNER_NAME": "raceday tests",
+    "NZTAB_PARTNER_ID": "raceday-tests",
+}
+HISTORY = ("money_flow_history", "odds_history")
+TABLES = ("meetings", "races", "entrants", "race_pools", "race_results", *HISTORY)
+
+
+def process_races_job() -> dg.JobDefinition:
+    return defs.resolve_job_def("process_races")
+
+
+def process_race_job() -> dg.JobDefinition:
+    return defs.resolve_job_def("process_race")
+
+
+def daily_baseline_job() -> dg.JobDefinition:
+    return defs.resolve_job_def("daily_baseline")
+
+
+@dataclass(frozen=True)
+class RaceDay:
+    """What a test needs of the day."""
+
+    simulator: RunningSimulator
+    instance: dg.DagsterInstance
+    engine: Engine
+    race_ids: list[str] = field(default_factory=list)
+    """Races that start within the hour after the clock of the simulator, the earliest first."""
+
+    def poll(
+        self, race_ids: Sequence[str], *, max_concurrent: int = 5, fail_run_when: str = "never"
+    ) -> dg.JobExecutionResult:
+        """One run of ``process_races``."""
+        run_config = {
+            "ops": {
+                "select_races": {"config": {"race_ids": list(race_ids)}},
+                "summarise_batch": {"config": {"fail_run_when": fail_run_when}},
+            },
+            "execution": {"config": {"max_concurrent": max_concurrent}},
+        }
+        return dg.execute_job(dg.reconstructable(process_races_job), instance=self.instance, run_config=run_config)
+
+    def ask(self, question: str, **values: Any) -> list[Any]:
+        """Rows of a query, over a connection of its own."""
+        with self.engine.connect() as connection:
+            return list(connection.execute(text(question), values).mappings())
+
+    def read_polls(self, run_id: str) -> dict[str, Mapping[str, Any]]:
+        """The ledger of a run by race."""
+        return {row["race_id"]: row for row in self.ask("SELECT * FROM race_polls WHERE run_id = :run", run=run_id)}
+
+    def read_batch(self, run_id: str) -> Mapping[str, Any]:
+        """The batch of a run."""
+        (row,) = self.ask("SELECT * FROM batches WHERE run_id = :run", run=run_id)
+        return row
+
+    def read_contents(self) -> dict[str, list[str]]:
+        """Every row of every data table, without the bookkeeping of the polls."""
+        dropped = "- 'last_poll_time' - 'api_generated_time'"
+        return {
+            table: [
+                row["whole"]
+                for row in self.ask(f"SELECT (to_jsonb(t) {dropped})::text AS whole FROM {table} t ORDER BY 1")
+            ]
+            for table in TABLES
+        }
+
+
+@contextmanager
+def open_race_day(
+    database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, speed: float = 1.0
+) -> Iterator[RaceDay]:
+    """A simulated day two hours in, whose last races start after New Zealand's midnight, on a database with the schema; the environment names both."""
+    now = FIRST_START + timedelta(hours=2)
+    with (
+        running_simulator(seed=5, racing_day=RACING_DAY, now=now, speed=speed) as simulator,
+        dg.DagsterInstance.local_temp(str(folder), overrides={"telemetry": {"enabled": False}}) as instance,
+    ):
+        for name, value in {**IDENTITY, "DATABASE_URL": database_url, "NZTAB_API_URL": simulator.api_url}.items():
+            monkeypatch.setenv(name, value)
+        engine = create_engine(database_url, poolclass=NullPool)
+        yield RaceDay(simulator, instance, engine, find_open_races(simulator))
+
+
+def find_open_races(simulator: RunningSimulator) -> list[str]:
+    """Open New Zealand and Australian races after the simulator's clock, by start, straight from its list."""
+    import urllib.request
+
+    query = f"/racing/meetings?date_from={RACING_DAY}&date_to={RACING_DAY}&limit=200"
+    with urllib.request.urlopen(simulator.api_url + query) as answer:
+        meetings = json.load(answer)["data"]["meetings"]
+    now = simulator.now()
+    races = [
+        (race["start_time"], race["id"])
+        for meeting in meetings
+        if meeting["country"] in {"NZ", "AUS"} and meeting["category"] in {"T", "H"}
+        for race in meeting["races"]
+        if race["status"] == "Open" and datetime.fromisoformat(race["start_time"]) > now
+    ]
+    return [race_id for _start, race_id in sorted(races)]
+
+
+class ConnectionWatch:
+    """Samples how many connections the application role has, from outside."""
+
+    def __init__(self, server: EmbeddedPostgres) -> None:
+        self.samples: list[int] = []
+        self._engine = create_engine(server.superuser_url(), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        self._stop = Event()
+        self._thread = Thread(target=self._watch)
+
+    def __enter__(self) -> ConnectionWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        question = text(
+            "SELECT count(*) FROM pg_stat_activity WHERE usename = 'raceday' AND application_name = 'raceday'"
+        )
+        with self._engine.connect() as connection:
+            while not self._stop.is_set():
+                self.samples.append(int(connection.scalar(question) or 0))
+
+
+def read_log(captured: str) -> list[dict[str, Any]]:
+    """Our own lines of what a run printed on standard error."""
+    return [json.loads(line) for line in captured.splitlines() if line.startswith('{"event"')]

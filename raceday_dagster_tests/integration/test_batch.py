@@ -1,0 +1,208 @@
+"""Batches of races through the real job, the real API simulator and the real database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import dagster as dg
+import pytest
+
+from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster.sandbox.postmaster import wait_for
+from raceday_dagster_tests.integration.postgres_fixture import order
+from raceday_dagster_tests.integration.race_day import ConnectionWatch, RaceDay, open_race_day, read_log
+
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+BREAK_WRITES = """
+    CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'refused by the test' USING ERRCODE = '23514'; END $$
+"""
+
+
+@pytest.fixture(scope="module")
+def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folder = tmp_path_factory.mktemp("instance")
+        with open_race_day(database_url, folder, monkeypatch) as opened:
+            yield opened
+
+
+@pytest.fixture(autouse=True)
+def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "day" in request.fixturenames:
+        opened: RaceDay = request.getfixturevalue("day")
+        opened.simulator.clear_faults()
+        opened.simulator.clear_requests()
+
+
+def test_five_races_are_in_flight_at_once_and_all_their_rows_arrive(
+    day: RaceDay, embedded_postgres: EmbeddedPostgres
+) -> None:
+    races = day.race_ids[:8]
+    day.simulator.add_fault("/racing/events/", "hold")
+    gathered: list[int] = []
+
+    def release_when_five_wait() -> None:
+        wait_for(lambda: sum(rule["waiting"] for rule in day.simulator.faults()) == 5, 15)
+        gathered.append(sum(rule["waiting"] for rule in day.simulator.faults()))
+        day.simulator.release()
+
+    releasing = Thread(target=release_when_five_wait)
+    releasing.start()
+    with ConnectionWatch(embedded_postgres) as watch:
+        result = day.poll(races)
+    releasing.join()
+
+    batch = day.read_batch(result.run_id)
+    assert gathered == [5]
+    assert day.simulator.requests()["events_in_flight_peak"] == 5
+    assert (batch["total_races"], batch["successes"]) == (len(races), len(races))
+    assert 1 <= max(watch.samples) <= 10
+    assert 1 <= batch["pool_peak"] <= 5
+    polls = day.read_polls(result.run_id)
+    assert set(polls) == set(races)
+    for race_id in races:
+        (counts,) = day.ask(
+            "SELECT (SELECT count(*) FROM races WHERE race_id = :race) AS races,"
+            " (SELECT count(*) FROM entrants WHERE race_id = :race) AS entrants,"
+            " (SELECT count(*) FROM race_pools WHERE race_id = :race) AS race_pools,"
+            " (SELECT count(*) FROM money_flow_history WHERE race_id = :race) AS money_flow_history,"
+            " (SELECT count(*) FROM odds_history WHERE race_id = :race) AS odds_history",
+            race=race_id,
+        )
+        assert all(counts.values()), f"{race_id} has {counts}"
+        assert polls[race_id]["money_flow_history_rows"] == counts["money_flow_history"]
+        assert polls[race_id]["status"] == "success"
+
+
+def test_one_bad_race_never_costs_the_others(
+    day: RaceDay, capfd: pytest.CaptureFixture[str], database_url: str
+) -> None:
+    good, unavailable, garbled, unwritable, also_good = day.race_ids[10:15]
+    broken = [
+        day.simulator.add_fault(unavailable, "status", code=503),
+        day.simulator.add_fault(garbled, "garbage"),
+    ]
+    order(database_url, BREAK_WRITES)
+    order(
+        database_url,
+        f"CREATE TRIGGER break_one BEFORE INSERT ON race_pools FOR EACH ROW WHEN (NEW.race_id = '{unwritable}')"
+        " EXECUTE FUNCTION refuse()",
+    )
+    try:
+        result = day.poll([good, UNKNOWN, unavailable, garbled, unwritable, also_good, good])
+    finally:
+        order(database_url, "DROP TRIGGER break_one ON race_pools")
+
+    assert [day.simulator.fired(rule) > 0 for rule in broken] == [True, True]
+    polls = day.read_polls(result.run_id)
+    assert {race_id: row["status"] for race_id, row in polls.items()} == {
+        **dict.fromkeys((good, also_good), "success"),
+        UNKNOWN: "skipped",
+        **dict.fromkeys((unavailable, garbled, unwritable), "failed"),
+    }
+    reasons = ("error_stage", "error_type", "retryable")
+    assert {
+        race_id: tuple(polls[race_id][name] for name in reasons) for race_id in (unavailable, garbled, unwritable)
+    } == {
+        unavailable: ("fetch", "FetchError", True),
+        garbled: ("fetch", "FetchError", False),
+        unwritable: ("write", "WriteError", False),
+    }
+    batch = day.read_batch(result.run_id)
+    assert (batch["total_races"], batch["successes"], batch["skipped"], batch["failures"]) == (6, 2, 1, 3)
+    assert not day.ask("SELECT 1 FROM races WHERE race_id = :race", race=unwritable), "a half race is visible"
+
+    lines = read_log(capfd.readouterr().err)
+    failed = {line["race_id"]: line for line in lines if line["event"] == "batch_race_failed"}
+    assert set(failed) == {unavailable, garbled, unwritable}
+    assert all(line["run_id"] == result.run_id for line in lines if "run_id" in line)
+    (summary,) = [line for line in lines if line["event"] == "batch_complete"]
+    assert (summary["failures"], summary["retryable_failures"]) == (3, 1)
+    progress = [line for line in lines if line["event"] == "batch_progress"]
+    assert [line["completed"] for line in progress] == list(range(1, 7))
+    assert all(line["completed"] + line["processing"] + line["pending"] == line["total"] == 6 for line in progress)
+
+
+def test_a_failed_race_is_easy_to_see_in_the_ui(day: RaceDay) -> None:
+    lost = day.race_ids[16]
+    day.simulator.add_fault(lost, "garbage")
+    result = day.poll([lost, day.race_ids[17]])
+    assert result.success
+    events = day.instance.all_logs(result.run_id)
+    errors = [event for event in events if event.level == 40]
+    assert len(errors) == 1
+    assert lost in errors[0].user_message
+    outputs = [event for event in result.all_events if event.is_successful_output]
+    metadata = [output.step_output_data.metadata for output in outputs]
+    (described,) = [entry for entry in metadata if "error_stage" in entry]
+    assert (described["error_stage"].value, described["retryable"].value) == ("fetch", False)
+    (summary,) = [entry for entry in metadata if "races" in entry and "successes" in entry]
+    assert lost in str(summary["races"].value)
+
+
+def test_the_summary_is_stored_also_when_every_race_failed_and_then_the_run_fails(day: RaceDay) -> None:
+    races = day.race_ids[18:21]
+    rule = day.simulator.add_fault("/racing/events/", "status", code=500)
+    result = day.poll(races, fail_run_when="all")
+    assert day.simulator.fired(rule) == 4 * len(races), "one try and three retries each"
+    assert not result.success
+    batch = day.read_batch(result.run_id)
+    assert (batch["failures"], batch["retryable_failures"], batch["successes"]) == (3, 3, 0)
+    (failure,) = result.get_step_failure_events()
+    assert failure.step_key == "summarise_batch"
+    assert "3 of 3 races failed" in str(failure.step_failure_data.user_failure_data)
+
+
+def test_an_empty_batch_is_a_success_that_says_what_to_do(day: RaceDay) -> None:
+    result = day.poll([])
+    assert result.success
+    assert day.read_batch(result.run_id)["total_races"] == 0
+    said = [event.user_message for event in day.instance.all_logs(result.run_id)]
+    assert any("daily_baseline" in message for message in said)
+
+
+def test_a_concurrency_of_zero_is_refused_in_one_clear_sentence(day: RaceDay) -> None:
+    result = day.poll(day.race_ids[:1], max_concurrent=0)
+    assert not result.success
+    (failure,) = [event for event in result.all_events if event.is_run_failure]
+    assert "max_concurrent must be 1 or more, not 0" in str(failure)
+    assert day.simulator.requests()["total"] == 0
+
+
+def test_a_concurrency_above_the_pool_is_lowered_and_said(
+    day: RaceDay, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DB_POOL_MAX", "3")
+    result = day.poll(day.race_ids[22:30], max_concurrent=8)
+    batch = day.read_batch(result.run_id)
+    assert (batch["requested_concurrency"], batch["effective_concurrency"], batch["pool_max"]) == (8, 3, 3)
+    assert batch["successes"] == 8
+    assert day.simulator.requests()["events_in_flight_peak"] <= 3
+    lines = read_log(capfd.readouterr().err)
+    (adjusted,) = [line for line in lines if line["event"] == "batch_concurrency_adjusted"]
+    assert (adjusted["requested"], adjusted["effective"]) == (8, 3)
+
+
+def test_no_secret_is_in_a_log_or_in_metadata(day: RaceDay, capfd: pytest.CaptureFixture[str]) -> None:
+    day.simulator.add_fault(day.race_ids[31], "status", code=401)
+    result = day.poll(day.race_ids[30:33])
+    captured = capfd.readouterr()
+    stored = " ".join(str(event) for event in day.instance.all_logs(result.run_id))
+    for secret in ("test@raceday.invalid", "raceday tests"):
+        assert secret not in captured.out + captured.err + stored
+
+
+def test_a_poll_of_one_partition_is_the_same_graph(day: RaceDay, tmp_path: Path) -> None:
+    from raceday_dagster_tests.integration.race_day import process_race_job
+
+    race_id = day.race_ids[34]
+    day.instance.add_dynamic_partitions("races", [race_id])
+    result = dg.execute_job(
+        dg.reconstructable(process_race_job), instance=day.instance, tags={"dagster/partition": race_id}
+    )
+    assert result.success
+    assert set(day.read_polls(result.run_id)) == {race_id}

@@ -1,0 +1,90 @@
+"""Every environment variable, validated once, with a message that says what to do."""
+
+import pytest
+
+from raceday_dagster.errors import SettingsError
+from raceday_dagster.settings import Settings, normalise_database_url
+
+
+def test_nothing_exported_gives_the_defaults() -> None:
+    settings = Settings.from_environment({})
+    assert settings.db_pool_max == 10
+    assert settings.nztab_timeout_s == 5
+    assert settings.race_deadline_s == 12
+    assert settings.transform_workers == 3
+    assert settings.race_countries == ("NZ", "AUS")
+    assert settings.race_categories == ("T", "H")
+    assert settings.nztab_api_url == "https://api.tab.co.nz/affiliates/v1"
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert Settings.from_environment({"DB_POOL_MAX": " "}).db_pool_max == 10
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
+def test_every_postgres_url_gets_the_installed_driver(scheme: str) -> None:
+    assert normalise_database_url(f"{scheme}://u:p@h/d?host=/run") == "postgresql+psycopg2://u:p@h/d?host=/run"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DATABASE_URL", "mysql://u:hunter2@h/d"),
+        ("DATABASE_URL", "hunter2"),
+        ("DAGSTER_PG_URL", "postgres://"),
+        ("DB_POOL_MAX", "0"),
+        ("DB_POOL_MAX", "hunter2"),
+        ("NZTAB_API_URL", "file:///hunter2"),
+        ("NZTAB_API_URL", "https://user:hunter2@api.example"),
+        ("NZTAB_FROM_EMAIL", "a@b\r\nX-Hunter2: 1"),
+        ("NZTAB_TIMEOUT_S", "nan"),
+        ("RACE_DEADLINE_S", "-1"),
+        ("TRANSFORM_WORKERS", "-1"),
+        ("RACE_CATEGORIES", "T,Z"),
+        ("RACE_CATEGORIES", ","),
+        ("RACE_COUNTRIES", "N"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_variable_and_a_way_out(variable: str, value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({variable: value})
+    message = str(caught.value)
+    assert message.startswith(f"{variable} is wrong: ")
+    assert "raceday sandbox" in message
+    assert "\n" not in message
+    assert "hunter2" not in message.lower()
+
+
+def test_a_missing_database_names_the_command_that_gives_one() -> None:
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL is not set: .*raceday sandbox"):
+        Settings.from_environment({}).require_database_url()
+
+
+@pytest.mark.parametrize("missing", ["NZTAB_FROM_EMAIL", "NZTAB_PARTNER_NAME", "NZTAB_PARTNER_ID"])
+def test_a_missing_identity_names_its_variable(missing: str) -> None:
+    names = {"NZTAB_FROM_EMAIL": "a@b.nz", "NZTAB_PARTNER_NAME": "A B", "NZTAB_PARTNER_ID": "Private Developer"}
+    names.pop(missing)
+    with pytest.raises(SettingsError, match=rf"^{missing} is not set"):
+        Settings.from_environment(names).require_identity()
+
+
+def test_the_identity_is_sent_as_it_was_configured() -> None:
+    settings = Settings.from_environment(
+        {"NZTAB_FROM_EMAIL": "a@b.nz", "NZTAB_PARTNER_NAME": "A_B", "NZTAB_PARTNER_ID": "Private Developer"}
+    )
+    identity = settings.require_identity()
+    assert (identity.from_email, identity.partner_name, identity.partner_id) == ("a@b.nz", "A_B", "Private Developer")
+
+
+def test_no_secret_is_in_what_settings_print() -> None:
+    settings = Settings.from_environment(
+        {
+            "DATABASE_URL": "postgresql://u:hunter2@h/d",
+            "DAGSTER_PG_URL": "postgresql://u:hunter2@h/d",
+            "NZTAB_FROM_EMAIL": "hunter2@b.nz",
+            "NZTAB_PARTNER_NAME": "hunter2",
+            "NZTAB_PARTNER_ID": "hunter2",
+        }
+    )
+    for shown in (repr(settings), str(settings), repr(settings.require_identity())):
+        assert "hunter2" not in shown
