@@ -102,9 +102,11 @@ def _choose_day(now: datetime) -> Simulation:
 
 def _say_what_next(console: Console) -> None:
     console.print(
-        "\nWhat to type next:\n"
-        "  [bold]make dev[/bold]                        the Dagster UI on a simulated day, at http://127.0.0.1:3000\n"
-        "  [bold].venv/bin/raceday sandbox -- dagster job execute -m raceday_dagster.definitions -j daily_baseline"
-        "[/bold]\n"
-        "  [bold].venv/bin/raceday --help[/bold]        everything else; the real API is in README.md\n"
+        "What to type next:\n"
+        "  [bold]make dev[/bold]    the Dagster UI on a simulated day, at http://127.0.0.1:3000\n"
+        "  [bold]make test[/bold]   the tests\n"
+        "  [bold].venv/bin/raceday sandbox -- dagster job execute"
+        " -m raceday_dagster.definitions -j daily_baseline[/bold]\n"
+        "README.md has the rest, the real API among it.",
+        soft_wrap=True,
     )

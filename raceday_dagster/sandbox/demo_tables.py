@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from raceday_dagster.write.reports import Mover, NextRace, PollLine
@@ -14,23 +15,21 @@ _SHADES = {"success": "green", "skipped": "yellow", "failed": "red"}
 
 def build_polls_table(polls: Sequence[PollLine], races: Sequence[NextRace]) -> Table:
     """Per race and poll: the milliseconds of each stage and the rows written."""
-    table = Table(title="Every poll of every race", title_justify="left", title_style="bold")
-    for heading in ("race", "poll"):
-        table.add_column(heading)
-    for heading in ("fetch ms", "transform ms", "write ms", "total ms", "rows", "quality"):
+    table = _start_table("Every poll of every race, in milliseconds")
+    table.add_column("race", no_wrap=True)
+    for heading in ("poll", "fetch", "transform", "write", "total", "rows", "quality"):
         table.add_column(heading, justify="right")
-    table.add_column("status")
+    table.add_column("")
     for race in races:
         mine = [poll for poll in polls if poll.race_id == race.race_id]
         for number, poll in enumerate(mine, start=1):
             times = (poll.fetch_ms, poll.transform_ms, poll.write_ms, poll.total_ms, poll.rows)
-            quality = "" if poll.quality_score is None else str(poll.quality_score)
             shade = _SHADES[poll.status]
             table.add_row(
                 race.title if number == 1 else "",
                 str(number),
                 *map(str, times),
-                quality,
+                "" if poll.quality_score is None else str(poll.quality_score),
                 f"[{shade}]{poll.status}[/{shade}]",
                 end_section=number == len(mine),
             )
@@ -39,10 +38,10 @@ def build_polls_table(polls: Sequence[PollLine], races: Sequence[NextRace]) -> T
 
 def build_movers_table(movers: Sequence[Mover], races: Sequence[NextRace]) -> Table:
     """Per race: the runners whose share of the money moved most between the first and the last poll."""
-    table = Table(title="Where the money moved", title_justify="left", title_style="bold")
-    table.add_column("race")
-    table.add_column("runner")
-    for heading in ("share before", "share now", "moved", "win pool $", "fixed win"):
+    table = _start_table("Where the money moved: share of all money on the race, first poll to last")
+    table.add_column("race", no_wrap=True)
+    table.add_column("runner", no_wrap=True)
+    for heading in ("before", "now", "moved", "win pool $", "fixed win"):
         table.add_column(heading, justify="right")
     titles = {race.race_id: race.title for race in races}
     for race_id, group in groupby(movers, key=lambda mover: mover.race_id):
@@ -61,3 +60,7 @@ def build_movers_table(movers: Sequence[Mover], races: Sequence[NextRace]) -> Ta
                 end_section=number == len(runners),
             )
     return table
+
+
+def _start_table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -93,11 +93,11 @@ class WorkerCrew:
             thread.start()
 
     def _fill_vacancy(self) -> None:
-        while not self._stopping.is_set():
-            lane = WorkerLane(next(self._ids), self._context)
+        while True:
             with self._lock:
                 if self._stopping.is_set():
                     return
+                lane = WorkerLane(next(self._ids), self._context)
                 self._lanes.add(lane)
             try:
                 lane.open()
@@ -113,8 +113,9 @@ class WorkerCrew:
 
     def _replace(self, lane: WorkerLane) -> None:
         self._dismiss(lane)
-        self._wait_for_restart(lane)
-        self._fill_vacancy()
+        if not self._stopping.is_set():
+            self._wait_for_restart(lane)
+            self._fill_vacancy()
 
     def _dismiss(self, lane: WorkerLane) -> None:
         lane.close()

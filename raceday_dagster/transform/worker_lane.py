@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from raceday_dagster.transform.worker_process import Calculation, answer, end_with_parent, get_ready
+from raceday_dagster.transform.worker_process import Calculation, answer, get_ready, join_parent
 
 Answer = TypeVar("Answer")
 
@@ -28,7 +28,7 @@ CHECK_S = 0.2
 
 
 class WorkerLost(Exception):  # noqa: N818  a loss, which the pool repairs; the error is TransformError
-    """The worker is gone. ``in_task`` when it had begun the task; ``code`` is its exit status where known."""
+    """The worker is gone. ``in_task`` when it was alive to take the task; ``code`` is its exit status, if known."""
 
     def __init__(self, reason: str, *, code: int | None = None, in_task: bool = False) -> None:
         super().__init__(reason)
@@ -50,8 +50,11 @@ class WorkerLane:
     def __init__(self, worker_id: int, context: BaseContext) -> None:
         self.worker_id = worker_id
         self.pid: int | None = None
+        self._pulse, self._workers_pulse = context.Pipe(duplex=False)
         # Any: pebble annotates only some of its methods.
-        self._pool: Any = ProcessPool(max_workers=1, initializer=end_with_parent, context=context)
+        self._pool: Any = ProcessPool(
+            max_workers=1, initializer=join_parent, initargs=(self._workers_pulse,), context=context
+        )
         self._lock = threading.Lock()
         self._closed = False
         self._current: Future[Any] | None = None
@@ -66,6 +69,9 @@ class WorkerLane:
             self.pid = self._call(START_TIMEOUT_S, get_ready)
         except (WorkerTimeout, WorkerRaised) as error:
             raise WorkerLost(f"the worker did not start: {error.__cause__ or error}") from error
+        # From here on only the worker holds it. Pebble cannot start a second worker with it either, and says so: it
+        # would replace one that exited with status 0 without a word, and leave the task waiting for ever.
+        self._workers_pulse.close()
 
     def run(self, request: bytes, timeout_s: float, calculation: Calculation | None = None) -> bytes:
         """Has the worker answer one encoded request.
@@ -88,23 +94,22 @@ class WorkerLane:
             current.cancel()
         self._pool.stop()
         self._pool.join()
+        self._pulse.close()
+        self._workers_pulse.close()
 
     def _call(self, timeout_s: float, function: Callable[..., Answer], *arguments: object) -> Answer:
         try:
-            with self._lock:
-                closed = self._closed
-            if closed:
-                raise WorkerLost("the worker was stopped")
+            if self._pulse.poll(0):
+                raise WorkerLost("the worker was found dead")
             future: Future[Answer] = self._pool.schedule(function, args=arguments)
-        except RuntimeError as broken:
+        except (OSError, RuntimeError) as broken:
             raise WorkerLost("the worker was found dead") from broken
         with self._lock:
             self._current = future
         error = self._wait(future, timeout_s)
-        if isinstance(error, ProcessExpired):
-            raise WorkerLost("the worker died in the task", code=error.exitcode, in_task=True) from error
-        if isinstance(error, BrokenProcessPool):
-            raise WorkerLost("the worker was found dead") from error
+        if isinstance(error, ProcessExpired | BrokenProcessPool):
+            code = error.exitcode if isinstance(error, ProcessExpired) else None
+            raise WorkerLost("the worker died in the task", code=code, in_task=True) from error
         if error is not None:
             raise WorkerRaised(type(error).__name__) from error
         return future.result()
@@ -120,6 +125,6 @@ class WorkerLane:
             except TimeoutError as error:
                 # A pool that breaks while it takes a task in never ends that task's future.
                 if not self._pool.active:
-                    raise WorkerLost("the worker was found dead") from error
+                    raise WorkerLost("the worker died in the task", in_task=True) from error
                 if left_s <= 0:
                     raise WorkerTimeout(f"no answer within {timeout_s:g} s") from error

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing import parent_process
+from multiprocessing.connection import Connection
 
 from pydantic import ValidationError
 
@@ -59,17 +60,18 @@ def get_ready() -> int:
     return os.getpid()
 
 
-def end_with_parent() -> None:
-    """Makes this process end when its parent does, in the middle of a calculation if need be.
+def join_parent(pulse: Connection) -> None:
+    """Ties this process and its parent together, whichever ends first and however.
 
-    An idle worker notices that its pipe closed; one in an endless loop would outlive a parent that was killed.
+    The parent sees that ``pulse``, open here and nowhere else, is closed. This process ends in the middle of a
+    calculation if need be: an idle worker notices that its pipe closed, one in an endless loop would live on.
     """
     parent = parent_process()
     if parent is not None:
-        threading.Thread(target=_exit_after, args=(parent.join,), name="end-with-parent", daemon=True).start()
+        threading.Thread(target=_exit_after, args=(parent.join, pulse), name="join-parent", daemon=True).start()
 
 
-def _exit_after(wait: Callable[[], None]) -> None:
+def _exit_after(wait: Callable[[], None], _kept_open: Connection) -> None:
     wait()
     os._exit(0)
 

@@ -19,15 +19,11 @@ UNDEFINED_COLUMN = "42703"
 # comes without an SQLSTATE.
 _REFUSALS = (
     ("too many c", "has no connection left; wait, or lower DB_POOL_MAX"),
-    ("permission denied", "does not let this role connect; correct the user in DATABASE_URL"),
     ("authentication failed", "refuses these credentials; correct the user and password in DATABASE_URL"),
     ("no password supplied", "wants a password; add one to DATABASE_URL"),
     ("no pg_hba.conf entry", "does not allow this user or host; correct DATABASE_URL or the server's pg_hba.conf"),
     ("is not permitted to log in", "does not let this role log in; correct the user in DATABASE_URL"),
-    (
-        'role "',
-        "does not know this role or its limit is reached; correct the user in DATABASE_URL or lower DB_POOL_MAX",
-    ),
+    ("permission denied", "does not let this role connect; correct the user in DATABASE_URL"),
     ('role "', "does not know this role; correct the user in DATABASE_URL"),
     ('database "', f"is not on this server; create it, then {UPGRADE}"),
     ("starting up", "is starting up; try again in a moment"),

@@ -109,7 +109,7 @@ def test_a_signal_ends_the_process_of_a_run_although_its_step_never_ends(
     inside = tmp_path / "inside"
     program = (
         "import dagster as dg\n"
-        "from raceday_dagster_tests.integration import executor_jobs as jobs\n"
+        "from raceday_dagster_tests.integration import executor_ending_jobs as jobs, executor_probe\n"
         "with dg.DagsterInstance.get() as instance:\n"
         f"    executor_probe.run(jobs.endless_job, instance, ops={{'run_until_killed': {{'file': {str(inside)!r}}}}},\n"
         "        execution={'interrupt_grace_s': 0.2})\n"
@@ -119,7 +119,7 @@ def test_a_signal_ends_the_process_of_a_run_although_its_step_never_ends(
         [sys.executable, "-c", program], env=environment, stderr=subprocess.DEVNULL, start_new_session=True
     ) as process:
         try:
-            _wait_for(inside)
+            _wait_for(inside, process)
             with dg.DagsterInstance.from_config(str(home)) as instance:
                 (stored,) = instance.get_runs()
                 instance.report_run_canceling(stored)
@@ -130,8 +130,9 @@ def test_a_signal_ends_the_process_of_a_run_although_its_step_never_ends(
             process.kill()
 
 
-def _wait_for(file: Path) -> None:
+def _wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
     give_up_at_s = time.monotonic() + PATIENCE_S
     while not (file.exists() and file.read_text()):
+        assert process.poll() is None, "the process ended early"
         assert time.monotonic() < give_up_at_s, "the step was never entered"
         threading.Event().wait(0.02)

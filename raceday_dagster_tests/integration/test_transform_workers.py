@@ -90,7 +90,7 @@ class Yard:
         self._callers.shutdown()
 
 
-@pytest.fixture()
+@pytest.fixture
 def yard(tmp_path: Path) -> Iterator[Yard]:
     yard = Yard(tmp_path)
     yield yard
@@ -291,11 +291,9 @@ def test_stopping_fails_what_runs_and_what_waits_and_leaves_no_worker(
         pool.transform(golden_event())
     lines = reported(capsys)
     assert not any(psutil.pid_exists(line["pid"]) for line in lines if line["event"] == "worker_started")
-    assert [line["event"] for line in lines if "shutdown" in line["event"]] == [
-        "worker_pool_shutdown_start",
-        "worker_pool_shutdown_complete",
-    ]
-    assert lines[-1]["unfinished"] == 0
+    shutdown = [line for line in lines if "shutdown" in line["event"]]
+    assert [line["event"] for line in shutdown] == ["worker_pool_shutdown_start", "worker_pool_shutdown_complete"]
+    assert shutdown[-1]["unfinished"] == 0
 
 
 def test_a_pool_can_be_stopped_while_its_workers_are_starting(yard: Yard) -> None:

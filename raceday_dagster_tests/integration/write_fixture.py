@@ -22,8 +22,8 @@ MEASURED = {"fetch_ms", "transform_ms", "write_ms", "total_ms"}
 
 @contextmanager
 def open_store(database_url: str, *, pool_max: int = 3, checkout_timeout_s: float = 2.0) -> Iterator[RaceStore]:
-    """A store on an emptied database, whose clock shows the day before noon of the tests' races and who never sleeps;
-    at the end no connection may be left checked out."""
+    """A store on an emptied database; its clock stands still on the tests' racing day and it never sleeps. At the end
+    no connection may be left checked out."""
     with observe(database_url) as run:
         run("; ".join(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)))
     engine = build_engine(database_url, pool_max=pool_max, checkout_timeout_s=checkout_timeout_s)

@@ -1,0 +1,163 @@
+"""The day's list in the tables: in bulk, only what changed, and never over what a poll knows better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from raceday_dagster.errors import DatabaseError
+from raceday_dagster.outcomes import RowCounts
+from raceday_dagster.racing.polling import choose_due_races
+from raceday_dagster.write.engine import build_engine
+from raceday_dagster.write.store import RaceStore
+from raceday_dagster_tests.integration.test_write_ledger import make_failure
+from raceday_dagster_tests.integration.write_fixture import open_store, read_tables, watch_statements, write
+from raceday_dagster_tests.integration.write_lists import make_list
+from raceday_dagster_tests.write_snapshots import START, make_snapshot
+
+RACES = [f"race-{number}" for number in range(1, 5)]
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[RaceStore]:
+    with open_store(database_url) as store:
+        yield store
+
+
+def test_a_list_becomes_meetings_and_races(store: RaceStore, database_url: str) -> None:
+    assert store.write_racing_day(make_list(RACES)) == RowCounts(meetings=1, races=4)
+    tables = read_tables(database_url)
+    [meeting] = tables["meetings"]
+    assert (meeting["race_type"], meeting["racing_day"], meeting["status"]) == (
+        "thoroughbred",
+        date(2025, 7, 17),
+        "active",
+    )
+    assert [row["tote_start_time"] for row in tables["races"]] == ["25:38:00"] * 4
+    assert [row["status"] for row in tables["races"]] == ["open"] * 4
+
+
+def test_the_same_list_again_changes_nothing(store: RaceStore, database_url: str) -> None:
+    store.write_racing_day(make_list(RACES))
+    before = read_tables(database_url, without=set())
+    assert store.write_racing_day(make_list(RACES, poll=1)).total == 0
+    assert read_tables(database_url, without=set()) == before
+
+
+def test_only_what_changed_is_written(store: RaceStore) -> None:
+    store.write_racing_day(make_list(RACES))
+    later = make_list(RACES, poll=1)
+    moved = later.races[1].model_copy(update={"start_time": START + timedelta(minutes=25)})
+    changed = later.model_copy(update={"races": (later.races[0], moved, *later.races[2:])})
+    assert store.write_racing_day(changed) == RowCounts(races=1)
+
+
+def test_an_older_list_is_not_heard(store: RaceStore, database_url: str) -> None:
+    store.write_racing_day(make_list(RACES, poll=2, race={"status": "closed"}, meeting={"track_condition": "Soft5"}))
+    before = read_tables(database_url)
+    older = make_list(RACES, poll=1, race={"status": "open"}, meeting={"track_condition": "Good4"})
+    assert store.write_racing_day(older).total == 0
+    assert read_tables(database_url) == before
+
+
+def test_an_older_list_never_overwrites_a_newer_poll(store: RaceStore, database_url: str) -> None:
+    write(store, make_snapshot(poll=3, race={"status": "interim"}))
+    store.write_racing_day(make_list(poll=2, race={"status": "open", "name": "Old"}))
+    [race] = read_tables(database_url)["races"]
+    assert (race["status"], race["name"]) == ("interim", "Maiden")
+
+
+def test_a_list_erases_nothing_a_poll_stored_and_makes_no_poll_stale(store: RaceStore, database_url: str) -> None:
+    write(store, make_snapshot(), run_id="one")
+    store.write_racing_day(make_list(poll=10))
+    [race] = read_tables(database_url)["races"]
+    assert (race["distance"], race["status"], race["tote_start_time"]) == (1400, "open", "25:38:00")
+    assert write(store, make_snapshot(poll=5), run_id="two").status == "written"
+
+
+def test_a_poll_keeps_what_only_the_list_knows(store: RaceStore, database_url: str) -> None:
+    store.write_racing_day(make_list())
+    write(store, make_snapshot(poll=1))
+    tables = read_tables(database_url)
+    assert tables["races"][0]["tote_start_time"] == "25:38:00"
+    assert tables["meetings"][0]["tote_meeting_number"] == 4
+
+
+def test_a_list_with_a_status_nobody_knows_keeps_the_stored_one(store: RaceStore, database_url: str) -> None:
+    store.write_racing_day(make_list(race={"status": "closed"}))
+    store.write_racing_day(make_list(poll=1, race={"status": "postponed"}))
+    assert read_tables(database_url)["races"][0]["status"] == "closed"
+
+
+@pytest.mark.parametrize(
+    ("status", "follows"), [("abandoned", "cancelled"), ("final", "completed"), ("open", "active")]
+)
+def test_the_meeting_follows_its_races(store: RaceStore, database_url: str, status: str, follows: str) -> None:
+    store.write_racing_day(make_list(RACES))
+    store.write_racing_day(make_list(RACES, poll=1, race={"status": status}))
+    assert read_tables(database_url)["meetings"][0]["status"] == follows
+
+
+def test_the_meeting_is_not_over_before_its_last_race(store: RaceStore, database_url: str) -> None:
+    store.write_racing_day(make_list(["race-1", "race-2"]))
+    seen = []
+    for poll, (race_id, status) in enumerate([("race-1", "abandoned"), ("race-2", "final")], start=1):
+        write(store, make_snapshot(race_id, poll=poll, race={"status": status}), run_id=f"run-{poll}")
+        seen.append(read_tables(database_url)["meetings"][0]["status"])
+    write(store, make_snapshot("race-2", poll=9, race={"status": "interim"}), run_id="reopened")
+    seen.append(read_tables(database_url)["meetings"][0]["status"])
+    assert seen == ["active", "completed", "active"]
+
+
+def test_an_end_that_the_list_saw_first_gets_its_last_money(store: RaceStore) -> None:
+    write(store, make_snapshot(), run_id="one")
+    store.write_racing_day(make_list(poll=1, race={"status": "final"}))
+    counts = [
+        write(store, make_snapshot(poll=poll, race={"status": "final"}), run_id=f"{poll}").row_counts for poll in (2, 3)
+    ]
+    assert [count.money_flow_history for count in counts] == [8, 0]
+
+
+def test_a_large_list_is_written_in_statements_of_a_thousand_rows(store: RaceStore) -> None:
+    with watch_statements(store.engine) as statements:
+        counts = store.write_racing_day(make_list([f"race-{number}" for number in range(1_500)]))
+    assert counts.races == 1_500
+    assert sum("INSERT INTO races" in statement for statement in statements.sent) == 2
+
+
+def test_an_empty_list_is_no_failure(store: RaceStore) -> None:
+    empty = make_list().model_copy(update={"meetings": (), "races": ()})
+    assert store.write_racing_day(empty).total == 0
+
+
+def test_the_schedule_sees_the_races_of_its_countries_and_categories_in_the_window(store: RaceStore) -> None:
+    store.write_racing_day(make_list(RACES))
+    write(store, make_snapshot("race-2", poll=1, race={"status": "final"}))
+    now = START - timedelta(minutes=5)
+    seen = store.read_polled_races(now, countries=["NZ", "AUS"], categories=["T", "H"])
+    assert [race.race_id for race in seen] == ["race-1", "race-3", "race-4"]
+    assert store.read_polled_races(now, countries=["HK"], categories=["T"]) == []
+    assert store.read_polled_races(now, countries=["NZ"], categories=["H"]) == []
+    assert store.read_polled_races(now + timedelta(days=2), countries=["NZ"], categories=["T"]) == []
+    assert store.count_races(START.date()) == 4
+    assert store.read_unfinished_race_ids(START.date()) == ["race-1", "race-3", "race-4"]
+
+
+def test_a_race_whose_poll_failed_is_due_at_its_cadence_and_not_at_once(store: RaceStore) -> None:
+    store.write_racing_day(make_list())
+    now = datetime(2025, 7, 17, 2, 59, tzinfo=UTC)
+    store.record_poll(make_failure("race-1", polled_at=now), "run-1")
+    ten_later, twenty_later = now + timedelta(seconds=10), now + timedelta(seconds=20)
+    races = store.read_polled_races(now, countries=["NZ"], categories=["T"])
+    assert choose_due_races(races, ten_later) == []
+    assert choose_due_races(races, twenty_later) == ["race-1"]
+
+
+def test_a_question_to_a_database_that_is_not_there_is_one_line(database_url: str) -> None:
+    store = RaceStore(build_engine("postgresql+psycopg2://raceday:hidden@127.0.0.1:1/none", pool_max=1))
+    with pytest.raises(DatabaseError) as caught:
+        store.count_races(START.date())
+    assert "hidden" not in str(caught.value)
+    assert "raceday db start" in str(caught.value)
