@@ -66,8 +66,7 @@ class ThreadedExecutor(dg.Executor):
 
     def __post_init__(self) -> None:
         if self.max_concurrent < 1:
-            message = f"max_concurrent must be 1 or more, not {self.max_concurrent}."
-            raise DagsterUnmetExecutorRequirementsError(message)
+            raise DagsterUnmetExecutorRequirementsError(f"max_concurrent must be 1 or more, not {self.max_concurrent}.")
 
     def execute(self, plan_context: system.PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Events:
         """Yield the events of the run; those of one step stay in order."""
@@ -126,12 +125,12 @@ def build_threaded_executor(
     def build(init_context: dg.InitExecutorContext) -> ThreadedExecutor:
         """Run the steps of a run at once, in threads of one process."""
         config: dict[str, Any] = dict(init_context.executor_config)
-        requested, early = config["max_concurrent"], config.get("step_dependency_config")
+        requested = config["max_concurrent"]
         return ThreadedExecutor(
             max_concurrent=ceiling(requested) if ceiling and requested >= 1 else requested,
             retries=RetryMode.from_config(config["retries"]) or RetryMode.ENABLED,
             tag_concurrency_limits=config.get("tag_concurrency_limits"),
-            step_dependency_config=dependencies.StepDependencyConfig.from_config(early),
+            step_dependency_config=dependencies.StepDependencyConfig.from_config(config.get("step_dependency_config")),
             interrupt_grace_s=config["interrupt_grace_s"],
         )
 
@@ -216,8 +215,9 @@ class _Schedule:
             self.pools._pending_timeouts.clear()  # a place in an op pool may be free: look now, not in a second or more
             yield from self.active.plan_events_iterator(self.job)
             if self.job.job_def.get_all_hooks_for_handle(task.context.node_handle):
-                hooks = _trigger_hook(task.context, task.events)
-                self.threads.start(_Task(task.key, task.context, hooks, is_hooks=True))
+                self.threads.start(
+                    _Task(task.key, task.context, _trigger_hook(task.context, task.events), is_hooks=True)
+                )
 
     def _wind_down(self, cause: BaseException, why: str, give_up_at_s: float = math.inf) -> Events:
         """Take in what still runs, then raise `cause`; of several causes, the first."""

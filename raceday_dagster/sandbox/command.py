@@ -20,12 +20,15 @@ def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
     Raises:
         SandboxError: There is no such command.
     """
-    try:
-        process = subprocess.Popen(command, env=dict(environment))
-    except (FileNotFoundError, PermissionError) as error:
-        raise SandboxError(f"cannot run {command[0]!r}: {error.strerror}") from error
-    with _handing_on(process):
-        code = process.wait()
+    running: list[subprocess.Popen[bytes]] = []
+    # Before the command starts: it would inherit that SIGINT is ignored, as a script's background job has it, and
+    # `dagster dev` then cannot be stopped. A handler is not inherited.
+    with _handing_on(running):
+        try:
+            running.append(subprocess.Popen(command, env=dict(environment)))
+        except (FileNotFoundError, PermissionError) as error:
+            raise SandboxError(f"cannot run {command[0]!r}: {error.strerror}") from error
+        code = running[0].wait()
     return 128 - code if code < 0 else code
 
 
@@ -40,11 +43,12 @@ def wait_for_stop() -> None:
 
 
 @contextmanager
-def _handing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def _handing_on(running: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
     def hand_on(number: int, _frame: FrameType | None) -> None:
         # A terminal has sent its SIGINT to the whole group already.
-        if number != signal.SIGINT and process.poll() is None:
-            process.send_signal(number)
+        for process in running:
+            if number != signal.SIGINT and process.poll() is None:
+                process.send_signal(number)
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -71,7 +71,9 @@ class WorkerLane:
             raise WorkerLost(f"the worker did not start: {error.__cause__ or error}") from error
         # From here on only the worker holds it. Pebble cannot start a second worker with it either, and says so: it
         # would replace one that exited with status 0 without a word, and leave the task waiting for ever.
-        self._workers_pulse.close()
+        with self._lock:
+            if not self._closed:
+                self._workers_pulse.close()
 
     def run(self, request: bytes, timeout_s: float, calculation: Calculation | None = None) -> bytes:
         """Has the worker answer one encoded request.

@@ -20,6 +20,8 @@ from raceday_dagster.racing.records import Record
 
 APPLICATION_NAME = "raceday"
 CONNECT_TIMEOUT_S = 3
+DEAD_PEER_MS = 10_000
+"""A server that does not even acknowledge is given up after this; otherwise a cut network hangs a quarter hour."""
 BUSY_PERCENT = 70
 NEARLY_FULL_PERCENT = 80
 
@@ -40,7 +42,11 @@ def build_engine(database_url: SecretStr | str, *, pool_max: int, checkout_timeo
         pool_pre_ping=True,
         pool_use_lifo=True,
         hide_parameters=True,
-        connect_args={"application_name": APPLICATION_NAME, "connect_timeout": CONNECT_TIMEOUT_S},
+        connect_args={
+            "application_name": APPLICATION_NAME,
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "tcp_user_timeout": DEAD_PEER_MS,
+        },
     )
 
 
@@ -51,16 +57,21 @@ class PoolGauge:
     """
 
     def __init__(self, engine: Engine) -> None:
-        pool = engine.pool
-        if not isinstance(pool, QueuePool):
-            raise TypeError("a gauge needs an engine with a QueuePool")
-        self._pool = pool
+        self._engine = engine
         self._lock = threading.Lock()
         self._asking = 0
         self._waiting = 0
         self._peak = 0
         self._waiting_peak = 0
-        event.listen(pool, "checkout", self._on_checkout)
+        event.listen(engine, "checkout", self._on_checkout)
+
+    @property
+    def _pool(self) -> QueuePool:
+        # Asked anew each time: an engine that is disposed of has another pool afterwards.
+        pool = self._engine.pool
+        if not isinstance(pool, QueuePool):
+            raise TypeError("a gauge needs an engine with a QueuePool")
+        return pool
 
     @property
     def max(self) -> int:

@@ -208,7 +208,7 @@ def test_the_servers_own_ceiling_is_a_failure_worth_another_poll(database_url: s
     greedy = build_engine(database_url, pool_max=20)
     with open_store(database_url) as store, ExitStack() as taken:
         taken.callback(greedy.dispose)
-        store.engine.dispose()
+        store.engine.dispose()  # its warm connections, so that the next write has to ask the server
         with pytest.raises(OperationalError, match="too many connections"):
             all(taken.enter_context(greedy.connect()) for _ in range(20))
         with pytest.raises(WriteError, match="too many connections") as caught:

@@ -17,7 +17,7 @@ from raceday_dagster.errors import DatabaseError, WriteError
 from raceday_dagster.write.engine import build_engine
 from raceday_dagster.write.migrations import head_revision, read_revision, upgrade
 from raceday_dagster.write.partitions import choose_days, name_partition
-from raceday_dagster.write.schema import check_schema
+from raceday_dagster.write.schema import REVISION, check_schema
 from raceday_dagster.write.store import RaceStore
 from raceday_dagster.write.tables import PARTITIONED_TABLES, metadata
 from raceday_dagster_tests.integration.write_fixture import observe, open_store, read_tables, write
@@ -110,7 +110,7 @@ def test_two_upgrades_at_once_make_one_schema_and_a_third_changes_nothing(empty_
 def test_a_schema_of_another_version_is_refused_with_what_to_do(database_url: str) -> None:
     engine = build_engine(database_url, pool_max=1)
     check_schema(engine)
-    assert read_revision(engine) == head_revision()
+    assert read_revision(engine) == head_revision() == REVISION
     with observe(database_url) as run:
         run("UPDATE alembic_version SET version_num = '9999'")
         try:
@@ -124,7 +124,7 @@ def test_a_schema_of_another_version_is_refused_with_what_to_do(database_url: st
 
 
 def test_an_older_schema_is_refused_with_the_command_to_run(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raceday_dagster.write.schema.head_revision", lambda: "0002")
+    monkeypatch.setattr("raceday_dagster.write.schema.REVISION", "0002")
     engine = build_engine(database_url, pool_max=1)
     with pytest.raises(DatabaseError, match="at 0001, this code needs 0002: run `raceday db upgrade`"):
         check_schema(engine)

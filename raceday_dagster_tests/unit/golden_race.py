@@ -58,10 +58,9 @@ def _tracker() -> tuple[TrackerRow, ...]:
         for stranger, (hold_sum, count) in UNMATCHED.items()
         for hold in _spread(hold_sum, count)
     ]
+    everything = rows + strangers
     # A runner's rows do not stand together in the feed.
-    return tuple(
-        (rows + strangers)[start::7][i] for start in range(7) for i in range(len((rows + strangers)[start::7]))
-    )
+    return tuple(row for start in range(7) for row in everything[start::7])
 
 
 def _dividends() -> tuple[Dividend, ...]:
