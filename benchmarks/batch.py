@@ -19,7 +19,7 @@ from uuid import uuid4
 import dagster as dg
 import psutil
 
-from benchmarks.contenders import multiprocess_job, run_job, run_threads, threaded_job
+from benchmarks.contenders import run_job, run_processes, run_threads, threaded_job
 from benchmarks.measure import read_cpu_s, watching_memory
 from raceday_dagster.sandbox.job_runs import build_command
 from raceday_dagster.sandbox.sandbox import Sandbox, Simulation, open_sandbox
@@ -86,7 +86,7 @@ def compare(sandbox: Sandbox, rounds: int, slow_rounds: int) -> list[Samples]:
             threaded.measure(lambda: run_job(threaded_job, instance, race_ids), instance)
             floor.measure(lambda: run_floor(race_ids), instance)
             if number % every == 0 and len(processes.wall_s) < slow_rounds:
-                processes.measure(lambda: run_job(multiprocess_job, instance, race_ids), instance)
+                processes.measure(lambda: run_processes(instance, race_ids), instance)
         threaded.memory_mb = measure_memory(sandbox, race_ids)
     return [threaded, floor, processes]
 

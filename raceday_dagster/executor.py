@@ -71,7 +71,7 @@ class ThreadedExecutor(dg.Executor):
     def execute(self, plan_context: system.PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Events:
         """Yield the events of the run; those of one step stay in order."""
         data = EngineEventData.in_process(os.getpid(), execution_plan.step_keys_to_execute)
-        yield DagsterEvent.engine_event(plan_context, f"Using up to {self.max_concurrent} threads", data)
+        yield DagsterEvent.engine_event(plan_context, f"Executing steps in up to {self.max_concurrent} threads", data)
         yield from ExecuteRunWithPlanIterable(
             execution_plan=plan_context.execution_plan,
             iterator=self._run_steps,
@@ -215,9 +215,8 @@ class _Schedule:
             self.pools._pending_timeouts.clear()  # a place in an op pool may be free: look now, not in a second or more
             yield from self.active.plan_events_iterator(self.job)
             if self.job.job_def.get_all_hooks_for_handle(task.context.node_handle):
-                self.threads.start(
-                    _Task(task.key, task.context, _trigger_hook(task.context, task.events), is_hooks=True)
-                )
+                hooks = _trigger_hook(task.context, task.events)
+                self.threads.start(_Task(task.key, task.context, hooks, is_hooks=True))
 
     def _wind_down(self, cause: BaseException, why: str, give_up_at_s: float = math.inf) -> Events:
         """Take in what still runs, then raise `cause`; of several causes, the first."""

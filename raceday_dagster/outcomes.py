@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Generic, Literal, Self, TypeVar
+from typing import Literal, Self
 
 from raceday_dagster.errors import PipelineError, Stage
+from raceday_dagster.racing.events import RaceEvent
 from raceday_dagster.racing.records import Record
+from raceday_dagster.racing.snapshots import RaceSnapshot
 
 Status = Literal["success", "skipped", "failed"]
-Payload = TypeVar("Payload")
 
 RACE_BUDGET_MS = 2_000
 BATCH_BUDGET_MS = 15_000
@@ -87,15 +88,26 @@ class ProcessResult(Record):
         return self.timings.total_ms >= RACE_BUDGET_MS
 
 
-class InFlight(Record, Generic[Payload]):
-    """A race between two stages: what it carries, when it began and what the stages before took."""
+class InFlight(Record):
+    """A race between two stages: when it began and what the stages before took."""
 
     race_id: str
     started_s: float
     """Reading of ``time.monotonic`` when the first stage began."""
     polled_at: datetime
     timings: Timings
-    payload: Payload
+
+
+class FetchedRace(InFlight):
+    """A race on its way to the transform."""
+
+    event: RaceEvent
+
+
+class TransformedRace(InFlight):
+    """A race on its way to the database."""
+
+    snapshot: RaceSnapshot
 
 
 class PoolUse(Record):

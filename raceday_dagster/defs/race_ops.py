@@ -6,7 +6,6 @@ raises. ``write_race`` ends every race, whatever became of it.
 """
 
 import time
-from typing import Any
 
 import dagster as dg
 
@@ -15,10 +14,8 @@ from raceday_dagster.defs.reporting import end_race, fail_race, skip_race
 from raceday_dagster.errors import FetchError, TransformError, WriteError
 from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.logs import get_logger
-from raceday_dagster.outcomes import InFlight, ProcessResult, RaceError, Timings
-from raceday_dagster.racing.events import RaceEvent
+from raceday_dagster.outcomes import FetchedRace, InFlight, ProcessResult, RaceError, Timings, TransformedRace
 from raceday_dagster.racing.records import Record
-from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.settings import Settings
 from raceday_dagster.transform.workers import TransformWorkers
 from raceday_dagster.write.store import Poll, RaceStore
@@ -61,9 +58,7 @@ def fetch_race(
     context.add_output_metadata(
         {"race_id": race_id, "fetch_ms": timings.fetch_ms, "status": event.status, "runners": len(event.runners)}
     )
-    return InFlight[RaceEvent](
-        race_id=race_id, started_s=started_s, polled_at=event.received_at, timings=timings, payload=event
-    )
+    return FetchedRace(race_id=race_id, started_s=started_s, polled_at=event.received_at, timings=timings, event=event)
 
 
 @dg.op(
@@ -73,11 +68,11 @@ def fetch_race(
 def transform_race(
     context: dg.OpExecutionContext, fetched: Record, transform_workers: dg.ResourceParam[TransformWorkers]
 ) -> Record:
-    if not isinstance(fetched, InFlight):
+    if not isinstance(fetched, FetchedRace):
         return fetched
     began_s = time.monotonic()
     try:
-        snapshot = transform_workers.transform(fetched.payload, timeout_s=_left_s(fetched))
+        snapshot = transform_workers.transform(fetched.event, timeout_s=_left_s(fetched))
     except TransformError as error:
         return fail_race(context, error, _advance(fetched, transform_ms=measure_ms(began_s)))
     timings = _advance(fetched, transform_ms=measure_ms(began_s))
@@ -90,12 +85,12 @@ def transform_race(
         {"race_id": fetched.race_id, "transform_ms": timings.transform_ms, **counts, **quality}
         | {"quality_warnings": list(snapshot.quality.warnings)}
     )
-    return InFlight[RaceSnapshot](
+    return TransformedRace(
         race_id=fetched.race_id,
         started_s=fetched.started_s,
         polled_at=fetched.polled_at,
         timings=timings,
-        payload=snapshot,
+        snapshot=snapshot,
     )
 
 
@@ -111,14 +106,14 @@ def write_race(
 ) -> ProcessResult:
     result = (
         _write(context, transformed, race_store)
-        if isinstance(transformed, InFlight)
+        if isinstance(transformed, TransformedRace)
         else _record(context, ProcessResult.model_validate(transformed), race_store)
     )
     end_race(context, result, progress_board.end_race(result.status))
     return result
 
 
-def _write(context: dg.OpExecutionContext, race: InFlight[RaceSnapshot], race_store: RaceStore) -> ProcessResult:
+def _write(context: dg.OpExecutionContext, race: TransformedRace, race_store: RaceStore) -> ProcessResult:
     began_s = time.monotonic()
     poll = Poll(
         run_id=context.run_id,
@@ -127,7 +122,7 @@ def _write(context: dg.OpExecutionContext, race: InFlight[RaceSnapshot], race_st
         elapsed_before_ms=measure_ms(race.started_s),
     )
     try:
-        report = race_store.write_race(race.payload, poll, deadline_s=_left_s(race))
+        report = race_store.write_race(race.snapshot, poll, deadline_s=_left_s(race))
     except WriteError as error:
         failed = fail_race(context, error, _advance(race, write_ms=measure_ms(began_s)))
         return _record(context, failed, race_store)
@@ -140,7 +135,7 @@ def _write(context: dg.OpExecutionContext, race: InFlight[RaceSnapshot], race_st
         polled_at=race.polled_at,
         timings=timings,
         row_counts=report.row_counts,
-        quality_score=race.payload.quality.score,
+        quality_score=race.snapshot.quality.score,
     )
     get_logger(race_id=race.race_id, run_id=context.run_id).info(
         "write_complete",
@@ -169,11 +164,11 @@ def _spent(started_s: float, **stage_ms: int) -> Timings:
     return Timings(**stage_ms, total_ms=measure_ms(started_s))
 
 
-def _advance(race: InFlight[Any], **stage_ms: int) -> Timings:
+def _advance(race: InFlight, **stage_ms: int) -> Timings:
     return race.timings.model_copy(update={**stage_ms, "total_ms": measure_ms(race.started_s)})
 
 
-def _left_s(race: InFlight[Any]) -> float:
+def _left_s(race: InFlight) -> float:
     """Seconds until the race's deadline, never less than a tenth: a stage that may not even begin says nothing."""
     spent_s = time.monotonic() - race.started_s
     return max(0.1, Settings.from_environment().race_deadline_s - spent_s)

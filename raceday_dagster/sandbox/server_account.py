@@ -60,7 +60,7 @@ class ServerAccount:
         """
         with tempfile.TemporaryFile() as output:
             try:
-                ended = subprocess.run(  # noqa: S603 - the programs are PostgreSQL's and test(1), without a shell
+                ended = subprocess.run(
                     [str(part) for part in command],
                     stdin=subprocess.DEVNULL,
                     stdout=output,

@@ -12,6 +12,9 @@ REVISION = "0001"
 """The newest file of ``migrations/versions``; said here so that a look at the schema need not import alembic.
 Revisions are numbers with leading zeros: a later one sorts after."""
 
+VERSION_TABLE = "raceday_schema"
+"""Where alembic keeps the revision. Dagster's storage uses alembic's default name, and may share the database."""
+
 
 def check_schema(engine: Engine) -> None:
     """Proves that this code can write to the engine's database.
@@ -52,7 +55,7 @@ def read_revision(engine: Engine) -> str | None:
 
 def read_revision_of(connection: Connection) -> str | None:
     """``read_revision`` in the caller's transaction; raises what SQLAlchemy raises."""
-    if connection.exec_driver_sql("SELECT to_regclass('alembic_version')").scalar() is None:
+    if connection.exec_driver_sql("SELECT to_regclass(%(table)s)", {"table": VERSION_TABLE}).scalar() is None:
         return None
-    revision: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    revision: str | None = connection.exec_driver_sql("SELECT version_num FROM raceday_schema").scalar()
     return revision

@@ -179,7 +179,7 @@ money_flow_history = Table(
     *_columns(Text, "race_id", "entrant_id", nullable=False),
     *_columns(Instant, "polling_timestamp", "event_timestamp", nullable=False),
     Column("time_to_start_s", Integer, nullable=False),
-    Column("time_interval", Numeric(6, 1), nullable=False),
+    Column("time_interval", Numeric(9, 1), nullable=False),
     Column("interval_type", Text, nullable=False),
     *_columns(Share, "hold_percentage", "bet_percentage", nullable=False),
     *_columns(BigInteger, "win_pool_amount", "place_pool_amount", "total_pool_amount"),

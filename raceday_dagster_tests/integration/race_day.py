@@ -95,7 +95,8 @@ class RaceDay:
 def open_race_day(
     database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, speed: float = 1.0
 ) -> Iterator[RaceDay]:
-    """A simulated day two hours in, whose last races start after New Zealand's midnight, on a database with the schema; the environment names both."""
+    """A simulated day two hours in, whose last races start after New Zealand's midnight, on a database with the
+    schema; the environment names both."""
     now = FIRST_START + timedelta(hours=2)
     with (
         running_simulator(seed=5, racing_day=RACING_DAY, now=now, speed=speed) as simulator,

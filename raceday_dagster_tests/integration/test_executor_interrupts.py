@@ -62,6 +62,8 @@ def test_a_step_that_does_not_end_in_its_grace_is_named_and_left_behind(instance
     config = {"interrupt_run": {"released_by_test": True}}
     result = run(jobs.interrupted_job, instance, ops=config, execution={"interrupt_grace_s": 0.1})
     assert probe.happened == []
+    first = "Interrupted: no more steps start, others have 0.1 s to end. Running: interrupt_run"
+    assert first in messages(result, ENGINE)
     assert "Left behind: steps that run until this process ends. Running: interrupt_run" in messages(result, ENGINE)
 
 

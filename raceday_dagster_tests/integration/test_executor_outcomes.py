@@ -141,6 +141,8 @@ def test_a_step_that_ends_without_saying_how_fails_the_run(
     result = run(doubling_job, instance)
     assert probe.happened == ["reached"]
     assert _status(instance, result) == dg.DagsterRunStatus.FAILURE
+    (failure,) = [event for event in result.all_events if event.is_run_failure]
+    assert "{'fan_out'} in an unknown state" in str(failure.job_failure_data.error)
 
 
 def test_a_run_is_taken_up_again_from_its_failure() -> None:

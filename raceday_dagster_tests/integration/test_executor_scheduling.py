@@ -1,12 +1,14 @@
 """What runs at once, in which order, and within which limits."""
 
+import threading
 from collections.abc import Iterator
 
 import dagster as dg
 import pytest
+from dagster._core.execution.api import execute_run_iterator
 
 from raceday_dagster_tests.integration import executor_jobs as jobs
-from raceday_dagster_tests.integration.executor_probe import probe, run
+from raceday_dagster_tests.integration.executor_probe import PATIENCE_S, probe, run
 
 DONE = dg.DagsterEventType.STEP_SUCCESS
 
@@ -107,6 +109,29 @@ def test_an_op_pool_holds_and_gives_its_places_back(instance: dg.DagsterInstance
     assert probe.peak == 2
     assert instance.event_log_storage.get_concurrency_info("lane").active_slot_count == 0
     assert instance.event_log_storage.get_concurrency_info("lane").pending_step_count == 0
+
+
+def test_a_run_waits_for_an_op_pool_that_another_run_has_taken(instance: dg.DagsterInstance) -> None:
+    slots = instance.event_log_storage
+    slots.set_concurrency_slots("lane", 1)
+    assert slots.claim_concurrency_slot("lane", "another-run", "its-step").is_claimed
+    blocked = threading.Event()
+
+    def give_back_once_blocked() -> None:
+        assert blocked.wait(PATIENCE_S)
+        slots.free_concurrency_slot_for_step("another-run", "its-step")
+
+    helper = threading.Thread(target=give_back_once_blocked)
+    helper.start()
+    job = dg.reconstructable(jobs.pooled_job)
+    created = instance.create_run_for_job(jobs.pooled_job, job_code_origin=job.get_python_origin())
+    for event in execute_run_iterator(job, created, instance):
+        if "blocked by limit for pool lane" in (event.message or ""):
+            blocked.set()
+    helper.join()
+    assert blocked.is_set()
+    assert probe.peak == 1
+    assert instance.get_run_by_id(created.run_id).status == dg.DagsterRunStatus.SUCCESS
 
 
 def test_a_step_starts_when_its_inputs_are_there_if_the_run_asks_for_that(instance: dg.DagsterInstance) -> None:

@@ -112,14 +112,14 @@ def test_a_schema_of_another_version_is_refused_with_what_to_do(database_url: st
     check_schema(engine)
     assert read_revision(engine) == head_revision() == REVISION
     with observe(database_url) as run:
-        run("UPDATE alembic_version SET version_num = '9999'")
+        run("UPDATE raceday_schema SET version_num = '9999'")
         try:
             with pytest.raises(DatabaseError, match="newer than this code"):
                 check_schema(engine)
             with pytest.raises(DatabaseError, match="newer than this code"):
                 upgrade(database_url)
         finally:
-            run("UPDATE alembic_version SET version_num = %(head)s", {"head": head_revision()})
+            run("UPDATE raceday_schema SET version_num = %(head)s", {"head": head_revision()})
     engine.dispose()
 
 

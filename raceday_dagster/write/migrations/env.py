@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from alembic import context
 
+from raceday_dagster.write.schema import VERSION_TABLE
 from raceday_dagster.write.tables import metadata
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=metadata, version_table=VERSION_TABLE
+)
 context.run_migrations()

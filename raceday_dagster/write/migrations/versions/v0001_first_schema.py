@@ -116,7 +116,7 @@ CREATE TABLE money_flow_history (
     polling_timestamp timestamptz NOT NULL,
     event_timestamp timestamptz NOT NULL,
     time_to_start_s integer NOT NULL,
-    time_interval numeric(6, 1) NOT NULL,
+    time_interval numeric(9, 1) NOT NULL,
     interval_type text NOT NULL
         CONSTRAINT ck_money_flow_history_interval_type CHECK (interval_type IN ('5m', '2m', '30s', 'live')),
     hold_percentage numeric(6, 2) NOT NULL, bet_percentage numeric(6, 2) NOT NULL,
