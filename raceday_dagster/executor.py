@@ -25,7 +25,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +91,8 @@ class ThreadedExecutor(dg.Executor):
 
     def _run_steps(self, job_context: system.PlanExecutionContext, execution_plan: ExecutionPlan) -> Events:
         with ExitStack() as stack:  # last in, first out: threads end before anything that steps use is closed
+            # A storage may offer to take the events of many threads at once.
+            stack.enter_context(getattr(job_context.instance.event_log_storage, "buffered", nullcontext)())
             pools = stack.enter_context(InstanceConcurrencyContext(job_context.instance, job_context.dagster_run))
             active = execution_plan.start(
                 retry_mode=job_context.retry_mode,

@@ -10,22 +10,27 @@ closed after: the pool never makes a thread wait, so one that takes a second whi
 """
 
 import os
+import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 import click
 import dagster as dg
 from dagster._config.config_schema import UserConfigSchema
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
 from dagster_postgres.storage import DagsterPostgresStorage
-from sqlalchemy import Engine, create_engine
+from dagster_postgres.utils import DagsterPostgresException
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 URL_VARIABLE = "DAGSTER_PG_URL"
@@ -34,6 +39,7 @@ CONNECT_TIMEOUT_S = 5
 REACH_WITHIN_S = 3.0  # a server that restarts is back by then
 _ADVICE = "`raceday sandbox -- COMMAND` runs a command with a working one."
 
+_INSERT_EVENT = SqlEventLogStorageTable.insert().inline()
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 
 
@@ -130,6 +136,58 @@ def wait_until_reachable(
             return
 
 
+class _EventBuffer:
+    """Rows on their way to the database, in order. When the thread cannot write them, whoever adds the next one does,
+    and gets the error that the stock storage would have raised there."""
+
+    def __init__(self, write: Callable[[list[dict[str, Any]]], None]) -> None:
+        self._write = write
+        self._writing = threading.Lock()
+        self._changed = threading.Condition()
+        self._gathered: list[dict[str, Any]] = []
+        self._is_open = True
+        self._thread = threading.Thread(target=self._work, name="event buffer", daemon=True)
+        self._thread.start()
+
+    def add(self, row: dict[str, Any]) -> None:
+        with self._changed:
+            self._gathered.append(row)
+            self._changed.notify()
+        if not self._thread.is_alive():
+            self.flush()
+
+    def flush(self) -> None:
+        with self._writing:
+            with self._changed:
+                rows, self._gathered = self._gathered, []
+            if not rows:
+                return
+            try:
+                self._write(rows)
+            except BaseException:
+                with self._changed:
+                    self._gathered[:0] = rows
+                raise
+
+    def close(self) -> None:
+        with self._changed:
+            self._is_open = False
+            self._changed.notify()
+        self._thread.join()
+        self.flush()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._gathered or not self._is_open)
+                if not self._gathered:
+                    return
+            try:
+                self.flush()
+            except (SQLAlchemyError, DagsterPostgresException):
+                return
+
+
 class _RunStorage(PostgresRunStorage):
     def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
         self._engine.dispose()
@@ -141,6 +199,49 @@ class _RunStorage(PostgresRunStorage):
 
 
 class _EventLogStorage(PostgresEventLogStorage):
+    _buffer: "_EventBuffer | None" = None
+
+    def store_event(self, event: dg.EventLogEntry) -> None:
+        """Store an event with one statement, compiled once.
+
+        The stock method builds and compiles its statement for each event, asks for the new id, and sends a NOTIFY that
+        Dagster no longer listens to. Events about assets need the id: they go the stock way.
+        """
+        if event.dagster_event is not None and event.dagster_event.event_type in ASSET_EVENTS | ASSET_CHECK_EVENTS:
+            super().store_event(event)
+            return
+        row = self._event_to_row(event)
+        if self._buffer is None:
+            self._insert([row])
+        else:
+            self._buffer.add(row)
+            if event.step_key is None:  # what is said of the run itself is the end of a chapter
+                self._buffer.flush()
+
+    @contextmanager
+    def buffered(self) -> Iterator[None]:
+        """Let a thread write what the steps of a run say, while they go on. All of it is written when the block ends,
+        before an event of the run itself, and before anything is read; a process that is killed loses the last few
+        milliseconds. Without it each step waits for its own events in turn, and with it most of them share a statement.
+        """
+        self._buffer = _EventBuffer(self._insert)
+        try:
+            yield
+        finally:
+            buffer, self._buffer = self._buffer, None
+            buffer.close()
+
+    def _insert(self, rows: list[dict[str, Any]]) -> None:
+        with super()._connect() as connection:
+            connection.execute(_INSERT_EVENT, rows)
+
+    @contextmanager
+    def _connect(self) -> Iterator[Connection]:
+        if self._buffer is not None:
+            self._buffer.flush()
+        with super()._connect() as connection:
+            yield connection
+
     def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
         self._engine.dispose()
         super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)

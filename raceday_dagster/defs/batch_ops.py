@@ -11,7 +11,8 @@ from pydantic import Field
 from raceday_dagster.defs.concurrency import lower_concurrency, read_requested_concurrency
 from raceday_dagster.defs.partitions import build_mapping_key
 from raceday_dagster.defs.progress import ProgressBoard
-from raceday_dagster.defs.summary import build_summary_metadata, log_summary, warn_of_budgets
+from raceday_dagster.defs.reporting import failing_plainly
+from raceday_dagster.defs.summary import build_summary_metadata, log_pool_use, log_summary, warn_of_budgets
 from raceday_dagster.logs import get_logger
 from raceday_dagster.outcomes import BATCH_BUDGET_MS, BatchOutcome, PoolUse, ProcessResult, WorkerUse
 from raceday_dagster.racing.polling import choose_due_races
@@ -69,6 +70,8 @@ def select_races(
     race_store: dg.ResourceParam[RaceStore],
     progress_board: dg.ResourceParam[ProgressBoard],
 ) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
+    with failing_plainly():
+        race_store.ensure_partitions()
     asked_for = [context.partition_key] if context.has_partition_key else config.race_ids
     race_ids = list(dict.fromkeys(asked_for)) or _read_due_races(context, race_store)
     batch = begin_batch(context, race_ids, race_store, progress_board, budget_ms=BATCH_BUDGET_MS)
@@ -102,15 +105,18 @@ def begin_batch(
         total=len(race_ids),
         requested_concurrency=requested,
         effective_concurrency=batch.effective_concurrency,
-        db_pool={"max": pool_max, "in_use": race_store.gauge.in_use},
     )
+    log_pool_use(context.run_id, race_store.gauge.in_use, pool_max, race_store.gauge.waiting)
     return batch
 
 
 def _read_due_races(context: dg.OpExecutionContext, race_store: RaceStore) -> list[str]:
     settings = Settings.from_environment()
     now = datetime.now(UTC)
-    stored = race_store.read_polled_races(now, countries=settings.race_countries, categories=settings.race_categories)
+    with failing_plainly():
+        stored = race_store.read_polled_races(
+            now, countries=settings.race_countries, categories=settings.race_categories
+        )
     due = choose_due_races(stored, now)
     if not due:
         known = f"{len(stored)} races are stored around now" if stored else "no race is stored around now"
@@ -148,8 +154,10 @@ def summarise_batch(
     )
     log_summary(context.run_id, outcome)
     warn_of_budgets(context, outcome)
-    race_store.record_batch(context.run_id, outcome)
+    # The UI has the outcome even when the ledger cannot be written.
     yield dg.Output(outcome, metadata=build_summary_metadata(outcome))
+    with failing_plainly():
+        race_store.record_batch(context.run_id, outcome)
     if is_failed(outcome, config.fail_run_when):
         raise dg.Failure(
             f"{outcome.failures} of {outcome.total_races} races failed "

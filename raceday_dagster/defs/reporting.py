@@ -1,12 +1,23 @@
 """What a race or a batch says of itself: log lines on standard error, and metadata and messages in the UI."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import dagster as dg
 
-from raceday_dagster.errors import PipelineError
+from raceday_dagster.errors import PipelineError, RacedayError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.outcomes import RACE_BUDGET_MS, BatchProgress, ProcessResult, RaceError, Timings
+
+
+@contextmanager
+def failing_plainly() -> Iterator[None]:
+    """Fails the step with the one line of an expected error that the run cannot go on with."""
+    try:
+        yield
+    except RacedayError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 def fail_race(context: dg.OpExecutionContext, error: PipelineError, timings: Timings) -> ProcessResult:

@@ -139,7 +139,15 @@ class EmbeddedPostgres:
         """
         return self.create_database(name, owner=role, connection_limit=connection_limit)
 
-    def create_database(self, name: str, *, owner: str, connection_limit: int, template: str | None = None) -> str:
+    def create_database(
+        self,
+        name: str,
+        *,
+        owner: str,
+        connection_limit: int,
+        template: str | None = None,
+        synchronous_commit: bool = True,
+    ) -> str:
         """Have a database of that name and its owning role.
 
         Args:
@@ -147,12 +155,13 @@ class EmbeddedPostgres:
             owner: Its role, which is made, or gets the limit.
             connection_limit: The most connections the role may have at once, over all its databases.
             template: A database without connections to copy; None for an empty one.
+            synchronous_commit: False for an owner whose last commits may be lost at a power cut.
 
         Returns:
             The database's URL for its owner.
         """
         with databases.connect(self.superuser_url()) as connection:
-            databases.ensure_role(connection, owner, connection_limit)
+            databases.ensure_role(connection, owner, connection_limit, synchronous_commit=synchronous_commit)
             databases.ensure_database(connection, name, owner, template)
         return databases.build_url(owner, name, self.status().socket_dir)
 

@@ -100,8 +100,9 @@ def open_sandbox(
             added["DATABASE_URL"] = server.create_application_database(name, connection_limit=settings.db_pool_max)
             upgrade(added["DATABASE_URL"])
             if settings.dagster_pg_url is None:
+                # A run commits over a hundred events; none is worth a wait for the disk.
                 added["DAGSTER_PG_URL"] = server.create_database(
-                    "dagster", owner="dagster", connection_limit=DAGSTER_CONNECTION_LIMIT
+                    "dagster", owner="dagster", connection_limit=DAGSTER_CONNECTION_LIMIT, synchronous_commit=False
                 )
         simulator = None
         if "NZTAB_API_URL" not in environment:

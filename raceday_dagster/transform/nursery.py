@@ -5,25 +5,80 @@
 process, may be running already with other modules in it, and makes each child run the parent's main module again
 (for ``dagster`` that is half a second and a hundred megabytes). Hence one of our own, and no main module.
 
-Written against CPython 3.11 to 3.13, whose ``popen_forkserver.Popen._launch`` this follows.
+The server itself is a fork of this process that closes every descriptor it has no use for: a batch pays for no
+interpreter, and for no import that its process has made already.
+
+Written against CPython 3.11 to 3.13, whose ``popen_forkserver.Popen._launch`` and ``ForkServer.ensure_running`` this
+follows.
 """
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
+import socket
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver, popen_forkserver, reduction, resource_tracker, spawn, util
 from multiprocessing.context import ForkServerContext, ForkServerProcess, set_spawning_popen
 from multiprocessing.process import BaseProcess
+from typing import NoReturn
 
 PRELOAD = ["raceday_dagster.transform.worker_preload"]
 MAIN_MODULE_KEYS = ("init_main_from_name", "init_main_from_path")
 
-_SERVER = forkserver.ForkServer()
-"""Started with the first worker, ends with the process. Shared by all pools of the process: it holds no state."""
+
+class _Server(forkserver.ForkServer):
+    _lock: threading.Lock
+    _forkserver_address: str | None
+    _forkserver_alive_fd: int | None
+    _forkserver_pid: int | None
+
+    def fork(self) -> None:
+        """Starts the server as a fork of this process, unless it runs. Left undone, the first worker spawns it."""
+        with self._lock, socket.socket(socket.AF_UNIX) as listener, warnings.catch_warnings():
+            if self._forkserver_pid is not None:
+                return
+            address = os.path.join(util.get_temp_dir(), f"nursery-{os.getpid()}")
+            listener.bind(address)
+            os.chmod(address, 0o600)
+            listener.listen()
+            is_alive, alive = os.pipe()
+            # Python warns of threads, whose locks a fork copies: the child takes none that they could hold.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+            if pid == 0:
+                _serve(listener.fileno(), is_alive)
+            os.close(is_alive)
+            self._forkserver_address, self._forkserver_alive_fd, self._forkserver_pid = address, alive, pid
+
+
+def _serve(listener: int, is_alive: int) -> NoReturn:
+    """The life of the forked server; it ends when the last holder of the pipe's other end does."""
+    status = 1
+    try:
+        # What the parent had thrown away but not yet collected stays: a database connection among it would say goodbye
+        # on a socket that is the parent's.
+        gc.freeze()
+        start = 3
+        for descriptor in sorted((listener, is_alive)):
+            os.closerange(start, descriptor)
+            start = descriptor + 1
+        os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        forkserver.main(listener, is_alive, PRELOAD)
+    except SystemExit:
+        status = 0
+    finally:
+        os._exit(status)
+
+
+_SERVER = _Server()
+"""Started with the first pool, ends with the process. Shared by all pools of the process: it holds no state."""
 _SERVER.set_forkserver_preload(PRELOAD)
 
 
@@ -79,4 +134,6 @@ def _interrupts_blocked() -> Iterator[None]:
 
 def build_context() -> ForkServerContext:
     """A multiprocessing context whose processes come from our fork server."""
+    if threading.current_thread() is threading.main_thread():
+        _SERVER.fork()
     return _Context()

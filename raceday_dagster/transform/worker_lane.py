@@ -15,11 +15,14 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
-from pebble import ProcessExpired, ProcessPool
+from pebble import CONSTS, ProcessExpired, ProcessPool
 
 from raceday_dagster.transform.worker_process import Calculation, answer, get_ready, join_parent
 
 Answer = TypeVar("Answer")
+
+# How often pebble's threads look up: a pool ends up to this long after it was told to, at the end of every batch.
+CONSTS.sleep_unit = 0.02
 
 START_TIMEOUT_S = 30.0
 """For an interpreter and its imports on a machine under load."""

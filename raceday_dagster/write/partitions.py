@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from raceday_dagster.racing.records import Record
 from raceday_dagster.write.tables import PARTITIONED_TABLES
 from raceday_dagster.write.transactions import Transaction
 
@@ -38,8 +39,17 @@ def choose_days(now: datetime, days: Iterable[date] = ()) -> list[date]:
     return sorted({today + timedelta(days=ahead) for ahead in range(DAYS_AHEAD + 1)} | set(days))
 
 
-def create_partitions(transaction: Transaction, days: Iterable[date]) -> list[str]:
-    """Makes the partitions of ``days`` that are missing, in the caller's transaction, and returns their names."""
+class Partitions(Record):
+    """What there is after ``create_partitions``."""
+
+    made: tuple[str, ...]
+    """Names of the partitions that were missing."""
+    days: frozenset[date]
+    """Racing days that have a partition of every history table, those asked for and all others."""
+
+
+def create_partitions(transaction: Transaction, days: Iterable[date]) -> Partitions:
+    """Makes the partitions of ``days`` that are missing, in the caller's transaction."""
     values = {"key": PARTITION_LOCK_KEY, "parents": list(PARTITIONED_TABLES)}
     existing = set(transaction.run("lock", LOCK_AND_READ, values).scalars())
     missing = [
@@ -50,7 +60,19 @@ def create_partitions(transaction: Transaction, days: Iterable[date]) -> list[st
     ]
     for table, day in missing:
         _create_partition(transaction, table, day)
-    return [name_partition(table, day) for table, day in missing]
+    made = tuple(name_partition(table, day) for table, day in missing)
+    present = existing.union(made)
+    whole = {
+        day
+        for day in map(_read_day, present)
+        if all(name_partition(table, day) in present for table in PARTITIONED_TABLES)
+    }
+    return Partitions(made=made, days=frozenset(whole))
+
+
+def _read_day(partition: str) -> date:
+    year, month, day = partition.rsplit("_", 3)[1:]
+    return date(int(year), int(month), int(day))
 
 
 def _create_partition(transaction: Transaction, table: str, day: date) -> None:

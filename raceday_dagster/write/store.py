@@ -177,12 +177,12 @@ class RaceStore:
 
     def _create_partitions(self, days: Iterable[date], race_id: str, deadline_s: float) -> list[str]:
         wanted = choose_days(self._utc_now(), days)
-        made = self._transactions.run(
+        partitions = self._transactions.run(
             lambda transaction: create_partitions(transaction, wanted), race_id=race_id, deadline_s=deadline_s
         )
         with self._days_lock:
-            self._days.update(wanted)
-        return made
+            self._days.update(partitions.days)
+        return list(partitions.made)
 
     def _forget_days(self) -> None:
         with self._days_lock:

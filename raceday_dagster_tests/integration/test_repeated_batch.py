@@ -77,10 +77,7 @@ def test_a_batch_outlives_its_workers(day: RaceDay, capfd: pytest.CaptureFixture
 
 
 def find_workers() -> list[int]:
-    """Processes of the transform: the forkserver's children, and nobody else's."""
-    return [
-        child.pid
-        for server in psutil.Process().children()
-        if "forkserver" in " ".join(server.cmdline())
-        for child in server.children()
-    ]
+    """Processes of the transform: the children of the one child that is a fork of ours, and nobody else's."""
+    here = psutil.Process()
+    servers = [child for child in here.children() if child.cmdline() == here.cmdline()]
+    return [worker.pid for server in servers for worker in server.children()]

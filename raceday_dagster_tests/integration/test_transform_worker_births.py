@@ -17,7 +17,6 @@ PROGRAM = """
 import sys
 with open({diary!r}, "a") as diary:
     diary.write("main ran\\n")
-import dagster
 from raceday_dagster.errors import TransformError
 from raceday_dagster.transform.workers import TransformWorkers
 from raceday_dagster_tests.integration.transform_calculations import name_unwanted_modules
@@ -27,6 +26,22 @@ with TransformWorkers(1, calculation=name_unwanted_modules) as workers:
         workers.transform(open_event())
     except TransformError as error:
         print(error)
+"""
+
+SOCKETS = """
+import os
+import socket
+from raceday_dagster.errors import TransformError
+from raceday_dagster.transform.workers import TransformWorkers
+from raceday_dagster_tests.integration.transform_calculations import name_open_sockets
+from raceday_dagster_tests.unit.golden_race import open_event
+ours, theirs = socket.socketpair()
+with TransformWorkers(1, calculation=name_open_sockets) as workers:
+    try:
+        workers.transform(open_event())
+    except TransformError as error:
+        held = str(error).partition("sockets:")[2].split()
+        print([end for end in (ours, theirs) if str(os.fstat(end.fileno()).st_ino) in held], str(error)[:20])
 """
 
 ORPHANS = """
@@ -69,6 +84,19 @@ def test_a_worker_runs_nothing_of_the_program_that_started_it(tmp_path: Path, ki
     # No orchestrator, no database driver, no development dependency was imported in the worker.
     assert done.stdout.strip() == "LookupError: unwanted:"
     assert diary.read_text() == "main ran\n"
+
+
+def test_a_worker_holds_none_of_its_parents_sockets() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SOCKETS],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    # A database connection among them would outlive a kill of the parent, with its locks.
+    assert done.stdout.strip() == "[] LookupError: sockets", done.stderr
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:

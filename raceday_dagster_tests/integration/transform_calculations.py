@@ -8,9 +8,11 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import stat
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from raceday_dagster.racing.events import RaceEvent
@@ -77,3 +79,13 @@ def run_out_of_memory(event: RaceEvent) -> RaceSnapshot:
 
 def name_unwanted_modules(event: RaceEvent) -> RaceSnapshot:
     raise LookupError("unwanted: " + " ".join(name for name in UNWANTED if name in sys.modules))
+
+
+def name_open_sockets(event: RaceEvent) -> RaceSnapshot:
+    inodes = []
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):  # the listing's own descriptor is gone by now
+            status = os.fstat(descriptor)
+            if stat.S_ISSOCK(status.st_mode):
+                inodes.append(str(status.st_ino))
+    raise LookupError("sockets: " + " ".join(inodes))

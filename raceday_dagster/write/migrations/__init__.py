@@ -90,8 +90,8 @@ def _upgrade(connection: Connection) -> UpgradeReport:
     except CommandError as error:
         raise DatabaseError(f"{describe_place(connection.engine)} cannot be upgraded: {error}") from error
     transaction = Transaction(connection, ends_s=time.monotonic() + PARTITIONS_DEADLINE_S, monotonic=time.monotonic)
-    made = create_partitions(transaction, choose_days(datetime.now(UTC)))
-    return UpgradeReport(from_revision=before, to_revision=REVISION, partitions=tuple(made))
+    made = create_partitions(transaction, choose_days(datetime.now(UTC))).made
+    return UpgradeReport(from_revision=before, to_revision=REVISION, partitions=made)
 
 
 def _config(connection: Connection | None = None) -> Config:
