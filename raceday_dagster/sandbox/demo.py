@@ -67,8 +67,10 @@ def run_demo(environment: Mapping[str, str]) -> None:
         try:
             races = read_next_races(engine, after=simulation.first_start + timedelta(hours=2), limit=RACES)
             run_ids = _poll(stage, races)
-            console.print(build_polls_table(read_polls(engine, run_ids), races))
-            console.print(build_movers_table(read_movers(engine, [race.race_id for race in races], run_ids), races))
+            movers = read_movers(engine, [race.race_id for race in races], run_ids)
+            for table in (build_polls_table(read_polls(engine, run_ids), races), build_movers_table(movers, races)):
+                console.print()
+                console.print(table)
         finally:
             engine.dispose()
     _say_what_next(console)
@@ -102,7 +104,7 @@ def _choose_day(now: datetime) -> Simulation:
 
 def _say_what_next(console: Console) -> None:
     console.print(
-        "What to type next:\n"
+        "\nWhat to type next:\n"
         "  [bold]make dev[/bold]    the Dagster UI on a simulated day, at http://127.0.0.1:3000\n"
         "  [bold]make test[/bold]   the tests\n"
         "  [bold].venv/bin/raceday sandbox -- dagster job execute"

@@ -18,7 +18,7 @@ def build_polls_table(polls: Sequence[PollLine], races: Sequence[NextRace]) -> T
     table = _start_table("Every poll of every race, in milliseconds")
     table.add_column("race", no_wrap=True)
     for heading in ("poll", "fetch", "transform", "write", "total", "rows", "quality"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
     for race in races:
         mine = [poll for poll in polls if poll.race_id == race.race_id]
@@ -41,8 +41,8 @@ def build_movers_table(movers: Sequence[Mover], races: Sequence[NextRace]) -> Ta
     table = _start_table("Where the money moved: share of all money on the race, first poll to last")
     table.add_column("race", no_wrap=True)
     table.add_column("runner", no_wrap=True)
-    for heading in ("before", "now", "moved", "win pool $", "fixed win"):
-        table.add_column(heading, justify="right")
+    for heading in ("before", "now", "moved", "win pool $", "price"):
+        table.add_column(heading, justify="right", no_wrap=True)
     titles = {race.race_id: race.title for race in races}
     for race_id, group in groupby(movers, key=lambda mover: mover.race_id):
         runners = list(group)
@@ -63,4 +63,12 @@ def build_movers_table(movers: Sequence[Mover], races: Sequence[NextRace]) -> Ta
 
 
 def _start_table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
