@@ -22,7 +22,7 @@ import socket
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, popen_forkserver, reduction, resource_tracker, spawn, util
 from multiprocessing.context import ForkServerContext, ForkServerProcess, set_spawning_popen
 from multiprocessing.process import BaseProcess
@@ -64,11 +64,9 @@ def _serve(listener: int, is_alive: int) -> NoReturn:
         # What the parent had thrown away but not yet collected stays: a database connection among it would say goodbye
         # on a socket that is the parent's.
         gc.freeze()
-        start = 3
-        for descriptor in sorted((listener, is_alive)):
-            os.closerange(start, descriptor)
-            start = descriptor + 1
-        os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+        for descriptor in {int(name) for name in os.listdir("/dev/fd")} - {0, 1, 2, listener, is_alive}:
+            with suppress(OSError):  # the listing's own is closed already
+                os.close(descriptor)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         forkserver.main(listener, is_alive, PRELOAD)
     except SystemExit:
