@@ -10,10 +10,13 @@ import psutil
 SAMPLE_S = 0.02
 
 
-def read_cpu_s(root: psutil.Process) -> float:
-    """CPU-seconds of a process, of its living descendants and of all the children they have waited for."""
+def read_cpu_s(root: psutil.Process, besides: int | None = None) -> float:
+    """CPU-seconds of a process, of its living descendants and of all the children they have waited for; without those
+    of the descendant whose pid is ``besides``."""
     total = 0.0
     for process in (root, *root.children(recursive=True)):
+        if process.pid == besides:
+            continue
         try:
             times = process.cpu_times()
         except psutil.NoSuchProcess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import signal
@@ -13,11 +14,17 @@ from typing import Any
 
 import click
 
-from raceday_dagster.errors import RacedayError
+from raceday_dagster.errors import RacedayError, SandboxError
 from raceday_dagster.sandbox.command import run_command, wait_for_stop
 from raceday_dagster.sandbox.demo import run_demo
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-from raceday_dagster.sandbox.sandbox import choose_simulation, kept_mark, open_sandbox
+from raceday_dagster.sandbox.sandbox import (
+    choose_simulation,
+    create_dagster_database,
+    kept_mark,
+    open_lock,
+    open_sandbox,
+)
 from raceday_dagster.settings import Settings
 from raceday_dagster.simulator.server import serve
 from raceday_dagster.write.migrations import upgrade
@@ -47,7 +54,13 @@ def demo() -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
-@click.option("--speed", default=1.0, show_default=True, help="Simulated seconds per second.")
+@click.option(
+    "--speed",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Simulated seconds per second. What is due goes by the real time.",
+)
 @click.option("--allow-simulated-data", is_flag=True, help="Let simulated races into the DATABASE_URL that is set.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def sandbox(speed: float, allow_simulated_data: bool, command: Sequence[str]) -> None:
@@ -67,25 +80,38 @@ def sandbox(speed: float, allow_simulated_data: bool, command: Sequence[str]) ->
 
 
 @main.command()
-@click.option("--port", default=0, show_default=True, help="Port on 127.0.0.1; 0 is any free one.")
+@click.option(
+    "--port", default=0, show_default=True, type=click.IntRange(0, 65_535), help="Port on 127.0.0.1; 0 is any free one."
+)
 @click.option("--seed", type=int, help="Another seed, another day.")
-@click.option("--speed", default=1.0, show_default=True, help="Simulated seconds per second; 0 stands still.")
-@click.option("--latency-ms", default=0, show_default=True, help="Added to every answer for a race.")
+@click.option(
+    "--speed",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Simulated seconds per second; 0 stands still.",
+)
+@click.option(
+    "--latency-ms", default=0, show_default=True, type=click.IntRange(min=0), help="Added to every answer for a race."
+)
 @click.option("--racing-day", type=click.DateTime(["%Y-%m-%d"]), help="The day's label.")
 def simulate(port: int, seed: int | None, speed: float, latency_ms: int, racing_day: datetime | None) -> None:
     """Serve the simulated NZ TAB API on 127.0.0.1 until Ctrl-C."""
     chosen = choose_simulation(datetime.now(UTC), speed)
     day: date = racing_day.date() if racing_day else chosen.racing_day
-    serve(
-        port=port,
-        seed=chosen.seed if seed is None else seed,
-        racing_day=day,
-        first_start=None if racing_day else chosen.first_start,
-        now=None if racing_day else datetime.now(UTC),
-        speed=speed,
-        latency_ms=latency_ms,
-        announce=lambda url: click.echo(f"export NZTAB_API_URL={url}"),
-    )
+    try:
+        serve(
+            port=port,
+            seed=chosen.seed if seed is None else seed,
+            racing_day=day,
+            first_start=None if racing_day else chosen.first_start,
+            now=None if racing_day else datetime.now(UTC),
+            speed=speed,
+            latency_ms=latency_ms,
+            announce=lambda url: click.echo(f"export NZTAB_API_URL={url}"),
+        )
+    except OSError as error:
+        raise SandboxError(f"cannot listen on 127.0.0.1:{port}: {error.strerror}") from error
 
 
 @main.group()
@@ -95,22 +121,30 @@ def db() -> None:
 
 @db.command()
 def start() -> None:
-    """Start the embedded server and keep it running."""
-    home = _home()
-    server = EmbeddedPostgres(home)
-    server.start()
-    kept_mark(home).touch()
+    """Start the embedded server, keep it running, and print where it is."""
     settings = Settings.from_environment()
+    home = settings.raceday_home.resolve()
+    server = EmbeddedPostgres(home)
+    with open_lock(home) as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # a sandbox that ends meanwhile leaves the server alone
+        server.start()
+        kept_mark(home).touch()
     url = server.create_application_database(connection_limit=settings.db_pool_max)
     click.echo(f"export DATABASE_URL={shlex.quote(url)}")
+    click.echo(f"export DAGSTER_PG_URL={shlex.quote(create_dagster_database(server))}")
 
 
 @db.command()
 def stop() -> None:
     """Stop the embedded server."""
     home = _home()
-    EmbeddedPostgres(home).stop()
-    kept_mark(home).unlink(missing_ok=True)
+    with open_lock(home) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SandboxError(f"a sandbox is running in {home} and needs the server; end it first") from None
+        EmbeddedPostgres(home).stop()
+        kept_mark(home).unlink(missing_ok=True)
 
 
 @db.command()

@@ -94,6 +94,8 @@ class InFlight(Record):
     race_id: str
     started_s: float
     """Reading of ``time.monotonic`` when the first stage began."""
+    ends_s: float
+    """Reading of ``time.monotonic`` at which the race must have ended."""
     polled_at: datetime
     timings: Timings
 

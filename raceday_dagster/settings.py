@@ -20,7 +20,7 @@ from pydantic import (
 
 from raceday_dagster.errors import SettingsError
 
-HINT = "`raceday sandbox` prints a working one"
+SANDBOX = "`raceday sandbox -- COMMAND` runs a command with a working one"
 
 
 def normalise_database_url(url: str) -> str:
@@ -46,8 +46,9 @@ def _http_url(value: str) -> str:
     parts = urlsplit(value.strip())
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("must be an http:// or https:// URL")
-    if parts.username or parts.query or parts.fragment:
+    if "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("must not hold credentials, a query or a fragment")
+    _ = parts.port  # raises ValueError for what is no port
     return value.strip().rstrip("/")
 
 
@@ -117,7 +118,11 @@ class Settings(BaseModel):
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             variable = str(first["loc"][0]).upper()
             rule = first["msg"].removeprefix("Value error, ")
-            raise SettingsError(f"{variable} is wrong: {_lower_first(rule)}; {HINT}") from None
+            default = cls.model_fields[variable.lower()].default
+            shown = "" if default is None else f" (the default is {_show(default)})"
+            raise SettingsError(
+                f"{variable} is wrong: {_lower_first(rule)}; correct it, or unset it{shown}: {SANDBOX}"
+            ) from None
 
     def require_database_url(self) -> SecretStr:
         """The database to write to.
@@ -127,8 +132,7 @@ class Settings(BaseModel):
         """
         if self.database_url is None:
             raise SettingsError(
-                "DATABASE_URL is not set: it must be a URL like postgresql://user:password@host/database; "
-                "`raceday sandbox -- COMMAND` runs a command with a working one"
+                "DATABASE_URL is not set: it must be a URL like postgresql://user:password@host/database; " + SANDBOX
             )
         return self.database_url
 
@@ -154,6 +158,10 @@ class Settings(BaseModel):
             partner_name=self.nztab_partner_name or "",
             partner_id=self.nztab_partner_id or "",
         )
+
+
+def _show(default: object) -> str:
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def _lower_first(text: str) -> str:

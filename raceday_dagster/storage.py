@@ -27,20 +27,32 @@ from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
 from dagster_postgres.storage import DagsterPostgresStorage
-from dagster_postgres.utils import DagsterPostgresException
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool
+
+from raceday_dagster.event_buffer import ROWS_AT_ONCE, EventBuffer, Row
 
 URL_VARIABLE = "DAGSTER_PG_URL"
 POOL_SIZE = 2
-CONNECT_TIMEOUT_S = 5
+CONNECT_ARGUMENTS = {
+    "connect_timeout": 5,  # seconds
+    # A host that vanishes is noticed in 11 s, where the system's own defaults are two hours, and 15 minutes while
+    # something sent waits to be acknowledged.
+    "keepalives_idle": 5,  # seconds
+    "keepalives_interval": 2,  # seconds
+    "keepalives_count": 3,
+    "tcp_user_timeout": 11_000,  # milliseconds
+}
 REACH_WITHIN_S = 3.0  # a server that restarts is back by then
+WRITE_WITHIN_S = 10.0  # with a run to lose, longer than dagster-postgres tries
 _ADVICE = "`raceday sandbox -- COMMAND` runs a command with a working one."
 
+_EVENTS = SqlEventLogStorageTable.c
 _INSERT_EVENT = SqlEventLogStorageTable.insert().inline()
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
+_event_logs: "weakref.WeakSet[_EventLogStorage]" = weakref.WeakSet()
 
 
 class StorageError(click.ClickException):
@@ -62,7 +74,7 @@ class PooledPostgresStorage(DagsterPostgresStorage):
     ) -> None:
         url = normalise_url(postgres_url)
         engine = build_engine(url)
-        wait_until_reachable(engine)
+        open_connection(engine, REACH_WITHIN_S).close()
         self.postgres_url = url.render_as_string(hide_password=False)
         self.should_autocreate_tables = should_autocreate_tables
         self._inst_data = inst_data
@@ -100,7 +112,6 @@ def normalise_url(url: str) -> URL:
 
 def build_engine(url: URL) -> Engine:
     """Build the engine that the storages of a process share."""
-    timeout = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S}
     engine = create_engine(
         url,
         isolation_level="AUTOCOMMIT",
@@ -108,84 +119,31 @@ def build_engine(url: URL) -> Engine:
         pool_size=POOL_SIZE,
         max_overflow=-1,
         pool_pre_ping=True,  # 0.1 ms, and a restart of the server goes unnoticed
-        connect_args=timeout,
+        insertmanyvalues_page_size=ROWS_AT_ONCE,  # more would be several statements, each stored or not
+        connect_args={name: value for name, value in CONNECT_ARGUMENTS.items() if name not in url.query},
     )
     _engines.add(engine)
     return engine
 
 
-def wait_until_reachable(
+def open_connection(
     engine: Engine,
-    within_s: float = REACH_WITHIN_S,
+    within_s: float,
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> None:
-    """Try to connect for `within_s`. Raises `StorageError` with the server's reason."""
+) -> Connection:
+    """Try to connect for `within_s`, without a word in the logs. Raises `StorageError` with the server's reason."""
     give_up_at_s = clock() + within_s
     while True:
         try:
-            engine.connect().close()
+            return engine.connect()
         except DBAPIError as error:
             if clock() >= give_up_at_s:
                 reason = str(error.orig).strip().partition("\n")[0]
                 address = engine.url.set(query={}).render_as_string(hide_password=True)  # a query may hold one too
                 raise StorageError(f"Dagster's storage {address} cannot be reached: {reason}. {_ADVICE}") from error
             sleep(0.3)
-        else:
-            return
-
-
-class _EventBuffer:
-    """Rows on their way to the database, in order. When the thread cannot write them, whoever adds the next one does,
-    and gets the error that the stock storage would have raised there."""
-
-    def __init__(self, write: Callable[[list[dict[str, Any]]], None]) -> None:
-        self._write = write
-        self._writing = threading.Lock()
-        self._changed = threading.Condition()
-        self._gathered: list[dict[str, Any]] = []
-        self._is_open = True
-        self._thread = threading.Thread(target=self._work, name="event buffer", daemon=True)
-        self._thread.start()
-
-    def add(self, row: dict[str, Any]) -> None:
-        with self._changed:
-            self._gathered.append(row)
-            self._changed.notify()
-        if not self._thread.is_alive():
-            self.flush()
-
-    def flush(self) -> None:
-        with self._writing:
-            with self._changed:
-                rows, self._gathered = self._gathered, []
-            if not rows:
-                return
-            try:
-                self._write(rows)
-            except BaseException:
-                with self._changed:
-                    self._gathered[:0] = rows
-                raise
-
-    def close(self) -> None:
-        with self._changed:
-            self._is_open = False
-            self._changed.notify()
-        self._thread.join()
-        self.flush()
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._gathered or not self._is_open)
-                if not self._gathered:
-                    return
-            try:
-                self.flush()
-            except (SQLAlchemyError, DagsterPostgresException):
-                return
 
 
 class _RunStorage(PostgresRunStorage):
@@ -199,7 +157,12 @@ class _RunStorage(PostgresRunStorage):
 
 
 class _EventLogStorage(PostgresEventLogStorage):
-    _buffer: "_EventBuffer | None" = None
+    _buffer: EventBuffer | None = None
+
+    def __init__(self, postgres_url: str, should_autocreate_tables: bool) -> None:
+        super().__init__(postgres_url, should_autocreate_tables)
+        self.forget_buffer()
+        _event_logs.add(self)
 
     def store_event(self, event: dg.EventLogEntry) -> None:
         """Store an event with one statement, compiled once.
@@ -211,34 +174,58 @@ class _EventLogStorage(PostgresEventLogStorage):
             super().store_event(event)
             return
         row = self._event_to_row(event)
-        if self._buffer is None:
+        buffer = self._buffer
+        if buffer is None:
             self._insert([row])
+        elif event.step_key is None:  # what is said of the run itself is the end of a chapter
+            buffer.flush(row)
         else:
-            self._buffer.add(row)
-            if event.step_key is None:  # what is said of the run itself is the end of a chapter
-                self._buffer.flush()
+            buffer.add(row)
 
     @contextmanager
     def buffered(self) -> Iterator[None]:
         """Let a thread write what the steps of a run say, while they go on. All of it is written when the block ends,
         before an event of the run itself, and before anything is read; a process that is killed loses the last few
         milliseconds. Without it each step waits for its own events in turn, and with it most of them share a statement.
+        Runs at the same time share a buffer.
         """
-        self._buffer = _EventBuffer(self._insert)
+        with self._entering:
+            buffer = self._buffer = self._buffer or EventBuffer(self._insert, self._is_stored)
+            self._users += 1
         try:
             yield
         finally:
-            buffer, self._buffer = self._buffer, None
-            buffer.close()
+            if self._buffer is buffer:  # and not in a process forked meanwhile
+                self._leave(buffer)
 
-    def _insert(self, rows: list[dict[str, Any]]) -> None:
-        with super()._connect() as connection:
+    def _leave(self, buffer: EventBuffer) -> None:
+        with self._entering:
+            self._users -= 1
+            if self._users:
+                buffer.flush()
+                return
+            try:
+                buffer.close()
+            finally:
+                self._buffer = None
+
+    def forget_buffer(self) -> None:
+        self._buffer, self._users, self._entering = None, 0, threading.Lock()
+
+    def _insert(self, rows: list[Row]) -> None:
+        with open_connection(self._engine, WRITE_WITHIN_S) as connection:
             connection.execute(_INSERT_EVENT, rows)
+
+    def _is_stored(self, row: Row) -> bool:
+        same = select(_EVENTS.id).where(_EVENTS.run_id == row["run_id"], _EVENTS.event == row["event"]).limit(1)
+        with open_connection(self._engine, WRITE_WITHIN_S) as connection:
+            return connection.execute(same).first() is not None
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
-        if self._buffer is not None:
-            self._buffer.flush()
+        buffer = self._buffer
+        if buffer is not None:
+            buffer.flush()
         with super()._connect() as connection:
             yield connection
 
@@ -257,10 +244,12 @@ class _ScheduleStorage(PostgresScheduleStorage):
         super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)
 
 
-def _forget_connections_of_parent() -> None:
-    """In a forked child: the sockets belong to the parent, which goes on using them."""
+def _leave_all_to_parent() -> None:
+    """In a forked child: the parent goes on using the sockets, and its thread writes what is gathered."""
     for engine in _engines:
         engine.dispose(close=False)
+    for event_log in _event_logs:
+        pass
 
 
-os.register_at_fork(after_in_child=_forget_connections_of_parent)
+os.register_at_fork(after_in_child=_leave_all_to_parent)

@@ -6,12 +6,12 @@ from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
 
 import dagster as dg
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from raceday_dagster.defs.batch_ops import Batch, begin_batch
-from raceday_dagster.defs.partitions import build_mapping_key, race_partitions
+from raceday_dagster.defs.batch_ops import Batch, send_races
+from raceday_dagster.defs.partitions import RACES
 from raceday_dagster.defs.progress import ProgressBoard
-from raceday_dagster.defs.reporting import failing_plainly
+from raceday_dagster.defs.refusals import failing_plainly
 from raceday_dagster.errors import FetchError
 from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.logs import get_logger
@@ -32,21 +32,15 @@ class FetchMeetings(dg.Config):
         default="", description="The racing day, YYYY-MM-DD as the TAB labels it. Empty: today in New Zealand."
     )
 
-    @field_validator("racing_day")
-    @classmethod
-    def _is_date(cls, value: str) -> str:
-        if value:
-            date.fromisoformat(value)
-        return value
-
 
 @dg.op(description="Meetings and races of a racing day, every page of the list, as the settings filter them.")
 def fetch_meetings(
-    context: dg.OpExecutionContext, config: FetchMeetings, racing_api: dg.ResourceParam[RacingApi]
+    context: dg.OpExecutionContext,
+    config: FetchMeetings,
+    settings: dg.ResourceParam[Settings],
+    racing_api: dg.ResourceParam[RacingApi],
 ) -> RacingDay:
-    settings = Settings.from_environment()
-    today = datetime.now(UTC).astimezone(NEW_ZEALAND).date()
-    racing_day = date.fromisoformat(config.racing_day) if config.racing_day else today
+    racing_day = choose_racing_day(config.racing_day, datetime.now(UTC))
     log = get_logger(run_id=context.run_id)
     log.info("daily_initialization_start", nz_date=racing_day)
     began_s = time.monotonic()
@@ -54,7 +48,9 @@ def fetch_meetings(
         listed = racing_api.fetch_racing_day(racing_day, deadline_s=LIST_DEADLINE_S)
     except FetchError as error:
         log.error("daily_initialization_failed", nz_date=racing_day, error=error.message, retryable=error.retryable)
-        raise dg.Failure(f"The meetings of {racing_day} could not be read: {error.message}") from error
+        raise dg.Failure(
+            f"The meetings of {racing_day} could not be read: {error.message}", allow_retries=False
+        ) from error
     chosen = select_meetings(listed, countries=settings.race_countries, categories=settings.race_categories)
     for rejected in listed.rejected:
         context.log.warning(f"Meeting {rejected.meeting_id or 'without id'} left out: {rejected.reason}")
@@ -82,12 +78,11 @@ def write_meetings(
     progress_board: dg.ResourceParam[ProgressBoard],
 ) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
     race_ids = [race.race_id for race in sorted(day.races, key=lambda race: (race.start_time, race.race_id))]
-    batch = begin_batch(context, race_ids, race_store, progress_board, budget_ms=BASELINE_BUDGET_MS)
     began_s = time.monotonic()
     with failing_plainly():
         created = race_store.ensure_partitions([day.racing_day])
         counts = race_store.write_racing_day(day)
-    context.instance.add_dynamic_partitions(race_partitions.name or "", race_ids)
+    context.instance.add_dynamic_partitions(RACES, race_ids)
     write_ms = round(1000 * (time.monotonic() - began_s))
     get_logger(run_id=context.run_id).info(
         "daily_initialization_complete",
@@ -98,6 +93,25 @@ def write_meetings(
         duration_ms=write_ms,
     )
     metadata = {"write_ms": write_ms, "rows/meetings": counts.meetings, "rows/races": counts.races}
-    yield dg.Output(batch, "batch", metadata={**metadata, "history_partitions_created": created})
-    for race_id in race_ids:
-        yield dg.DynamicOutput(race_id, build_mapping_key(race_id), "races")
+    yield from send_races(
+        context,
+        race_ids,
+        race_store,
+        progress_board,
+        budget_ms=BASELINE_BUDGET_MS,
+        metadata={**metadata, "history_partitions_created": created},
+    )
+
+
+def choose_racing_day(asked_for: str, now: datetime) -> date:
+    """The racing day of a run's config; without one, the date in New Zealand at ``now``.
+
+    Raises:
+        dagster.Failure: What was asked for is no date.
+    """
+    if not asked_for:
+        return now.astimezone(NEW_ZEALAND).date()
+    try:
+        return date.fromisoformat(asked_for)
+    except ValueError:
+        raise dg.Failure(f"racing_day must be a date like 2026-01-31, not {asked_for!r}", allow_retries=False) from None

@@ -1,9 +1,10 @@
 """Both ends of a batch: which races are in it, and what it came to."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -11,7 +12,7 @@ from pydantic import Field
 from raceday_dagster.defs.concurrency import lower_concurrency, read_requested_concurrency
 from raceday_dagster.defs.partitions import build_mapping_key
 from raceday_dagster.defs.progress import ProgressBoard
-from raceday_dagster.defs.reporting import failing_plainly
+from raceday_dagster.defs.refusals import failing_plainly
 from raceday_dagster.defs.summary import build_summary_metadata, log_pool_use, log_summary, warn_of_budgets
 from raceday_dagster.logs import get_logger
 from raceday_dagster.outcomes import BATCH_BUDGET_MS, BatchOutcome, PoolUse, ProcessResult, WorkerUse
@@ -55,27 +56,57 @@ class SummariseBatch(dg.Config):
 
     fail_run_when: FailRunWhen = Field(
         default=FailRunWhen.all,
-        description="Fail the run, after its summary is stored, when all its races failed (default), when any did, "
-        "or never.",
+        description="Fail the run, after its summary is stored: when races failed and none succeeded (all), "
+        "when any failed, or never.",
     )
 
 
 @dg.op(
-    description="The races of this batch: the partition's race, those asked for, or every race that is due.",
+    description="The races of this batch: those asked for, or every stored race that is due.",
     out={"races": dg.DynamicOut(str), "batch": dg.Out(Batch)},
 )
 def select_races(
     context: dg.OpExecutionContext,
     config: SelectRaces,
+    settings: dg.ResourceParam[Settings],
     race_store: dg.ResourceParam[RaceStore],
     progress_board: dg.ResourceParam[ProgressBoard],
 ) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
     with failing_plainly():
         race_store.ensure_partitions()
-    asked_for = [context.partition_key] if context.has_partition_key else config.race_ids
-    race_ids = list(dict.fromkeys(asked_for)) or _read_due_races(context, race_store)
-    batch = begin_batch(context, race_ids, race_store, progress_board, budget_ms=BATCH_BUDGET_MS)
-    yield dg.Output(batch, "batch", metadata={"races": len(race_ids)})
+        race_ids = list(dict.fromkeys(config.race_ids)) or _read_due_races(context, settings, race_store)
+    yield from send_races(context, race_ids, race_store, progress_board, budget_ms=BATCH_BUDGET_MS)
+
+
+@dg.op(description="The race of this run's partition.", out={"races": dg.DynamicOut(str), "batch": dg.Out(Batch)})
+def select_race(
+    context: dg.OpExecutionContext,
+    race_store: dg.ResourceParam[RaceStore],
+    progress_board: dg.ResourceParam[ProgressBoard],
+) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
+    if not context.has_partition_key:
+        raise dg.Failure(
+            "process_race polls the race of its partition and was given none: choose one in the UI, or type "
+            "process_races with race_ids",
+            allow_retries=False,
+        )
+    with failing_plainly():
+        race_store.ensure_partitions()
+    yield from send_races(context, [context.partition_key], race_store, progress_board, budget_ms=BATCH_BUDGET_MS)
+
+
+def send_races(
+    context: dg.OpExecutionContext,
+    race_ids: Sequence[str],
+    race_store: RaceStore,
+    board: ProgressBoard,
+    *,
+    budget_ms: int,
+    metadata: Mapping[str, Any] | None = None,
+) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
+    """The outputs of an op that begins a batch: the batch, then each race under a mapping key of its own."""
+    batch = begin_batch(context, race_ids, race_store, board, budget_ms=budget_ms)
+    yield dg.Output(batch, "batch", metadata={"races": len(race_ids), **(metadata or {})})
     for race_id in race_ids:
         yield dg.DynamicOutput(race_id, build_mapping_key(race_id), "races")
 
@@ -110,13 +141,9 @@ def begin_batch(
     return batch
 
 
-def _read_due_races(context: dg.OpExecutionContext, race_store: RaceStore) -> list[str]:
-    settings = Settings.from_environment()
+def _read_due_races(context: dg.OpExecutionContext, settings: Settings, race_store: RaceStore) -> list[str]:
     now = datetime.now(UTC)
-    with failing_plainly():
-        stored = race_store.read_polled_races(
-            now, countries=settings.race_countries, categories=settings.race_categories
-        )
+    stored = race_store.read_polled_races(now, countries=settings.race_countries, categories=settings.race_categories)
     due = choose_due_races(stored, now)
     if not due:
         known = f"{len(stored)} races are stored around now" if stored else "no race is stored around now"
@@ -170,5 +197,5 @@ def summarise_batch(
 def is_failed(outcome: BatchOutcome, policy: FailRunWhen) -> bool:
     """Whether the run of this batch is red under a policy. An empty batch never is."""
     if policy is FailRunWhen.all:
-        return 0 < outcome.failures == outcome.total_races
+        return outcome.failures > 0 and outcome.successes == 0
     return policy is FailRunWhen.any and outcome.failures > 0

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from raceday_dagster.defs.refusals import refusing_plainly
 from raceday_dagster.executor import build_threaded_executor
 from raceday_dagster.logs import get_logger
 from raceday_dagster.settings import Settings
@@ -22,7 +23,8 @@ def read_requested_concurrency(run_config: Mapping[str, Any]) -> int:
 
 
 def _lower_to_pool(requested: int) -> int:
-    pool_max = Settings.from_environment().db_pool_max
+    with refusing_plainly():
+        pool_max = Settings.from_environment().db_pool_max
     effective = lower_concurrency(requested, pool_max)
     if effective != requested:
         get_logger().warning(

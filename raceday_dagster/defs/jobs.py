@@ -3,7 +3,7 @@
 import dagster as dg
 
 from raceday_dagster.defs.baseline_ops import fetch_meetings, write_meetings
-from raceday_dagster.defs.batch_ops import select_races, summarise_batch
+from raceday_dagster.defs.batch_ops import select_race, select_races, summarise_batch
 from raceday_dagster.defs.concurrency import race_executor
 from raceday_dagster.defs.partitions import race_partitions
 from raceday_dagster.defs.race_ops import fetch_race, transform_race, write_race
@@ -26,6 +26,13 @@ def poll_races() -> BatchOutcome:
     return outcome
 
 
+@dg.graph(description="One poll of the partition's race, and its summary.")
+def poll_race() -> BatchOutcome:
+    selected = select_race()
+    outcome: BatchOutcome = summarise_batch(selected.batch, selected.races.map(process_race).collect())
+    return outcome
+
+
 @dg.graph(description="A racing day from its list: meetings, races, then every race once.")
 def load_racing_day() -> BatchOutcome:
     written = write_meetings(fetch_meetings())
@@ -40,7 +47,7 @@ process_races_job = poll_races.to_job(
     tags=NO_RUN_RETRY,
 )
 
-process_race_job = poll_races.to_job(
+process_race_job = poll_race.to_job(
     name="process_race",
     description="Polls one race, the partition: by hand, as a replay, or as a backfill of many.",
     executor_def=race_executor,

@@ -4,7 +4,8 @@ import re
 
 import dagster as dg
 
-race_partitions = dg.DynamicPartitionsDefinition(name="races")
+RACES = "races"
+race_partitions = dg.DynamicPartitionsDefinition(name=RACES)
 
 
 def build_mapping_key(race_id: str) -> str:

@@ -39,6 +39,7 @@ def measure_ms(since_s: float) -> int:
 def fetch_race(
     context: dg.OpExecutionContext,
     race_id: str,
+    settings: dg.ResourceParam[Settings],
     racing_api: dg.ResourceParam[RacingApi],
     progress_board: dg.ResourceParam[ProgressBoard],
 ) -> Record:
@@ -46,9 +47,9 @@ def fetch_race(
     progress_board.start_race()
     started_s = time.monotonic()
     log.info("pipeline_start")
-    deadline_s = FETCH_SHARE * Settings.from_environment().race_deadline_s
+    ends_s = started_s + settings.race_deadline_s
     try:
-        event = racing_api.fetch_race_event(race_id, deadline_s=deadline_s)
+        event = racing_api.fetch_race_event(race_id, deadline_s=FETCH_SHARE * settings.race_deadline_s)
     except FetchError as error:
         return fail_race(context, error, _spent(started_s, fetch_ms=measure_ms(started_s)))
     timings = _spent(started_s, fetch_ms=measure_ms(started_s))
@@ -58,7 +59,9 @@ def fetch_race(
     context.add_output_metadata(
         {"race_id": race_id, "fetch_ms": timings.fetch_ms, "status": event.status, "runners": len(event.runners)}
     )
-    return FetchedRace(race_id=race_id, started_s=started_s, polled_at=event.received_at, timings=timings, event=event)
+    return FetchedRace(
+        race_id=race_id, started_s=started_s, ends_s=ends_s, polled_at=event.received_at, timings=timings, event=event
+    )
 
 
 @dg.op(
@@ -69,6 +72,7 @@ def transform_race(
     context: dg.OpExecutionContext, fetched: Record, transform_workers: dg.ResourceParam[TransformWorkers]
 ) -> Record:
     if not isinstance(fetched, FetchedRace):
+        context.add_output_metadata({"passed_on": "the race ended in an earlier stage"})
         return fetched
     began_s = time.monotonic()
     try:
@@ -88,6 +92,7 @@ def transform_race(
     return TransformedRace(
         race_id=fetched.race_id,
         started_s=fetched.started_s,
+        ends_s=fetched.ends_s,
         polled_at=fetched.polled_at,
         timings=timings,
         snapshot=snapshot,
@@ -109,6 +114,8 @@ def write_race(
         if isinstance(transformed, TransformedRace)
         else _record(context, ProcessResult.model_validate(transformed), race_store)
     )
+    if result is transformed:
+        context.add_output_metadata({"race_id": result.race_id, "status": result.status, **result.timings.model_dump()})
     end_race(context, result, progress_board.end_race(result.status))
     return result
 
@@ -170,5 +177,4 @@ def _advance(race: InFlight, **stage_ms: int) -> Timings:
 
 def _left_s(race: InFlight) -> float:
     """Seconds until the race's deadline, never less than a tenth: a stage that may not even begin says nothing."""
-    spent_s = time.monotonic() - race.started_s
-    return max(0.1, Settings.from_environment().race_deadline_s - spent_s)
+    return max(0.1, race.ends_s - time.monotonic())

@@ -1,23 +1,12 @@
 """What a race or a batch says of itself: log lines on standard error, and metadata and messages in the UI."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import dagster as dg
 
-from raceday_dagster.errors import PipelineError, RacedayError
+from raceday_dagster.errors import PipelineError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.outcomes import RACE_BUDGET_MS, BatchProgress, ProcessResult, RaceError, Timings
-
-
-@contextmanager
-def failing_plainly() -> Iterator[None]:
-    """Fails the step with the one line of an expected error that the run cannot go on with."""
-    try:
-        yield
-    except RacedayError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 def fail_race(context: dg.OpExecutionContext, error: PipelineError, timings: Timings) -> ProcessResult:
@@ -30,7 +19,9 @@ def fail_race(context: dg.OpExecutionContext, error: PipelineError, timings: Tim
         f"Race {error.race_id} failed in {verdict.stage}: {verdict.message} "
         f"({'the next poll may succeed' if verdict.retryable else 'another try would fail as well'})"
     )
-    context.add_output_metadata({"race_id": error.race_id, "status": "failed", **_describe(verdict)})
+    context.add_output_metadata(
+        {"race_id": error.race_id, "status": "failed", **_describe(verdict), **timings.model_dump()}
+    )
     return ProcessResult(
         race_id=error.race_id, status="failed", polled_at=datetime.now(UTC), timings=timings, error=verdict
     )
@@ -41,7 +32,7 @@ def skip_race(context: dg.OpExecutionContext, race_id: str, reason: RaceError, t
     event = "fetch_null" if reason.stage == "fetch" else "write_stale"
     get_logger(race_id=race_id, run_id=context.run_id).warning(event, reason=reason.message)
     context.log.warning(f"Race {race_id} skipped: {reason.message}")
-    context.add_output_metadata({"race_id": race_id, "status": "skipped", **_describe(reason)})
+    context.add_output_metadata({"race_id": race_id, "status": "skipped", **_describe(reason), **timings.model_dump()})
     return ProcessResult(race_id=race_id, status="skipped", polled_at=datetime.now(UTC), timings=timings, error=reason)
 
 

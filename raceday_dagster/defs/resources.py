@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from raceday_dagster.defs.progress import ProgressBoard
-from raceday_dagster.errors import RacedayError
+from raceday_dagster.defs.refusals import refusing_plainly
 from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.settings import Settings
 from raceday_dagster.transform.workers import TransformWorkers
@@ -36,36 +36,40 @@ def open_race_store(settings: Settings) -> Iterator[RaceStore]:
         engine.dispose()
 
 
-@contextmanager
-def _saying_why() -> Iterator[None]:
-    """Hands an expected error to Dagster as one of its own: any other would be shown as "Error executing resource_fn",
-    and its one line lost."""
-    try:
-        yield
-    except RacedayError as error:
-        raise dg.DagsterError(str(error)) from None
+@dg.resource(description="The environment, validated once a run.")
+def settings(_context: dg.InitResourceContext) -> Settings:
+    with refusing_plainly():
+        return Settings.from_environment()
 
 
-@dg.resource(description="The NZ TAB API: one session, shared by the races in flight.")
-def racing_api(_context: dg.InitResourceContext) -> Iterator[RacingApi]:
-    settings = Settings.from_environment()
-    with RacingApi(settings.nztab_api_url, settings.require_identity(), timeout_s=settings.nztab_timeout_s) as api:
+@dg.resource(
+    description="The NZ TAB API: one session, shared by the races in flight.", required_resource_keys={"settings"}
+)
+def racing_api(context: dg.InitResourceContext) -> Iterator[RacingApi]:
+    given: Settings = context.resources.settings
+    with refusing_plainly():
+        identity = given.require_identity()
+    with RacingApi(given.nztab_api_url, identity, timeout_s=given.nztab_timeout_s) as api:
         yield api
 
 
-@dg.resource(description="The database: one pool of DB_POOL_MAX connections, one connection a race.")
-def race_store(_context: dg.InitResourceContext) -> Iterator[RaceStore]:
+@dg.resource(
+    description="The database: one pool of DB_POOL_MAX connections, one connection a race.",
+    required_resource_keys={"settings"},
+)
+def race_store(context: dg.InitResourceContext) -> Iterator[RaceStore]:
     with ExitStack() as stack:
-        with _saying_why():
-            store = stack.enter_context(open_race_store(Settings.from_environment()))
+        with refusing_plainly():
+            store = stack.enter_context(open_race_store(context.resources.settings))
         yield store
 
 
-@dg.resource(description="The process pool of the transform, warming up while the first races are fetched.")
-def transform_workers(_context: dg.InitResourceContext) -> Iterator[TransformWorkers]:
-    with _saying_why():
-        size = Settings.from_environment().transform_workers
-    with TransformWorkers(size) as workers:
+@dg.resource(
+    description="The process pool of the transform, warming up while the first races are fetched.",
+    required_resource_keys={"settings"},
+)
+def transform_workers(context: dg.InitResourceContext) -> Iterator[TransformWorkers]:
+    with TransformWorkers(context.resources.settings.transform_workers) as workers:
         workers.start()
         yield workers
 
@@ -76,6 +80,7 @@ def progress_board(_context: dg.InitResourceContext) -> ProgressBoard:
 
 
 RESOURCES: Mapping[str, Any] = {
+    "settings": settings,
     "racing_api": racing_api,
     "race_store": race_store,
     "transform_workers": transform_workers,

@@ -22,7 +22,6 @@ def build_summary_metadata(outcome: BatchOutcome) -> dict[str, Any]:
         "pool_max": outcome.db_pool.max,
         "pool_peak": outcome.db_pool.peak,
         "worker_restarts": outcome.workers.restarts,
-        "slowest_race": outcome.slowest.race_id if outcome.slowest else "",
         "rows_written": outcome.row_counts.total,
         "races": dg.MetadataValue.md(build_table(outcome)),
     }
@@ -74,7 +73,7 @@ def log_pool_use(run_id: str, in_use: int, maximum: int, waiting: int = 0) -> st
     return use.level
 
 
-def _count(outcome: BatchOutcome) -> dict[str, int]:
+def _count(outcome: BatchOutcome) -> dict[str, int | str]:
     return {
         "total_races": outcome.total_races,
         "successes": outcome.successes,
@@ -83,6 +82,7 @@ def _count(outcome: BatchOutcome) -> dict[str, int]:
         "retryable_failures": outcome.retryable_failures,
         "max_duration_ms": outcome.max_duration_ms,
         "batch_duration_ms": outcome.batch_duration_ms,
+        "slowest_race": outcome.slowest.race_id if outcome.slowest else "",
     }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime
+from dataclasses import replace
+from datetime import date, datetime, timedelta
 from importlib import metadata
 from types import TracebackType
 from typing import Self
@@ -18,7 +19,7 @@ from raceday_dagster.fetch.deadline import Deadline
 from raceday_dagster.fetch.exchange import ExchangeError, read_answer
 from raceday_dagster.fetch.race_event import parse_race_event
 from raceday_dagster.fetch.retries import Retries, read_utc_clock
-from raceday_dagster.fetch.session import build_session
+from raceday_dagster.fetch.session import build_session, is_on_this_machine
 from raceday_dagster.fetch.wire_fields import WireError
 from raceday_dagster.fetch.wire_meetings import MeetingsPage, build_racing_day, parse_meetings_page
 from raceday_dagster.logs import get_logger
@@ -29,6 +30,9 @@ PAGE_SIZE = 200
 """Meetings a page; the API's maximum."""
 
 RACE_ID_MAX_CHARS = 100
+
+CLOCK_TOLERANCE = timedelta(minutes=10)
+"""How far ahead of ours the feed's clock may be: every later answer would be older than one from the future."""
 
 
 class RacingApi:
@@ -41,7 +45,8 @@ class RacingApi:
         retry_delays_s: The wait before each further try.
         pool_size: Connections kept open.
         session: For tests; the caller's to close. By default ``session.build_session``, which see.
-        monotonic, sleep, utc_now: The clocks.
+        monotonic, sleep, utc_now: The clocks. A simulator on this machine may have any time of day; another API that is
+            more than ``CLOCK_TOLERANCE`` ahead of ``utc_now`` is not believed: its answers count as made on arrival.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class RacingApi:
         self._identity = identity
         self._timeout_s = timeout_s
         self._retries = Retries(tuple(retry_delays_s), monotonic=monotonic, sleep=sleep, utc_now=utc_now)
+        self._any_time = is_on_this_machine(self._base_url)
         self._owned = session is None
         self._session = build_session(self._base_url, pool_size) if session is None else session
         self._monotonic = monotonic
@@ -100,9 +106,11 @@ class RacingApi:
         if body is None:
             return None
         try:
-            return parse_race_event(body, race_id=race_id, received_at=self._utc_now())
+            event = parse_race_event(body, race_id=race_id, received_at=self._utc_now())
         except WireError as error:
             raise _invalid(error, race_id, log) from error
+        generated_at = self._bound_clock(event.generated_at, event.received_at, log)
+        return event.model_copy(update={"generated_at": generated_at})
 
     def fetch_racing_day(self, racing_day: date, *, deadline_s: float) -> RacingDay:
         """Every meeting and race the API lists for one racing day (the TAB's label), all countries and codes.
@@ -122,9 +130,11 @@ class RacingApi:
         while True:
             page = self._fetch_page(racing_day, offset, deadline, log)
             pages.append(page)
-            if page.size < PAGE_SIZE:
+            nothing_new = page.meeting_ids <= seen
+            # Without a limit in the answer, a page may be short because the server caps it.
+            if page.size < min(page.limit or 1, PAGE_SIZE) or (page.limit is None and nothing_new):
                 return build_racing_day(racing_day, pages)
-            if page.meeting_ids <= seen:
+            if nothing_new:
                 raise FetchError(
                     f"the meetings list does not go on: the page at {offset} has nothing new",
                     race_id="",
@@ -145,9 +155,19 @@ class RacingApi:
         if body is None:
             raise FetchError("the API has no meetings list (status 404)", race_id="", retryable=False)
         try:
-            return parse_meetings_page(body, received_at=self._utc_now())
+            received_at = self._utc_now()
+            page = parse_meetings_page(body, received_at=received_at)
         except WireError as error:
             raise _invalid(error, "", log) from error
+        return replace(page, generated_at=self._bound_clock(page.generated_at, received_at, log))
+
+    def _bound_clock(self, generated_at: datetime, received_at: datetime, log: FilteringBoundLogger) -> datetime:
+        """When the answer was made, as far as that can be believed."""
+        ahead = generated_at - received_at
+        if self._any_time or ahead <= CLOCK_TOLERANCE:
+            return generated_at
+        log.warning("http_clock_ahead", ahead_s=round(ahead.total_seconds()))
+        return received_at
 
     def _get(
         self,

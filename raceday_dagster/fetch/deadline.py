@@ -17,9 +17,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from requests.adapters import HTTPAdapter
+from requests.exceptions import ConnectionError as RequestsConnectionError
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError
+
+
+class NoThreadError(RequestsConnectionError):
+    """The machine has no thread left to watch or open a connection with."""
 
 
 class Deadline:
@@ -51,8 +56,8 @@ class CutOff:
         self._handles: list[socket.socket] = []
 
     def __enter__(self) -> Self:
+        _start(self._timer)
         self._token: Token[CutOff | None] = _current.set(self)
-        self._timer.start()
         return self
 
     def __exit__(
@@ -139,7 +144,7 @@ class _Connection(HTTPConnection):
             else:
                 sock.close()
 
-        threading.Thread(target=open_socket, name="raceday-connect", daemon=True).start()
+        _start(threading.Thread(target=open_socket, name="raceday-connect", daemon=True))
         try:
             return opened.result(timeout=seconds)
         except TimeoutError as error:
@@ -161,6 +166,13 @@ class _TlsPool(HTTPSConnectionPool):
 
 
 _POOLS: dict[str, type[HTTPConnectionPool]] = {"http": _Pool, "https": _TlsPool}
+
+
+def _start(thread: threading.Thread) -> None:
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise NoThreadError("no thread could be started") from error
 
 
 def _shut_down(handle: socket.socket) -> None:

@@ -37,5 +37,5 @@ def refuse_complaint(body: bytes) -> None:
         # The full model says better what is wrong.
         return
     for part, complaint in (("data", refusal.data), ("header", refusal.header)):
-        if complaint and complaint.error:
-            raise WireError(f"{part}.error: the API says: {clean_excerpt(str(complaint.error))}")
+        if complaint and complaint.error and (said := clean_excerpt(str(complaint.error))):
+            raise WireError(f"{part}.error: the API says: {said}")

@@ -15,7 +15,7 @@ import requests
 from requests import exceptions
 from urllib3.exceptions import NameResolutionError
 
-from raceday_dagster.fetch.deadline import CutOff
+from raceday_dagster.fetch.deadline import CutOff, NoThreadError
 
 BODY_MAX_BYTES = 5 * 1024 * 1024
 """Of the decoded body: the largest real answers are below 700 kB, and a compressed bomb has to stop somewhere."""
@@ -62,16 +62,19 @@ def read_answer(
     Raises:
         ExchangeError: Anything else.
     """
-    with CutOff(timeout_s) as cut:
-        try:
-            with session.get(
+    cut = CutOff(timeout_s)
+    try:
+        with (
+            cut,
+            session.get(
                 url, params=params, headers=headers, timeout=timeout_s, stream=True, allow_redirects=False
-            ) as response:
-                body = _read_body(response)
-        except exceptions.RequestException as error:
-            if cut.fired:
-                raise _timed_out(timeout_s) from error
-            raise _fault_of(error, timeout_s) from error
+            ) as response,
+        ):
+            body = _read_body(response)
+    except exceptions.RequestException as error:
+        if cut.fired:
+            raise _timed_out(timeout_s) from error
+        raise _fault_of(error, timeout_s) from error
     if cut.fired:
         # A body that ends with its connection looks complete when the connection is cut.
         raise _timed_out(timeout_s)
@@ -124,6 +127,8 @@ def _fault_of(error: exceptions.RequestException, timeout_s: float) -> ExchangeE
     causes = list(_causes(error))
     if isinstance(error, exceptions.Timeout) or any(isinstance(cause, TimeoutError) for cause in causes):
         return _timed_out(timeout_s)
+    if any(isinstance(cause, NoThreadError) for cause in causes):
+        return ExchangeError("this machine had no thread left for the request", retryable=True)
     if isinstance(error, exceptions.SSLError) and not any(isinstance(cause, _TRANSIENT_TLS) for cause in causes):
         return ExchangeError("the API's TLS certificate or protocol is not acceptable", retryable=False)
     if isinstance(error, exceptions.ContentDecodingError):

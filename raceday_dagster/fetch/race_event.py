@@ -31,7 +31,8 @@ SHARE_SUM_MAX = 1000
 Row = TypeVar("Row", bound=Record)
 
 _RACE_CONVERTED = frozenset({"status", "start_time", "actual_start", "prize_monies"})
-_RUNNER_CONVERTED = frozenset({"scratch_time", "deduction", "odds"})
+_SILK_SIZES = ("64x64", "128x128")
+_RUNNER_CONVERTED = frozenset({"scratch_time", "deduction", "odds", *(f"alt_silk_url_{size}" for size in _SILK_SIZES)})
 _DIVIDEND_CONVERTED = frozenset({"positions"})
 
 
@@ -79,7 +80,7 @@ def _check_shares(tracker: WireTracker | None) -> None:
 
 def _build_event(event: WireEvent, received_at: datetime) -> RaceEvent:
     data, race = event.data, event.data.race
-    fields = {"name": race.name, "meeting_name": race.meeting_name, **race.known(but=_RACE_CONVERTED)}
+    fields = race.known(but=_RACE_CONVERTED)
     if race.actual_start:
         fields["actual_start"] = _from_epoch(race.actual_start)
     if race.prize_monies and race.prize_monies.total_value is not None:
@@ -103,14 +104,25 @@ def _build_event(event: WireEvent, received_at: datetime) -> RaceEvent:
 
 
 def _build_runner(runner: WireRunner) -> Runner:
-    fields = {"name": runner.name, **runner.known(but=_RUNNER_CONVERTED)}
+    fields = runner.known(but=_RUNNER_CONVERTED)
+    for size in _SILK_SIZES:
+        fields |= _pick_silk(runner, size)
     if runner.scratch_time:
         fields["scratched_at"] = _from_epoch(runner.scratch_time)
+    elif runner.scratch_time == 0 and not runner.is_scratched:
+        # A runner that was scratched may be back.
+        fields |= dict.fromkeys(("scratched_at", "deduction_win", "deduction_place"))
     if runner.deduction:
         fields |= {f"deduction_{bet}": part for bet, part in runner.deduction.known().items()}
     if runner.odds:
         fields["odds"] = Odds(**runner.odds.known())
     return Runner(**fields)
+
+
+def _pick_silk(runner: WireRunner, size: str) -> dict[str, str]:
+    """The second address of a silk when there is no first."""
+    url, other = (getattr(runner, f"{prefix}silk_url_{size}") for prefix in ("", "alt_"))
+    return {f"silk_url_{size}": other} if other and not url else {}
 
 
 def _build_dividend(dividend: WireDividend) -> Dividend:

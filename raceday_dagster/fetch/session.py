@@ -34,7 +34,7 @@ def build_session(base_url: str, pool_size: int) -> FeedSession:
     session.mount("https://", adapter)
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.auth = _keep_unauthenticated
-    session.trust_env = not _is_loopback(urlsplit(base_url).hostname or "")
+    session.trust_env = not is_on_this_machine(base_url)
     return session
 
 
@@ -42,7 +42,9 @@ def _keep_unauthenticated(request: requests.PreparedRequest) -> requests.Prepare
     return request
 
 
-def _is_loopback(host: str) -> bool:
+def is_on_this_machine(base_url: str) -> bool:
+    """Whether the API is reached over the loopback interface: a simulator."""
+    host = urlsplit(base_url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -19,7 +19,10 @@ from raceday_dagster.fetch.wire_fields import (
     Fraction,
     Id,
     Label,
+    Margin,
     Measure,
+    Notes,
+    OptionalId,
     Positive,
     Price,
     Prize,
@@ -101,12 +104,14 @@ class WireRunner(Wire):
     silk_colours: Text | None = None
     silk_url_64x64: Text | None = None
     silk_url_128x128: Text | None = None
-    runner_change: dict[Text, Text] | None = None
+    alt_silk_url_64x64: Text | None = None
+    alt_silk_url_128x128: Text | None = None
+    runner_change: Notes | None = None
     odds: WireOdds | None = None
 
 
 class WireTrackerRow(Wire):
-    entrant_id: Id
+    entrant_id: OptionalId
     hold_percentage: Share
     bet_percentage: Share
 
@@ -126,7 +131,7 @@ class WireTotePool(Wire):
 
 
 class WirePosition(Wire):
-    runner_number: Positive
+    runner_number: Whole
     position: Whole
 
 
@@ -148,11 +153,13 @@ class WireFinisher(Wire):
 
     position: Whole
     runner_number: Positive
-    entrant_id: Id | None = None
+    entrant_id: OptionalId | None = None
     name: Text | None = None
     barrier: Whole | None = None
-    margin_length: Measure | None = None
+    margin_length: Margin | None = None
+    positional_margin: Text | None = None
     winning_time: Measure | None = None
+    time_ran: Measure | None = None
 
 
 class WireData(Wire):

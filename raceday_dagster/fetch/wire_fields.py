@@ -28,7 +28,7 @@ Location = tuple[str | int, ...]
 
 _FIRST_S = 946_684_800
 _LAST_S = 4_102_444_800
-"""2000-01-01 and 2100-01-01: an instant outside is a broken feed."""
+"""2000-01-01 and 2100-01-01: an instant or a date outside is a broken feed."""
 
 
 class WireError(ValueError):
@@ -41,11 +41,11 @@ class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True)
 
     def known(self, *, but: frozenset[str] = frozenset()) -> dict[str, Any]:
-        """The fields the answer carried, by name, except blank texts and those named in ``but``."""
+        """The fields the answer carried, by name, except blank texts, empty maps and those named in ``but``."""
         return {
             name: value
             for name in type(self).model_fields
-            if name in self.model_fields_set and name not in but and (value := getattr(self, name)) != ""
+            if name in self.model_fields_set and name not in but and (value := getattr(self, name)) not in ("", {})
         }
 
 
@@ -69,10 +69,8 @@ def _zero_to_none(number: float) -> float | None:
     return number or None
 
 
-def _refuse_below_one(odds: float) -> float:
-    if 0 < odds < 1:
-        raise ValueError("must be 0 (no price) or at least 1")
-    return odds
+def _empty_list_to_map(value: object) -> object:
+    return {} if value == [] else value
 
 
 def _require_text(value: object) -> str:
@@ -104,9 +102,12 @@ def _parse_label(value: object) -> date | Literal[""]:
     if re.fullmatch(r"\d{4}-\d\d-\d\d", text[:10], re.ASCII) is None:
         raise ValueError("must begin with a date like 2025-07-17")
     try:
-        return date.fromisoformat(text[:10])
+        label = date.fromisoformat(text[:10])
     except ValueError:
         raise ValueError("must begin with a date of the calendar") from None
+    if not 2000 <= label.year < 2100:
+        raise ValueError("must be between the years 2000 and 2100")
+    return label
 
 
 def _parse_clock(value: object) -> time | Literal[""]:
@@ -127,7 +128,13 @@ def _check_epoch(seconds: int) -> int:
 
 Text = Annotated[str, AfterValidator(_refuse_nul), AfterValidator(_blank_to_empty)]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_refuse_unprintable)]
+OptionalId = Annotated[str, StringConstraints(max_length=100), AfterValidator(_refuse_unprintable)]
+"""May be empty: nobody's."""
+
 Code = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2,3}$")]
+Notes = Annotated[dict[Text, Text], BeforeValidator(_empty_list_to_map)]
+"""Texts by key; some encoders write an empty map as a list."""
+
 Flag = StrictBool
 Whole = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 Positive = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
@@ -139,12 +146,11 @@ RequiredEpoch = Annotated[int, Field(strict=True, ge=_FIRST_S, lt=_LAST_S)]
 Dollars = Annotated[float, Field(strict=True, ge=0, le=1e12)]
 Prize = Annotated[float, Field(strict=True, ge=0, le=9_999_999_999.99)]
 Measure = Annotated[float, Field(strict=True, ge=0, le=1e6)]
+Margin = Annotated[float, Field(strict=True, ge=-1e6, le=1e6)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=9.9999)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1000)]
-Price = Annotated[
-    float, Field(strict=True, ge=0, le=99_999_999.99), AfterValidator(_refuse_below_one), AfterValidator(_zero_to_none)
-]
-"""Decimal odds; the feed's 0 for "no price" becomes ``None``."""
+Price = Annotated[float, Field(strict=True, ge=0, le=99_999_999.99), AfterValidator(_zero_to_none)]
+"""Decimal odds; the feed's 0 for "no price" becomes ``None``. What is below 1 passes: the transform leaves it out."""
 
 Instant = Annotated[datetime | Literal[""], BeforeValidator(_parse_instant)]
 Label = Annotated[date | Literal[""], BeforeValidator(_parse_label)]

@@ -67,8 +67,13 @@ class _Data(Wire):
     meetings: list[Any] | None
 
 
+class _Params(Wire):
+    limit: Any = None
+
+
 class _Page(Wire):
     header: WireHeader | None = None
+    params: _Params | None = None
     data: _Data
 
 
@@ -82,9 +87,11 @@ class Listing:
 
 @dataclass(frozen=True)
 class MeetingsPage:
-    """One page: ``size`` is how many meetings it lists, the unreadable ones included."""
+    """One page: ``size`` is how many meetings it lists, the unreadable ones included; ``limit`` is the most it could
+    list, as far as the API says so."""
 
     size: int
+    limit: int | None
     generated_at: datetime
     listings: tuple[Listing, ...]
     rejected: tuple[Rejected, ...]
@@ -115,8 +122,10 @@ def parse_meetings_page(body: bytes, *, received_at: datetime) -> MeetingsPage:
             listings.append(_read_listing(entry, doubtful.get(index), rejected))
         except WireError as error:
             rejected.append(Rejected(meeting_id=_find_id(entry, "meeting"), reason=str(error)))
+    limit = page.params and page.params.limit
     return MeetingsPage(
         size=len(entries),
+        limit=limit if type(limit) is int and limit > 0 else None,
         generated_at=(page.header and page.header.generated_time) or received_at,
         listings=tuple(listings),
         rejected=tuple(rejected),
@@ -174,12 +183,11 @@ def _read_listing(entry: object, repeated_key: str | None, rejected: list[Reject
         except ValidationError as error:
             race = _find_id(race_entry, "id") or f"number {index + 1} of the list"
             rejected.append(Rejected(meeting_id=meeting.meeting_id, reason=f"race {race}: {describe_invalid(error)}"))
-    fields = {"meeting_name": meeting.meeting_name, **meeting.known(but=frozenset({"races"}))}
-    return Listing(meeting=ListedMeeting(**fields), races=tuple(races))
+    return Listing(meeting=ListedMeeting(**meeting.known(but=frozenset({"races"}))), races=tuple(races))
 
 
 def _build_race(race: WireListedRace, meeting: WireListedMeeting) -> ListedRace:
-    fields = {"name": race.name, **race.known()}
+    fields = race.known()
     if race.status:
         fields["status"] = race.status.strip().lower()
     return ListedRace(**fields, meeting_id=meeting.meeting_id, racing_day=meeting.racing_day, category=meeting.category)

@@ -2,7 +2,8 @@
 
 Field names are the table columns of ``write.tables`` wherever a field is stored as it came. Instants are aware UTC,
 odds are decimal odds, money is in dollars (``Decimal``) as the feed sends it; cents are made by the transform.
-Nothing here is computed. An optional field that is not set was not in the payload (see ``records.Record``).
+Nothing here is computed. An optional field that is not set was not in the payload (see ``records.Record``); a name that
+was blank there is not set either.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Runner(Record):
 
     entrant_id: str
     runner_number: int
-    name: str
+    name: str = ""
     is_scratched: bool
     barrier: int | None = None
     barrier_position: str | None = None
@@ -55,9 +56,10 @@ class Runner(Record):
 
 
 class TrackerRow(Record):
-    """One row of the money tracker: a part of an entrant's share. An entrant has several; its share is their sum."""
+    """One row of the money tracker: a part of an entrant's share. An entrant has several; its share is their sum.
+    A row without an id is nobody's."""
 
-    entrant_id: str
+    entrant_id: str = ""
     hold_percentage: Decimal
     bet_percentage: Decimal
 
@@ -92,7 +94,12 @@ class Finisher(Record):
     name: str | None = None
     barrier: int | None = None
     margin_length: Decimal | None = None
+    """Lengths behind the winner."""
+    positional_margin: str | None = None
+    """To the one before, in the words of the course."""
     winning_time: Decimal | None = None
+    time_ran: Decimal | None = None
+    """Seconds, as ``winning_time``."""
 
 
 class RaceEvent(Record):
@@ -100,8 +107,8 @@ class RaceEvent(Record):
 
     race_id: str
     meeting_id: str
-    meeting_name: str
-    name: str
+    meeting_name: str = ""
+    name: str = ""
     status: str
     """Lower case as sent; may be a text this code does not know."""
     category: Category
@@ -148,7 +155,7 @@ class ListedMeeting(Record):
     """A meeting of the day's list. ``racing_day`` is the label the TAB prints on it, not a calendar computation."""
 
     meeting_id: str
-    meeting_name: str
+    meeting_name: str = ""
     racing_day: date
     category: Category
     country: str
@@ -167,7 +174,7 @@ class ListedRace(Record):
     race_id: str
     meeting_id: str
     racing_day: date
-    name: str
+    name: str = ""
     race_number: int
     start_time: datetime
     category: Category

@@ -11,6 +11,8 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, Literal
 
+from pydantic import Field
+
 from raceday_dagster.racing.events import Category, RaceStatus
 from raceday_dagster.racing.records import Record
 
@@ -26,7 +28,7 @@ class MeetingRow(Record):
     the first belongs to the meetings list, the second is derived from the meeting's races by the store."""
 
     meeting_id: str
-    meeting_name: str
+    meeting_name: str = ""
     country: str
     category: Category
     race_type: RaceType
@@ -43,7 +45,7 @@ class RaceRow(Record):
 
     race_id: str
     meeting_id: str
-    name: str
+    name: str = ""
     race_number: int
     start_time: datetime
     type: Category
@@ -72,7 +74,7 @@ class EntrantRow(Record):
     entrant_id: str
     race_id: str
     runner_number: int
-    name: str
+    name: str = ""
     is_scratched: bool
     barrier: int | None = None
     barrier_position: str | None = None
@@ -102,7 +104,8 @@ class EntrantRow(Record):
 
 
 class PoolsRow(Record):
-    """A row of ``race_pools``, in cents. ``total_race_pool`` counts single-race products only."""
+    """A row of ``race_pools``, in cents. The total of a product the answer did not list is not set; one that was
+    abandoned is 0. ``total_race_pool`` counts the single-race products the answer did list."""
 
     win_pool_total: int = 0
     place_pool_total: int = 0
@@ -119,20 +122,20 @@ class PoolsRow(Record):
 
 class ResultsRow(Record):
     """A row of ``race_results``. ``results`` and ``dividends`` are JSON lists; ``fixed_odds`` maps the runner number
-    (text) to the fixed prices at the time."""
+    (text) to the fixed prices at the time, for the runners whose prices the answer carried."""
 
     result_status: ResultStatus
-    results: tuple[dict[str, Any], ...]
-    dividends: tuple[dict[str, Any], ...]
-    fixed_odds: dict[str, dict[str, Any]]
-    protest_lodged: bool
+    results: tuple[dict[str, Any], ...] = ()
+    dividends: tuple[dict[str, Any], ...] = ()
+    fixed_odds: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    protest_lodged: bool = False
     result_time: datetime
 
 
 class MoneyFlowRow(Record):
     """A row of ``money_flow_history`` without what only the database knows: the racing day and the increments.
 
-    A ``None`` amount means the pools were unknown; a ``None`` percentage that the pool was empty.
+    A ``None`` amount means that the pool was unknown; a ``None`` percentage that the pool was empty.
     """
 
     entrant_id: str

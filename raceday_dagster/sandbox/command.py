@@ -26,7 +26,7 @@ def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
     with _handing_on(running):
         try:
             running.append(subprocess.Popen(command, env=dict(environment)))
-        except (FileNotFoundError, PermissionError) as error:
+        except OSError as error:
             raise SandboxError(f"cannot run {command[0]!r}: {error.strerror}") from error
         code = running[0].wait()
     return 128 - code if code < 0 else code

@@ -6,6 +6,7 @@ is a shortcut that a user could not type.
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
@@ -14,12 +15,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from rich.console import Console
+from sqlalchemy import NullPool, create_engine
 
+from raceday_dagster.errors import SandboxError
 from raceday_dagster.sandbox.demo_tables import build_movers_table, build_polls_table
 from raceday_dagster.sandbox.job_runs import execute_job
-from raceday_dagster.sandbox.sandbox import Sandbox, Simulation, open_sandbox
+from raceday_dagster.sandbox.sandbox import Sandbox, Simulation, open_lock, open_sandbox
 from raceday_dagster.settings import Settings
-from raceday_dagster.write.engine import build_engine
 from raceday_dagster.write.reports import NextRace, read_movers, read_next_races, read_polls
 
 RACES = 5
@@ -28,7 +30,7 @@ BETWEEN_POLLS = (timedelta(0), timedelta(minutes=2, seconds=30), timedelta(minut
 """Simulated time that passes before each poll."""
 _SEED = 7
 _NEW_ZEALAND = ZoneInfo("Pacific/Auckland")
-_OWN_VARIABLES = {"DATABASE_URL", "DAGSTER_PG_URL", "DAGSTER_HOME", "NZTAB_API_URL"}
+_KEPT_SETTINGS = {"RACEDAY_HOME", "DB_POOL_MAX", "TRANSFORM_WORKERS"}
 
 
 @dataclass(frozen=True)
@@ -52,20 +54,34 @@ def run_demo(environment: Mapping[str, str]) -> None:
     """
     console = Console()
     # The demo shows a whole day in a minute: that needs its own clock, and must not touch anybody's data.
-    own = {name: value for name, value in environment.items() if name not in _OWN_VARIABLES}
+    others = {name.upper() for name in Settings.model_fields} - _KEPT_SETTINGS | {"DAGSTER_HOME"}
+    own = {name: value for name, value in environment.items() if name not in others}
     home = Settings.from_environment(own).raceday_home.resolve()
+    with open_lock(home, "demo.lock") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SandboxError(f"another demo is running in {home}; wait for it, or set RACEDAY_HOME") from None
+        _show(console, own, home)
+    _say_what_next(console)
+
+
+def _show(console: Console, environment: Mapping[str, str], home: Path) -> None:
     simulation = _choose_day(datetime.now(UTC))
     console.print("[dim]starting PostgreSQL and the simulated API[/dim]")
-    with open_sandbox(own, simulation) as sandbox:
+    with open_sandbox(environment, simulation) as sandbox:
         stage = _Stage(console, sandbox, home / "demo")
         stage.execute(
             f"loading racing day {simulation.racing_day}",
             "daily_baseline",
             {"ops": {"fetch_meetings": {"config": {"racing_day": simulation.racing_day.isoformat()}}}},
         )
-        engine = build_engine(sandbox.environment["DATABASE_URL"], pool_max=2)
+        # Not pooled: a connection kept here would be one less for the jobs.
+        engine = create_engine(sandbox.environment["DATABASE_URL"], poolclass=NullPool)
         try:
             races = read_next_races(engine, after=simulation.first_start + timedelta(hours=2), limit=RACES)
+            if len(races) < RACES:
+                raise SandboxError(f"the simulated day has {len(races)} races to poll, not {RACES}")
             run_ids = _poll(stage, races)
             movers = read_movers(engine, [race.race_id for race in races], run_ids)
             for table in (build_polls_table(read_polls(engine, run_ids), races), build_movers_table(movers, races)):
@@ -73,7 +89,6 @@ def run_demo(environment: Mapping[str, str]) -> None:
                 console.print(table)
         finally:
             engine.dispose()
-    _say_what_next(console)
 
 
 def _poll(stage: _Stage, races: list[NextRace]) -> list[str]:

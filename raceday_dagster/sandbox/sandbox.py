@@ -15,13 +15,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import TextIO
 from zoneinfo import ZoneInfo
 
 import raceday_dagster
 from raceday_dagster.errors import SandboxError
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.settings import Settings
-from raceday_dagster.simulator.running import RunningSimulator, running_simulator
+from raceday_dagster.simulator.running import RunningSimulator, SimulatorError, running_simulator
 from raceday_dagster.write.migrations import upgrade
 
 DAGSTER_CONNECTION_LIMIT = 80
@@ -71,7 +72,9 @@ def choose_simulation(now: datetime, speed: float = 1.0) -> Simulation:
         seed=seed,
         racing_day=window.astimezone(ZoneInfo("Pacific/Auckland")).date(),
         first_start=window - timedelta(minutes=30),
-        database=f"raceday_simulated_{seed}",
+        # A faster day has been further than a new one begins: its rows would make every answer an old one.
+        database=f"raceday_simulated_{seed}" if speed == 1 else "raceday_simulated_fast",
+        fresh_database=speed != 1,
         speed=speed,
     )
 
@@ -86,36 +89,27 @@ def open_sandbox(
         SettingsError: A variable that is set is wrong.
         SandboxError: The server or the simulator does not start, or the combination of variables is unsafe.
     """
+    environment = {name: value for name, value in environment.items() if value.strip()}  # as Settings reads it
     settings = Settings.from_environment(environment)
     _refuse_unsafe(settings, allow_simulated_data)
+    simulated = "nztab_api_url" not in settings.model_fields_set
     home = settings.raceday_home.resolve()
     added = {"RACEDAY_HOME": str(home), "DAGSTER_HOME": environment.get("DAGSTER_HOME") or str(home / "dagster")}
     with ExitStack() as stack:
         if settings.database_url is None:
             server = stack.enter_context(hold_server(home))
-            simulated = "NZTAB_API_URL" not in environment
             name = simulation.database if simulated else "raceday"
             if simulated and simulation.fresh_database:
                 server.drop_database(name)
-            added["DATABASE_URL"] = server.create_application_database(name, connection_limit=settings.db_pool_max)
+            added["DATABASE_URL"] = server.create_application_database(
+                name, role=name, connection_limit=settings.db_pool_max
+            )
             upgrade(added["DATABASE_URL"])
             if settings.dagster_pg_url is None:
-                # A run commits over a hundred events; none is worth a wait for the disk.
-                added["DAGSTER_PG_URL"] = server.create_database(
-                    "dagster", owner="dagster", connection_limit=DAGSTER_CONNECTION_LIMIT, synchronous_commit=False
-                )
+                added["DAGSTER_PG_URL"] = create_dagster_database(server)
         simulator = None
-        if "NZTAB_API_URL" not in environment:
-            simulator = stack.enter_context(
-                running_simulator(
-                    seed=simulation.seed,
-                    racing_day=simulation.racing_day,
-                    first_start=simulation.first_start,
-                    now=simulation.now or datetime.now(UTC),
-                    speed=simulation.speed,
-                    latency_ms=simulation.latency_ms,
-                )
-            )
+        if simulated:
+            simulator = stack.enter_context(_simulate(simulation))
             added["NZTAB_API_URL"] = simulator.api_url
             added |= {name: value for name, value in _IDENTITY.items() if not environment.get(name)}
         if "DAGSTER_HOME" not in environment:
@@ -126,11 +120,26 @@ def open_sandbox(
 
 
 @contextmanager
+def _simulate(simulation: Simulation) -> Iterator[RunningSimulator]:
+    try:
+        with running_simulator(
+            seed=simulation.seed,
+            racing_day=simulation.racing_day,
+            first_start=simulation.first_start,
+            now=simulation.now or datetime.now(UTC),
+            speed=simulation.speed,
+            latency_ms=simulation.latency_ms,
+        ) as simulator:
+            yield simulator
+    except SimulatorError as error:
+        raise SandboxError(f"the simulated API: {error}") from error
+
+
+@contextmanager
 def hold_server(home: Path) -> Iterator[EmbeddedPostgres]:
     """The embedded server, running; the last who holds it stops it, unless ``raceday db start`` started it."""
-    home.mkdir(parents=True, exist_ok=True)
     server = EmbeddedPostgres(home)
-    with (home / "in-use.lock").open("a") as lock:
+    with open_lock(home) as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         if not server.status().running:
             kept_mark(home).unlink(missing_ok=True)
@@ -145,6 +154,30 @@ def hold_server(home: Path) -> Iterator[EmbeddedPostgres]:
             else:
                 if not kept_mark(home).exists():
                     server.stop()
+
+
+def create_dagster_database(server: EmbeddedPostgres) -> str:
+    """Dagster's own database on the embedded server; returns its URL."""
+    # A run commits over a hundred events, none of which is worth a wait for the disk.
+    return server.create_database(
+        "dagster", owner="dagster", connection_limit=DAGSTER_CONNECTION_LIMIT, synchronous_commit=False
+    )
+
+
+@contextmanager
+def open_lock(home: Path, name: str = "in-use.lock") -> Iterator[TextIO]:
+    """A file in ``home`` to hold an ``flock`` on; closing it lets go.
+
+    Raises:
+        SandboxError: ``home`` is no folder this user may write in.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = (home / name).open("a")
+    except OSError as error:
+        raise SandboxError(f"RACEDAY_HOME {home} cannot be used: {error.strerror}; choose another") from error
+    with lock:
+        yield lock
 
 
 def kept_mark(home: Path) -> Path:
@@ -163,7 +196,9 @@ def find_instance_config() -> Path:
 
 def _write_instance_config(dagster_home: Path) -> None:
     dagster_home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(find_instance_config(), dagster_home / "dagster.yaml")
+    copy = dagster_home / f"dagster.yaml.{os.getpid()}"
+    shutil.copyfile(find_instance_config(), copy)
+    copy.replace(dagster_home / "dagster.yaml")  # at no moment half there: another sandbox's Dagster may read it
 
 
 def _refuse_unsafe(settings: Settings, allow_simulated_data: bool) -> None:

@@ -74,8 +74,8 @@ def follow_money(
 
 
 def _split_pools(share: Share, pools: PoolsRow | None) -> dict[str, Any]:
-    win = None if pools is None else pools.win_pool_total
-    place = None if pools is None else pools.place_pool_total
+    known = {} if pools is None else pools.carried()
+    win, place = known.get("win_pool_total"), known.get("place_pool_total")
     # The sum of the pools is split on its own: the two rounded amounts may add up to a cent more.
     both = None if win is None or place is None else win + place
     win_amount, place_amount = _part(win, share.hold), _part(place, share.hold)

@@ -23,6 +23,7 @@ SINGLE_RACE: Mapping[str, str] = {
 """Normalised product name to the column that holds it."""
 MULTI_LEG = frozenset({"earlyquadrella", "quadrella", "runningdouble", "treble", "double"})
 """Products that span races: their money is not on this race."""
+MULTI_LEG_COLUMN = "multi_leg_pool_total"
 
 STARTING_SCORE: Mapping[PoolSource, int] = {"tote_pools": 100, "dividends": 90}
 UNKNOWN_PRODUCT_COST = 5
@@ -44,15 +45,17 @@ def read_pools(tote_pools: Iterable[TotePool] | None, dividends: Iterable[Divide
     Raises:
         ValueError: A total is not a number this data can hold.
     """
-    live = [
-        (pool.product_type or "", pool.total)
-        for pool in tote_pools or ()
-        if pool.total is not None and pool.total >= 0 and (pool.status or "").upper() != "ABANDONED"
-    ]
+    live: list[tuple[str, Decimal]] = []
+    abandoned: list[str] = []
+    for pool in tote_pools or ():
+        if (pool.status or "").upper() == "ABANDONED":
+            abandoned.append(pool.product_type or "")
+        elif pool.total is not None and pool.total >= 0:
+            live.append((pool.product_type or "", pool.total))
     if any(total > 0 for _, total in live):
-        return _sum_pools(live, "tote_pools")
+        return _sum_pools(live, "tote_pools", abandoned)
     declared = _declared_pools(dividends or ())
-    return _sum_pools(declared.items(), "dividends") if declared else Pools(None)
+    return _sum_pools(declared.items(), "dividends", abandoned) if declared else Pools(None)
 
 
 def _declared_pools(dividends: Iterable[Dividend]) -> dict[str, Decimal]:
@@ -67,29 +70,37 @@ def _declared_pools(dividends: Iterable[Dividend]) -> dict[str, Decimal]:
     return {product: by_final[max(by_final)] for product, by_final in sizes.items()}
 
 
-def _sum_pools(totals: Iterable[tuple[str, Decimal]], source: PoolSource) -> Pools:
+def _sum_pools(totals: Iterable[tuple[str, Decimal]], source: PoolSource, abandoned: Iterable[str]) -> Pools:
     columns: dict[str, int] = defaultdict(int)
-    multi_leg = 0
     unknown: set[str] = set()
     for product, total in totals:
-        name = "".join(product.casefold().split())
-        if column := SINGLE_RACE.get(name):
+        if column := _find_column(product):
             columns[column] += to_cents(total)
-        elif name in MULTI_LEG:
-            multi_leg += to_cents(total)
         else:
             unknown.add(product[:40])
-    missing = not (columns.get("win_pool_total") and columns.get("place_pool_total"))
-    score = STARTING_SCORE[source] - UNKNOWN_PRODUCT_COST * len(unknown) - MISSING_POOL_COST * missing
+    single = [cents for column, cents in columns.items() if column != MULTI_LEG_COLUMN]
+    emptied = {column: 0 for product in abandoned if (column := _find_column(product))}
     row = PoolsRow(
-        **{column: columns.get(column, 0) for column in set(SINGLE_RACE.values())},
-        total_race_pool=sum(columns.values()),
-        multi_leg_pool_total=multi_leg,
+        **{**emptied, **columns},
+        total_race_pool=sum(single),
         source=source,
-        data_quality_score=max(0, score),
-        extracted_pools=len(columns),
+        data_quality_score=_score(columns, source, len(unknown)),
+        extracted_pools=len(single),
     )
     return Pools(row, tuple(f"unknown_pool={product}" for product in sorted(unknown)) + _warn(row))
+
+
+def _find_column(product: str) -> str | None:
+    """Where a product's money belongs; ``None`` for one nobody knows."""
+    name = "".join(product.casefold().split())
+    return MULTI_LEG_COLUMN if name in MULTI_LEG else SINGLE_RACE.get(name)
+
+
+def _score(columns: Mapping[str, int], source: PoolSource, unknown: int) -> int:
+    missing = sum(not columns.get(column) for column in ("win_pool_total", "place_pool_total"))
+    if missing == 2:
+        return 0
+    return max(0, STARTING_SCORE[source] - UNKNOWN_PRODUCT_COST * unknown - MISSING_POOL_COST * missing)
 
 
 def _warn(row: PoolsRow) -> tuple[str, ...]:

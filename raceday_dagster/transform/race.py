@@ -15,7 +15,6 @@ from raceday_dagster.racing.snapshots import (
     EntrantRow,
     MeetingRow,
     MoneyFlowRow,
-    PoolsRow,
     RaceRow,
     RaceSnapshot,
     RaceType,
@@ -26,6 +25,7 @@ from raceday_dagster.transform.money_flow import MoneyFlow, follow_money
 from raceday_dagster.transform.odds import ODDS_TYPES, Prices, list_candidates, read_prices
 from raceday_dagster.transform.pools import read_pools
 from raceday_dagster.transform.quality import assess_quality
+from raceday_dagster.transform.rounding import round_half_up
 from raceday_dagster.transform.timing import choose_interval_type, choose_time_interval, measure_time_to_start
 
 STATUSES: frozenset[str] = frozenset(get_args(RaceStatus))
@@ -42,20 +42,20 @@ def transform_race(event: RaceEvent) -> RaceSnapshot:
     pools = read_pools(event.tote_pools, event.dividends)
     money = follow_money([runner.entrant_id for runner in event.runners], event.tracker, pools.row)
     prices = {runner.entrant_id: read_prices(runner.odds) for runner in event.runners}
-    time_to_start_s = measure_time_to_start(event.start_time, event.generated_at)
-    interval_type = choose_interval_type(time_to_start_s)
+    ahead_s = measure_time_to_start(event.start_time, event.generated_at)
+    time_to_start_s = round_half_up(ahead_s)
+    interval_type = choose_interval_type(ahead_s)
     return RaceSnapshot(
         race_id=event.race_id,
         event_timestamp=event.generated_at,
         polling_timestamp=event.received_at,
         time_to_start_s=time_to_start_s,
-        time_interval=choose_time_interval(time_to_start_s),
+        time_interval=choose_time_interval(ahead_s),
         interval_type=interval_type,
         meeting=MeetingRow(**_pick(event, MeetingRow), race_type=RACE_TYPES[event.category]),
         race=_build_race(event),
         entrants=tuple(
-            _build_entrant(runner, event.race_id, prices[runner.entrant_id], money, pools.row)
-            for runner in event.runners
+            _build_entrant(runner, event.race_id, prices[runner.entrant_id], money) for runner in event.runners
         ),
         pools=pools.row,
         results=_build_results(event, prices),
@@ -103,17 +103,18 @@ def _has_actual_start(event: RaceEvent) -> bool:
     return event.status in {"interim", "final"}
 
 
-def _build_entrant(
-    runner: Runner, race_id: str, prices: Prices, money: MoneyFlow, pools: PoolsRow | None
-) -> EntrantRow:
+def _build_entrant(runner: Runner, race_id: str, prices: Prices, money: MoneyFlow) -> EntrantRow:
     share = money.columns.get(runner.entrant_id, {})
-    if pools is None:
-        share = {name: value for name, value in share.items() if not name.startswith(("win_", "place_"))}
+    unknown = tuple(f"{pool}_pool_" for pool in ("win", "place") if share.get(f"{pool}_pool_amount") is None)
     return EntrantRow(
         **_pick(runner, EntrantRow),
         race_id=race_id,
         **{f"{kind}_odds": price for kind, price in prices.carried.items()},
-        **{name: value for name, value in share.items() if name in EntrantRow.model_fields},
+        **{
+            name: value
+            for name, value in share.items()
+            if name in EntrantRow.model_fields and not name.startswith(unknown)
+        },
     )
 
 
@@ -135,25 +136,33 @@ def _build_results(event: RaceEvent, prices: Mapping[str, Prices]) -> ResultsRow
     """Results as JSON documents, in which decimals are texts: exact, and the same for every reader."""
     if not event.results and not event.dividends:
         return None
-    protested = bool(event.protest)
-    status: ResultStatus = "final" if event.status == "final" else "protest" if protested else "interim"
-    return ResultsRow(
-        result_status=status,
-        results=tuple(finisher.model_dump(mode="json", exclude_unset=True) for finisher in event.results or ()),
-        dividends=tuple(dividend.model_dump(mode="json", exclude_unset=True) for dividend in event.dividends or ()),
-        fixed_odds={
-            str(runner.runner_number): {
-                kind: None if price is None else str(price)
-                for kind, price in (
-                    (kind, prices[runner.entrant_id].find(kind)) for kind in ("fixed_win", "fixed_place")
-                )
-            }
-            for runner in event.runners
-            if not runner.is_scratched
-        },
-        protest_lodged=protested,
-        result_time=event.generated_at,
-    )
+    documents = {
+        "results": _dump(event.results),
+        "dividends": _dump(event.dividends),
+        "fixed_odds": _list_fixed_odds(event.runners, prices),
+    }
+    fields: dict[str, Any] = {name: document for name, document in documents.items() if document}
+    if event.protest is not None:
+        fields["protest_lodged"] = event.protest
+    status: ResultStatus = "final" if event.status == "final" else "protest" if event.protest else "interim"
+    return ResultsRow(**fields, result_status=status, result_time=event.generated_at)
+
+
+def _dump(rows: Sequence[Record] | None) -> tuple[dict[str, Any], ...]:
+    return tuple(row.model_dump(mode="json", exclude_unset=True) for row in rows or ())
+
+
+def _list_fixed_odds(runners: Sequence[Runner], prices: Mapping[str, Prices]) -> dict[str, dict[str, str | None]]:
+    listed: dict[str, dict[str, str | None]] = {
+        str(runner.runner_number): {
+            kind: None if price is None else str(price)
+            for kind, price in prices[runner.entrant_id].carried.items()
+            if kind.startswith("fixed")
+        }
+        for runner in runners
+        if not runner.is_scratched
+    }
+    return {number: carried for number, carried in listed.items() if carried}
 
 
 def _warn(event: RaceEvent, prices: Mapping[str, Prices]) -> list[str]:

@@ -8,20 +8,19 @@ from fractions import Fraction
 from math import ceil, floor
 
 from raceday_dagster.racing.snapshots import IntervalType
-from raceday_dagster.transform.rounding import round_half_up
 
 MICROSECOND = timedelta(microseconds=1)
 
 
-def measure_time_to_start(start_time: datetime, event_timestamp: datetime) -> int:
-    """Seconds from the answer to the advertised start; negative after it."""
-    return round_half_up(Fraction((start_time - event_timestamp) // MICROSECOND, 1_000_000))
+def measure_time_to_start(start_time: datetime, event_timestamp: datetime) -> Fraction:
+    """Seconds from the answer to the advertised start, exactly; negative after it."""
+    return Fraction((start_time - event_timestamp) // MICROSECOND, 1_000_000)
 
 
-def choose_time_interval(time_to_start_s: int) -> Decimal:
+def choose_time_interval(time_to_start_s: Fraction) -> Decimal:
     """The bucket, in minutes: an hour and more, five minutes, one minute, half a minute just after the start, one
     minute from then on."""
-    minutes = Fraction(time_to_start_s, 60)
+    minutes = time_to_start_s / 60
     if minutes >= 60:
         return Decimal(60)
     if minutes >= 5:
@@ -33,9 +32,9 @@ def choose_time_interval(time_to_start_s: int) -> Decimal:
     return Decimal(ceil(minutes))
 
 
-def choose_interval_type(time_to_start_s: int) -> IntervalType:
+def choose_interval_type(time_to_start_s: Fraction) -> IntervalType:
     """How closely a race is watched at this time; ``live`` from the advertised start on."""
-    minutes = Fraction(time_to_start_s, 60)
+    minutes = time_to_start_s / 60
     if minutes > 30:
         return "5m"
     if minutes > 5:

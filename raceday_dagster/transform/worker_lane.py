@@ -108,7 +108,7 @@ class WorkerLane:
                 raise WorkerLost("the worker was found dead")
             future: Future[Answer] = self._pool.schedule(function, args=arguments)
         except (OSError, RuntimeError) as broken:
-            raise WorkerLost("the worker was found dead") from broken
+            raise WorkerLost(f"the worker was found dead: {broken}") from broken
         with self._lock:
             self._current = future
         error = self._wait(future, timeout_s)

@@ -7,15 +7,18 @@ long as the race was never polled: a list says little, so it never makes a poll 
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
+from raceday_dagster.errors import WriteError
 from raceday_dagster.racing.events import TERMINAL_STATUSES
 from raceday_dagster.racing.records import Record
 from raceday_dagster.racing.snapshots import RaceRow
 
 NEW_ZEALAND = ZoneInfo("Pacific/Auckland")
+FARTHEST_LABEL = timedelta(days=2)
+"""How far a race's own racing day may lie from the New Zealand date of its start; a label beyond is a mistake."""
 
 MoneyFlow = Literal["every", "known", "none"]
 """Entrants that get a money-flow row: every one, those that have earlier rows, or none."""
@@ -25,6 +28,7 @@ class StoredRace(Record):
     """The stored race, read under its lock; all ``None`` when there is none."""
 
     status: str | None = None
+    meeting_id: str | None = None
     racing_day: date | None = None
     api_generated_time: datetime | None = None
     last_poll_time: datetime | None = None
@@ -40,36 +44,49 @@ class StoredRace(Record):
 
     def has_newer_poll(self, generated_at: datetime) -> bool:
         """Whether a poll newer than this answer is stored."""
-        return self._is_polled and self.api_generated_time is not None and self.api_generated_time > generated_at
+        return self.is_polled and self.api_generated_time is not None and self.api_generated_time > generated_at
 
     def has_newer_answer(self, generated_at: datetime) -> bool:
         """Whether any answer newer than this one is stored, the day's list included."""
         return self.api_generated_time is not None and self.api_generated_time > generated_at
 
     def has_poll_of(self, generated_at: datetime) -> bool:
-        """Whether this very answer was stored by an earlier poll."""
-        return self._is_polled and self.api_generated_time == generated_at
+        """Whether an earlier poll stored an answer of this time."""
+        return self.is_polled and self.api_generated_time == generated_at
 
     @property
     def has_polled_end(self) -> bool:
         """Whether a poll, and not only the list, saw the race in its terminal status."""
         return (
-            self._is_polled
+            self.is_polled
             and self.ended_at is not None
             and self.api_generated_time is not None
             and self.api_generated_time >= self.ended_at
         )
 
     @property
-    def _is_polled(self) -> bool:
+    def is_polled(self) -> bool:
+        """Whether any poll of the race is stored; from then on its history lies under its racing day."""
         return self.last_poll_time is not None
 
 
 def choose_racing_day(stored: StoredRace, race: RaceRow) -> date:
-    """The label of the race's rows: the stored race's, else its meeting's, else the New Zealand date of its start."""
-    return (
-        stored.racing_day or stored.meeting_day or race.race_date_nz or race.start_time.astimezone(NEW_ZEALAND).date()
-    )
+    """The label of the race's rows: the stored race's, else its meeting's, else its own, else the New Zealand date of
+    its start. Its own is not believed when it is days away from the start.
+
+    Raises:
+        WriteError: The start is at the very end of the calendar, where New Zealand has no date.
+    """
+    if label := stored.racing_day or stored.meeting_day:
+        return label
+    try:
+        started_on = race.start_time.astimezone(NEW_ZEALAND).date()
+    except OverflowError as error:
+        message = f"the race was not written: it starts at {race.start_time.isoformat()}, which is no racing day"
+        raise WriteError(message, race_id=race.race_id, retryable=False) from error
+    if race.race_date_nz is None or abs(race.race_date_nz - started_on) > FARTHEST_LABEL:
+        return started_on
+    return race.race_date_nz
 
 
 def choose_status(stored: StoredRace, status: str | None, generated_at: datetime) -> dict[str, Any]:
@@ -103,8 +120,12 @@ def choose_money_flow(stored: StoredRace, change: dict[str, Any]) -> MoneyFlow:
     return "every" if status == "final" else "known"
 
 
-def settles_meeting(stored: StoredRace, change: dict[str, Any]) -> bool:
-    """Whether the meeting's status may follow: a race began to exist, ended, or went on after all."""
-    return bool(change) and (
+def choose_meetings_to_settle(stored: StoredRace, change: dict[str, Any], meeting_id: str) -> set[str]:
+    """The meetings whose status may follow: the race's when it began to exist, ended, or went on after all; when it
+    moved to another meeting, both."""
+    if stored.meeting_id is not None and stored.meeting_id != meeting_id:
+        return {stored.meeting_id, meeting_id}
+    follows = bool(change) and (
         stored.status is None or stored.status in TERMINAL_STATUSES or change["status"] in TERMINAL_STATUSES
     )
+    return {meeting_id} if follows else set()

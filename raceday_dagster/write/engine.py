@@ -7,7 +7,7 @@ Everything here is safe behind PgBouncer in transaction mode: no ``options=`` at
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -18,10 +18,16 @@ from sqlalchemy.pool import QueuePool
 from raceday_dagster.outcomes import PoolUse
 from raceday_dagster.racing.records import Record
 
-APPLICATION_NAME = "raceday"
-CONNECT_TIMEOUT_S = 3
-DEAD_PEER_MS = 10_000
-"""A server that does not even acknowledge is given up after this; otherwise a cut network hangs a quarter hour."""
+CONNECT_ARGS: Mapping[str, str | int] = {
+    "application_name": "raceday",
+    "connect_timeout": 3,
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
+"""Of libpq, seconds but for the milliseconds of ``tcp_user_timeout``. A server that is gone is given up after about ten
+seconds, whether something was sent or its answer is awaited; otherwise a cut network hangs for hours."""
 BUSY_PERCENT = 70
 NEARLY_FULL_PERCENT = 80
 
@@ -42,11 +48,7 @@ def build_engine(database_url: SecretStr | str, *, pool_max: int, checkout_timeo
         pool_pre_ping=True,
         pool_use_lifo=True,
         hide_parameters=True,
-        connect_args={
-            "application_name": APPLICATION_NAME,
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "tcp_user_timeout": DEAD_PEER_MS,
-        },
+        connect_args=dict(CONNECT_ARGS),
     )
 
 

@@ -7,10 +7,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as CheckoutTimeoutError
 
 from raceday_dagster.errors import DatabaseError, WriteError
-from raceday_dagster.write.verdicts import classify_database_error, read_sqlstate
+from raceday_dagster.write.verdicts import CEILING_REFUSALS, classify_database_error, read_sqlstate
 
 UPGRADE = "run `raceday db upgrade`"
 LONGEST_EXCERPT = 200
+LONGEST_NAME = 100
 CHECK_VIOLATION = "23514"
 UNDEFINED_TABLE = "42P01"
 UNDEFINED_COLUMN = "42703"
@@ -18,7 +19,7 @@ UNDEFINED_COLUMN = "42703"
 # First fragment that occurs in what the server said, and our sentence for it. Texts, because a refusal at connect
 # comes without an SQLSTATE.
 _REFUSALS = (
-    ("too many c", "has no connection left; wait, or lower DB_POOL_MAX"),
+    *((fragment, "has no connection left; wait, or lower DB_POOL_MAX") for fragment in CEILING_REFUSALS),
     ("authentication failed", "refuses these credentials; correct the user and password in DATABASE_URL"),
     ("no password supplied", "wants a password; add one to DATABASE_URL"),
     ("no pg_hba.conf entry", "does not allow this user or host; correct DATABASE_URL or the server's pg_hba.conf"),
@@ -30,6 +31,10 @@ _REFUSALS = (
     ("shutting down", "is shutting down; try again when it is back"),
 )
 _UNREACHABLE = "cannot be reached; start it (`raceday db start` starts an embedded one) or correct DATABASE_URL"
+
+
+class UnstorableTextError(Exception):
+    """The driver could not send a text, because PostgreSQL could not hold it; its ``ValueError`` is the cause."""
 
 
 def describe_place(engine: Engine) -> str:
@@ -52,16 +57,23 @@ def build_database_error(engine: Engine, error: SQLAlchemyError) -> DatabaseErro
     return DatabaseError(f"{place} {verdict}")
 
 
-def build_write_error(error: SQLAlchemyError | ValueError, *, race_id: str) -> WriteError:
+def describe_race(race_id: str) -> str:
+    """``race …``, or ``the batch`` for no race; an id of any length stays readable."""
+    shown = race_id if len(race_id) <= LONGEST_NAME else f"{race_id[:LONGEST_NAME]}…"
+    return f"race {shown}" if race_id else "the batch"
+
+
+def build_write_error(error: SQLAlchemyError | UnstorableTextError, *, race_id: str) -> WriteError:
     """The typed error of a transaction that was rolled back.
 
     Args:
-        error: What SQLAlchemy raised, or the driver's ``ValueError`` for a text PostgreSQL cannot hold.
+        error: What SQLAlchemy raised, or that the driver met a text PostgreSQL cannot hold.
         race_id: Empty when the transaction was not about one race.
     """
-    what = f"race {race_id}" if race_id else "the batch"
-    if isinstance(error, ValueError):
-        message = f"{what} was not written: it holds text that PostgreSQL cannot store ({describe_cause(error)})"
+    what = describe_race(race_id)
+    if isinstance(error, UnstorableTextError):
+        cause = describe_cause(error.__cause__ or error)
+        message = f"{what} was not written: it holds text that PostgreSQL cannot store ({cause})"
         return WriteError(message, race_id=race_id, retryable=False)
     if is_missing_partition(error):
         message = (

@@ -17,9 +17,9 @@ from raceday_dagster.write.decisions import MoneyFlow
 from raceday_dagster.write.transactions import Transaction
 from raceday_dagster.write.upserts import LARGEST_STATEMENT, dump_row
 
-# `newest` is the entrant's last row, `known` the last with amounts: an increment is the difference to the last known
-# amount, so the increments of an entrant always add up to its current amount. A poll whose clock is not after the
-# newest row (our clock was set back) adds nothing, because a row in between would break that sum.
+# `newest` is the entrant's last row, `win` and `place` the last with that amount: an increment is the difference to the
+# last known amount of its pool, so the increments of an entrant always add up to its current amount. A poll whose clock
+# is not after the newest row (our clock was set back) adds nothing: a row in between would break that sum.
 ADD_MONEY_FLOW = """
 INSERT INTO money_flow_history (
     racing_day, race_id, entrant_id, polling_timestamp, event_timestamp, time_to_start_s, time_interval, interval_type,
@@ -34,9 +34,12 @@ SELECT
     given.hold_percentage, given.bet_percentage,
     given.win_pool_amount, given.place_pool_amount, given.total_pool_amount,
     given.win_pool_percentage, given.place_pool_percentage,
-    given.win_pool_amount - coalesce(known.win_pool_amount, 0),
-    given.place_pool_amount - coalesce(known.place_pool_amount, 0),
-    known.win_pool_amount IS NULL,
+    given.win_pool_amount - coalesce(win.amount, 0),
+    given.place_pool_amount - coalesce(place.amount, 0),
+    CASE WHEN coalesce(given.win_pool_amount, given.place_pool_amount) IS NULL
+         THEN coalesce(win.amount, place.amount) IS NULL
+         ELSE (given.win_pool_amount IS NOT NULL AND win.amount IS NULL)
+             OR (given.place_pool_amount IS NOT NULL AND place.amount IS NULL) END,
     given.fixed_win_odds, given.fixed_place_odds, given.pool_win_odds, given.pool_place_odds
 FROM jsonb_populate_recordset(NULL::money_flow_history, %(rows)s::jsonb) AS given
 LEFT JOIN LATERAL (
@@ -47,12 +50,19 @@ LEFT JOIN LATERAL (
     ORDER BY earlier.polling_timestamp DESC LIMIT 1
 ) AS newest ON true
 LEFT JOIN LATERAL (
-    SELECT earlier.win_pool_amount, earlier.place_pool_amount
+    SELECT earlier.win_pool_amount AS amount
     FROM money_flow_history AS earlier
     WHERE earlier.racing_day = %(racing_day)s AND earlier.race_id = %(race_id)s
         AND earlier.entrant_id = given.entrant_id AND earlier.win_pool_amount IS NOT NULL
     ORDER BY earlier.polling_timestamp DESC LIMIT 1
-) AS known ON true
+) AS win ON true
+LEFT JOIN LATERAL (
+    SELECT earlier.place_pool_amount AS amount
+    FROM money_flow_history AS earlier
+    WHERE earlier.racing_day = %(racing_day)s AND earlier.race_id = %(race_id)s
+        AND earlier.entrant_id = given.entrant_id AND earlier.place_pool_amount IS NOT NULL
+    ORDER BY earlier.polling_timestamp DESC LIMIT 1
+) AS place ON true
 WHERE coalesce(newest.polling_timestamp < %(polling_timestamp)s, %(starts)s)
 ORDER BY given.entrant_id
 ON CONFLICT DO NOTHING
@@ -80,7 +90,7 @@ ON CONFLICT DO NOTHING
 def add_money_flow(transaction: Transaction, snapshot: RaceSnapshot, racing_day: date, which: MoneyFlow) -> int:
     """Adds the poll's observation of the entrants ``which`` names; returns the rows added.
 
-    The first row of an entrant with known amounts is its baseline: the increments are the amounts themselves.
+    An entrant's first row with a known amount of a pool is a baseline: the increment is the amount itself.
     """
     if which == "none":
         return 0

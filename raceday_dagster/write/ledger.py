@@ -6,11 +6,13 @@ run; nothing else is replaced, least of all a committed success by a failure tha
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-from raceday_dagster.outcomes import BatchOutcome, ProcessResult
+from raceday_dagster.outcomes import BatchOutcome, ProcessResult, RowCounts
 from raceday_dagster.write.tables import COUNTED_TABLES, batches, race_polls
 from raceday_dagster.write.transactions import Transaction
 from raceday_dagster.write.upserts import LARGEST_STATEMENT
@@ -30,6 +32,16 @@ INSERT_POLLS = "\n".join(
         "WHERE stored.status = 'failed' AND EXCLUDED.status <> 'failed'",
     )
 )
+READ_COUNTS = "\n".join(
+    (
+        f"SELECT {', '.join(f'{table}_rows AS {table}' for table in COUNTED_TABLES)}",
+        "FROM race_polls",
+        "WHERE run_id = %(run_id)s AND race_id = %(race_id)s AND polled_at = %(polled_at)s AND status = 'success'",
+    )
+)
+LONGEST_KEY = 200
+"""Characters: two of them fit an index row (2704 bytes) in any script."""
+READABLE_KEY = 100
 INSERT_BATCH = "\n".join(
     (
         f"INSERT INTO batches ({', '.join(_BATCH_COLUMNS)})",
@@ -44,8 +56,8 @@ def build_poll_row(result: ProcessResult, run_id: str) -> dict[str, Any]:
     counts = result.row_counts.model_dump()
     error = result.error
     return {
-        "run_id": make_storable(run_id),
-        "race_id": make_storable(result.race_id),
+        "run_id": make_key(run_id),
+        "race_id": make_key(result.race_id),
         "polled_at": result.polled_at.isoformat(),
         "status": result.status,
         **result.timings.model_dump(),
@@ -59,23 +71,40 @@ def build_poll_row(result: ProcessResult, run_id: str) -> dict[str, Any]:
 
 
 def write_polls(transaction: Transaction, rows: Sequence[dict[str, Any]]) -> int:
-    """Adds rows of ``build_poll_row`` that the ledger does not have; returns how many."""
+    """Adds rows of ``build_poll_row`` that the ledger does not have, of two with one key the last; returns how many."""
     added = 0
+    rows = list({(row["run_id"], row["race_id"]): row for row in rows}.values())
     for start in range(0, len(rows), LARGEST_STATEMENT):
         part = json.dumps(rows[start : start + LARGEST_STATEMENT])
         added += transaction.run("race_polls", INSERT_POLLS, {"rows": part}).rowcount
     return added
 
 
+def read_written(transaction: Transaction, *, run_id: str, race_id: str, polled_at: datetime) -> RowCounts | None:
+    """Rows that this very poll wrote, if the ledger says that it was committed."""
+    key = {"run_id": make_key(run_id), "race_id": make_key(race_id), "polled_at": polled_at}
+    row = transaction.run("race_polls", READ_COUNTS, key).mappings().one_or_none()
+    return None if row is None else RowCounts(**row)
+
+
 def write_batch(transaction: Transaction, run_id: str, outcome: BatchOutcome) -> int:
     """Adds the batch's row unless the ledger has one of that run."""
     values = {
-        "run_id": make_storable(run_id),
+        "run_id": make_key(run_id),
         "pool_max": outcome.db_pool.max,
         "pool_peak": outcome.db_pool.peak,
         **{name: getattr(outcome, name) for name in _BATCH_COLUMNS if hasattr(outcome, name)},
     }
     return transaction.run("batches", INSERT_BATCH, values).rowcount
+
+
+def make_key(text: str) -> str:
+    """The text itself where an index takes it; else its readable start and a digest, so that two never become one."""
+    storable = make_storable(text)
+    if storable == text and len(text) <= LONGEST_KEY:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{storable[:READABLE_KEY]}~{digest}"
 
 
 def make_storable(text: str) -> str:

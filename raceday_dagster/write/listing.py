@@ -8,19 +8,26 @@ from raceday_dagster.outcomes import RowCounts
 from raceday_dagster.racing.events import Category, ListedMeeting, ListedRace, RaceStatus, RacingDay
 from raceday_dagster.racing.snapshots import RaceType
 from raceday_dagster.write import meetings
-from raceday_dagster.write.decisions import StoredRace, choose_status, settles_meeting
+from raceday_dagster.write.decisions import StoredRace, choose_meetings_to_settle, choose_status
 from raceday_dagster.write.transactions import Transaction
 from raceday_dagster.write.upserts import Upsert, dump_row, dump_values, write_rows
 
 RACE_TYPES: dict[Category, RaceType] = {"T": "thoroughbred", "H": "harness", "G": "greyhound"}
 KNOWN_STATUSES = frozenset(get_args(RaceStatus))
 
+# Comes first: lists of one day take turns, and one that is older than a list already heard changes no row here.
+HEAR_LIST = """
+INSERT INTO racing_days AS stored (racing_day, generated_at) VALUES (%(racing_day)s, %(generated_at)s)
+ON CONFLICT (racing_day) DO UPDATE SET generated_at = EXCLUDED.generated_at
+WHERE stored.generated_at <= EXCLUDED.generated_at
+"""
+
 # The same lock as a poll takes, for every race of the list and in one order: no list waits for a list in a circle, and
 # a poll never waits for a second lock of this kind.
 LOCK_AND_READ = """
 SELECT pg_advisory_xact_lock(key)
 FROM (SELECT DISTINCT hashtextextended(id, 0) AS key FROM unnest(%(race_ids)s) AS id ORDER BY key) AS keys;
-SELECT race_id, status, racing_day, api_generated_time, last_poll_time, finalized_at, abandoned_at
+SELECT race_id, status, meeting_id, racing_day, api_generated_time, last_poll_time, finalized_at, abandoned_at
 FROM races WHERE race_id = ANY (%(race_ids)s)
 """
 
@@ -28,10 +35,15 @@ RACES = Upsert(table="races", on_change=("api_generated_time",))
 
 
 def write_list(transaction: Transaction, day: RacingDay) -> RowCounts:
-    """Writes the meetings and races that differ from what is stored; a race with a newer answer is left alone.
+    """Writes the meetings and races that differ from what is stored; a race with a newer answer is left alone, and
+    a list older than the newest of its day is not heard at all.
 
-    The list owns the racing day of a meeting and its races. History rows stay under the day they were written.
+    The list owns the racing day of a meeting and of its races, but for those already polled: their history lies under
+    the day they have, and would begin again under another.
     """
+    values = {"racing_day": day.racing_day, "generated_at": day.generated_at}
+    if not transaction.run("racing_days", HEAR_LIST, values).rowcount:
+        return RowCounts()
     stored = _lock_races(transaction, [race.race_id for race in day.races])
     known = {race.race_id: stored.get(race.race_id, StoredRace()) for race in day.races}
     heard = [race for race in day.races if not known[race.race_id].has_newer_answer(day.generated_at)]
@@ -42,7 +54,9 @@ def write_list(transaction: Transaction, day: RacingDay) -> RowCounts:
     )
     settled = meetings.settle_meetings(
         transaction,
-        {race.meeting_id for race in heard if settles_meeting(known[race.race_id], changes[race.race_id])},
+        set().union(
+            *(choose_meetings_to_settle(known[race.race_id], changes[race.race_id], race.meeting_id) for race in heard)
+        ),
     )
     return RowCounts(meetings=min(meeting_count + settled, len(day.meetings)), races=race_count)
 
@@ -64,6 +78,6 @@ def _race_row(race: ListedRace, day: RacingDay, stored: StoredRace, change: dict
     row = dump_row(race, type=race.category)
     for name in ("category", "status"):
         row.pop(name, None)
-    if stored.last_poll_time is None:
-        change = {**change, "api_generated_time": day.generated_at}
-    return row | dump_values(change)
+    if stored.is_polled:
+        return row | dump_values({**change, "racing_day": stored.racing_day})
+    return row | dump_values({**change, "api_generated_time": day.generated_at})

@@ -8,8 +8,18 @@ from collections.abc import Iterable
 from raceday_dagster.write.transactions import Transaction
 from raceday_dagster.write.upserts import Upsert
 
-# A meeting's `api_generated_time` is the time of the answer that last changed it: an older answer is not heard.
-_NOT_OLDER = "stored.api_generated_time IS NULL OR stored.api_generated_time <= EXCLUDED.api_generated_time"
+# A meeting's `api_generated_time` is the time of the answer that last changed it. The newest answer that was heard and
+# changed nothing is known from its races and its day's list; so sister races need not lock the meeting to say so.
+_NOT_OLDER = """
+    (stored.api_generated_time IS NULL OR stored.api_generated_time <= EXCLUDED.api_generated_time)
+    AND NOT EXISTS (
+        SELECT FROM races
+        WHERE races.meeting_id = stored.meeting_id AND races.api_generated_time > EXCLUDED.api_generated_time
+    )
+    AND NOT EXISTS (
+        SELECT FROM racing_days AS list
+        WHERE list.racing_day = stored.racing_day AND list.generated_at > EXCLUDED.api_generated_time
+    )"""
 
 FROM_RACE = Upsert(table="meetings", insert_only=("racing_day",), on_change=("api_generated_time",), guard=_NOT_OLDER)
 FROM_LIST = Upsert(table="meetings", on_change=("api_generated_time",), guard=_NOT_OLDER)

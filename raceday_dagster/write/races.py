@@ -13,19 +13,19 @@ from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.write import history, meetings
 from raceday_dagster.write.decisions import (
     StoredRace,
+    choose_meetings_to_settle,
     choose_money_flow,
     choose_status,
-    settles_meeting,
 )
-from raceday_dagster.write.ledger import build_poll_row, write_polls
+from raceday_dagster.write.ledger import build_poll_row, read_written, write_polls
 from raceday_dagster.write.transactions import Transaction
 from raceday_dagster.write.upserts import Upsert, dump_row, dump_values, write_rows
 
 # Whoever writes a race holds this lock first, the day's list too: what is read after it stays true until the commit.
 LOCK_AND_READ = """
 SELECT pg_advisory_xact_lock(hashtextextended(%(race_id)s, 0));
-SELECT race.status, race.racing_day, race.api_generated_time, race.last_poll_time, race.finalized_at, race.abandoned_at,
-    meeting.racing_day AS meeting_day
+SELECT race.status, race.meeting_id, race.racing_day, race.api_generated_time, race.last_poll_time,
+    race.finalized_at, race.abandoned_at, meeting.racing_day AS meeting_day
 FROM (SELECT) AS nothing
 LEFT JOIN races AS race ON race.race_id = %(race_id)s
 LEFT JOIN meetings AS meeting ON meeting.meeting_id = %(meeting_id)s
@@ -33,7 +33,11 @@ LEFT JOIN meetings AS meeting ON meeting.meeting_id = %(meeting_id)s
 
 RACE = Upsert(table="races", insert_only=("racing_day",), always=("last_poll_time", "api_generated_time"))
 ENTRANTS = Upsert(table="entrants")
-POOLS = Upsert(table="race_pools", on_change=("last_updated",))
+POOLS = Upsert(
+    table="race_pools",
+    on_change=("last_updated",),
+    guard="stored.source <> 'tote_pools' OR EXCLUDED.source = 'tote_pools'",
+)
 RESULTS = Upsert(
     table="race_results",
     on_change=("result_time",),
@@ -82,7 +86,8 @@ def lock_race(transaction: Transaction, race_id: str, meeting_id: str) -> Stored
 def write_snapshot(transaction: Transaction, snapshot: RaceSnapshot, stored: StoredRace, racing_day: date) -> RowCounts:
     """Writes a snapshot that is not stale and returns the rows inserted or changed.
 
-    The same answer a second time changes nothing and adds no history.
+    The same answer a second time changes nothing and adds no history. Another answer with the same time of the feed
+    adds its money flow; a price that differs waits for the next time of the feed, which orders prices.
     """
     change = choose_status(stored, snapshot.race.carried().get("status"), snapshot.event_timestamp)
     counts = {
@@ -91,15 +96,23 @@ def write_snapshot(transaction: Transaction, snapshot: RaceSnapshot, stored: Sto
         "entrants": write_rows(transaction, ENTRANTS, [dump_row(entrant) for entrant in snapshot.entrants]),
         "race_pools": _write_pools(transaction, snapshot),
     }
-    if not stored.has_poll_of(snapshot.event_timestamp):
+    # Only polls write these two tables, so a change in them means that this answer was not stored before.
+    is_other_answer = counts["entrants"] + counts["race_pools"] > 0
+    if is_other_answer or not stored.has_poll_of(snapshot.event_timestamp):
         which = choose_money_flow(stored, change)
         counts["money_flow_history"] = history.add_money_flow(transaction, snapshot, racing_day, which)
         counts["odds_history"] = history.add_odds(transaction, snapshot, racing_day)
     counts["race_results"] = _write_results(transaction, snapshot)
-    if settles_meeting(stored, change):
-        settled = meetings.settle_meetings(transaction, [snapshot.meeting.meeting_id])
-        counts["meetings"] = max(counts["meetings"], settled)
+    settled = meetings.settle_meetings(
+        transaction, choose_meetings_to_settle(stored, change, snapshot.meeting.meeting_id)
+    )
+    counts["meetings"] = max(counts["meetings"], settled)
     return RowCounts(**counts)
+
+
+def read_committed(transaction: Transaction, snapshot: RaceSnapshot, poll: Poll) -> RowCounts | None:
+    """What this very poll wrote, if an earlier attempt of it was committed after all."""
+    return read_written(transaction, run_id=poll.run_id, race_id=snapshot.race_id, polled_at=snapshot.polling_timestamp)
 
 
 def record_written(

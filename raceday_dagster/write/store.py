@@ -23,7 +23,7 @@ from raceday_dagster.write import ledger, listing, races, reading
 from raceday_dagster.write.decisions import choose_racing_day
 from raceday_dagster.write.engine import PoolGauge
 from raceday_dagster.write.failures import build_database_error, is_missing_partition
-from raceday_dagster.write.partitions import choose_days, create_partitions
+from raceday_dagster.write.partitions import choose_days, create_partitions, refuse_far_days
 from raceday_dagster.write.races import NeedsPartitionError, Poll, WriteReport
 from raceday_dagster.write.transactions import Transaction, Transactions
 
@@ -157,6 +157,9 @@ class RaceStore:
         def write(transaction: Transaction) -> WriteReport:
             breakdowns.append(transaction.breakdown_ms)
             stored = races.lock_race(transaction, snapshot.race_id, snapshot.meeting.meeting_id)
+            if len(breakdowns) > 1 and (counts := races.read_committed(transaction, snapshot, poll)) is not None:
+                # The first attempt did it; only the answer to its commit was lost.
+                return WriteReport(status="written", row_counts=counts, write_ms=0, breakdown_ms={})
             if stored.has_newer_poll(snapshot.event_timestamp):
                 error = races.record_stale(transaction, snapshot, poll, stored, elapsed_ms())
                 return WriteReport(status="stale", row_counts=RowCounts(), write_ms=0, breakdown_ms={}, error=error)
@@ -177,6 +180,7 @@ class RaceStore:
 
     def _create_partitions(self, days: Iterable[date], race_id: str, deadline_s: float) -> list[str]:
         wanted = choose_days(self._utc_now(), days)
+        refuse_far_days(wanted, race_id)
         partitions = self._transactions.run(
             lambda transaction: create_partitions(transaction, wanted), race_id=race_id, deadline_s=deadline_s
         )
@@ -192,9 +196,7 @@ class RaceStore:
         self, read: Callable[Concatenate[Connection, Asked], Answer], *args: Asked.args, **kwargs: Asked.kwargs
     ) -> Answer:
         try:
-            with self.gauge.asking():
-                connection = self.engine.connect()
-            with connection:
+            with self._transactions.connect(self._monotonic() + DEADLINE_S) as connection:
                 return read(connection, *args, **kwargs)
         except SQLAlchemyError as error:
             raise build_database_error(self.engine, error) from error

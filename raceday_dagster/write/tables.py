@@ -65,11 +65,20 @@ def _one_of(column: str, *values: str) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
+racing_days = Table(
+    "racing_days",
+    metadata,
+    Column("racing_day", Date, primary_key=True),
+    Column("generated_at", Instant, nullable=False),
+)
+"""When the feed made the newest list of each racing day."""
+
 meetings = Table(
     "meetings",
     metadata,
     Column("meeting_id", Text, primary_key=True),
-    *_columns(Text, "meeting_name", "country", "category", "race_type", nullable=False),
+    Column("meeting_name", Text, nullable=False, server_default=""),
+    *_columns(Text, "country", "category", "race_type", nullable=False),
     Column("racing_day", Date, nullable=False),
     Column("status", Text, nullable=False, server_default="active"),
     *_columns(Text, "state", "category_name", "track_condition", "track_surface", "track_direction"),
@@ -92,7 +101,7 @@ races = Table(
     Column("race_id", Text, primary_key=True),
     Column("meeting_id", ForeignKey("meetings.meeting_id", ondelete="CASCADE"), nullable=False),
     Column("racing_day", Date, nullable=False),
-    Column("name", Text, nullable=False),
+    Column("name", Text, nullable=False, server_default=""),
     Column("race_number", Integer, nullable=False),
     Column("start_time", Instant, nullable=False),
     Column("race_date_nz", Date),
@@ -122,7 +131,7 @@ entrants = Table(
     Column("entrant_id", Text, primary_key=True),
     Column("race_id", ForeignKey("races.race_id", ondelete="CASCADE"), nullable=False),
     Column("runner_number", Integer, nullable=False),
-    Column("name", Text, nullable=False),
+    Column("name", Text, nullable=False, server_default=""),
     Column("barrier", Integer),
     Column("barrier_position", Text),
     Column("is_scratched", Boolean, nullable=False),
@@ -165,7 +174,9 @@ race_results = Table(
     metadata,
     Column("race_id", ForeignKey("races.race_id", ondelete="CASCADE"), primary_key=True),
     Column("result_status", Text, nullable=False),
-    *_columns(JSONB, "results", "dividends", "fixed_odds", nullable=False),
+    Column("results", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    Column("dividends", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    Column("fixed_odds", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("protest_lodged", Boolean, nullable=False, server_default=text("false")),
     Column("result_time", Instant),
     *_row_times(),

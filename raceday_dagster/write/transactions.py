@@ -11,23 +11,21 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, CursorResult, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as CheckoutTimeoutError
+from sqlalchemy.pool import QueuePool
 
 from raceday_dagster.errors import WriteError
 from raceday_dagster.write.engine import PoolGauge
-from raceday_dagster.write.failures import build_write_error
-from raceday_dagster.write.verdicts import classify_database_error
+from raceday_dagster.write.failures import UnstorableTextError, build_write_error, describe_race
+from raceday_dagster.write.verdicts import classify_database_error, is_ceiling_refusal
 
 LOCK_TIMEOUT_MS = 2_000
 STATEMENT_TIMEOUT_MS = 5_000
 RETRY_PAUSE_S = 0.05
+CEILING_PAUSE_S = 0.1
 
-_OPENING = (
-    "SET LOCAL TIME ZONE 'UTC'; "
-    "SET LOCAL lock_timeout = %(lock_timeout_ms)s; "
-    "SET LOCAL statement_timeout = %(statement_timeout_ms)s; "
-)
+_OPENING = f"SET LOCAL TIME ZONE 'UTC'; SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; "
 
 Result = TypeVar("Result")
 
@@ -35,8 +33,8 @@ Result = TypeVar("Result")
 class Transaction:
     """A transaction in progress: runs statements and keeps what each step took.
 
-    The first statement opens it. A step that begins after the deadline is refused, so a transaction outlives its
-    deadline by one statement at most, and that statement has its own time-out.
+    The first statement opens it. What begins after the deadline is refused, the commit too, and a statement that
+    begins before it is cut off there by the server.
     """
 
     def __init__(self, connection: Connection, *, ends_s: float, monotonic: Callable[[], float]) -> None:
@@ -51,24 +49,29 @@ class Transaction:
 
         Raises:
             SQLAlchemyError: As the database says.
+            UnstorableTextError: A parameter holds text that PostgreSQL cannot.
             OutOfTimeError: The deadline has passed.
         """
         started_s = self._monotonic()
-        left_ms = int(1_000 * (self._ends_s - started_s))
-        if left_ms <= 0:
-            raise OutOfTimeError
-        values = parameters or {}
+        left_ms = self.refuse_late()
+        if left_ms < STATEMENT_TIMEOUT_MS or not self._opened:
+            sql = f"SET LOCAL statement_timeout = {min(STATEMENT_TIMEOUT_MS, left_ms)}; {sql}"
         if not self._opened:
             self._opened = True
             sql = _OPENING + sql
-            values = {
-                **values,
-                "lock_timeout_ms": min(LOCK_TIMEOUT_MS, left_ms),
-                "statement_timeout_ms": min(STATEMENT_TIMEOUT_MS, left_ms),
-            }
-        result = self._connection.exec_driver_sql(sql, values)
+        try:
+            result = self._connection.exec_driver_sql(sql, parameters or {})
+        except ValueError as error:
+            raise UnstorableTextError from error
         self.add_time(step, started_s)
         return result
+
+    def refuse_late(self) -> int:
+        """Milliseconds left, at least one; raises ``OutOfTimeError`` when there are none."""
+        left_ms = int(1_000 * (self._ends_s - self._monotonic()))
+        if left_ms <= 0:
+            raise OutOfTimeError
+        return left_ms
 
     def add_time(self, step: str, started_s: float) -> None:
         """Adds the time since ``started_s`` to ``step``."""
@@ -87,7 +90,7 @@ class Transactions:
         engine: From ``engine.build_engine``.
         gauge: The gauge of that engine's pool.
         monotonic: Clock of durations and deadlines.
-        sleep: Called with seconds before a second try.
+        sleep: Called with seconds before a second try, and while the server has no connection left.
     """
 
     def __init__(
@@ -106,8 +109,8 @@ class Transactions:
     def run(self, work: Callable[[Transaction], Result], *, race_id: str = "", deadline_s: float) -> Result:
         """Commits ``work``, or leaves nothing of it.
 
-        A failure that may pass is tried once more while time is left, except a pool without a free connection: that
-        was a wait already.
+        A failure that may pass is tried once more while time is left, except a pool or a server without a free
+        connection: that was a wait already.
 
         Args:
             work: Called once or twice; must not keep anything between the calls.
@@ -122,8 +125,9 @@ class Transactions:
             return self._attempt(work, ends_s)
         except OutOfTimeError as error:
             raise _out_of_time(race_id, deadline_s) from error
-        except (SQLAlchemyError, ValueError) as error:
+        except (SQLAlchemyError, UnstorableTextError) as error:
             again = classify_database_error(error) and not isinstance(error, CheckoutTimeoutError)
+            again = again and not _is_full(error)
             if not again or self._monotonic() + RETRY_PAUSE_S >= ends_s:
                 raise build_write_error(error, race_id=race_id) from error
         self._sleep(RETRY_PAUSE_S)
@@ -131,17 +135,32 @@ class Transactions:
             return self._attempt(work, ends_s)
         except OutOfTimeError as error:
             raise _out_of_time(race_id, deadline_s) from error
-        except (SQLAlchemyError, ValueError) as error:
+        except (SQLAlchemyError, UnstorableTextError) as error:
             raise build_write_error(error, race_id=race_id) from error
+
+    def connect(self, ends_s: float) -> Connection:
+        """A connection of the pool. A server, or a role, that has as many as it may is asked again until ``ends_s``,
+        but no longer than a checkout waits for the pool. Raises what SQLAlchemy raises."""
+        pool = self._engine.pool
+        patience_s = pool.timeout() if isinstance(pool, QueuePool) else 0.0
+        ends_s = min(ends_s, self._monotonic() + patience_s)
+        with self._gauge.asking():
+            while True:
+                try:
+                    return self._engine.connect()
+                except OperationalError as error:
+                    if not _is_full(error) or self._monotonic() + CEILING_PAUSE_S >= ends_s:
+                        raise
+                self._sleep(CEILING_PAUSE_S)
 
     def _attempt(self, work: Callable[[Transaction], Result], ends_s: float) -> Result:
         asked_s = self._monotonic()
-        with self._gauge.asking():
-            connection = self._engine.connect()
+        connection = self.connect(ends_s)
         try:
             transaction = Transaction(connection, ends_s=ends_s, monotonic=self._monotonic)
             transaction.add_time("checkout", asked_s)
             result = work(transaction)
+            transaction.refuse_late()
             committing_s = self._monotonic()
             connection.commit()
             transaction.add_time("commit", committing_s)
@@ -154,6 +173,10 @@ class Transactions:
             connection.close()
 
 
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OperationalError) and error.statement is None and is_ceiling_refusal(error)
+
+
 def _roll_back(connection: Connection) -> None:
     try:
         connection.rollback()
@@ -163,5 +186,5 @@ def _roll_back(connection: Connection) -> None:
 
 
 def _out_of_time(race_id: str, deadline_s: float) -> WriteError:
-    what = f"race {race_id}" if race_id else "the batch"
+    what = describe_race(race_id)
     return WriteError(f"{what} was not written: its {deadline_s:.1f} s were over", race_id=race_id, retryable=True)

@@ -79,7 +79,11 @@ def _group(rows: Sequence[Mapping[str, Any]]) -> dict[frozenset[str], list[Mappi
 
 @lru_cache(maxsize=512)
 def _build_statement(upsert: Upsert, groups: tuple[frozenset[str], ...]) -> str:
-    """One message for all groups, which have no row in common; its only value is the number of changed rows."""
+    """One message for all groups, which have no row in common; its only value is the number of changed rows.
+
+    Rows are locked in the order of their keys within a group only. That makes no circle, because whoever writes races
+    or entrants holds the locks of those races first, and lists, the only writers of several meetings, take turns.
+    """
     numbers = range(len(groups))
     inserts = (
         f"group_{number} AS (\n{build_insert(upsert, groups[number], f'rows_{number}')}\n)" for number in numbers

@@ -29,6 +29,9 @@ LASTING_REFUSALS = (
     "permission denied for database",
 )
 
+# The server's own ceiling, of the role or of all: these pass as soon as somebody lets go of a connection.
+CEILING_REFUSALS = ("too many c", "remaining connection slots are reserved")
+
 
 def read_sqlstate(error: BaseException) -> str | None:
     """The five characters of the SQLSTATE of an error SQLAlchemy raised; ``None`` when the server sent none."""
@@ -58,3 +61,8 @@ def classify_database_error(error: BaseException) -> bool:
 def is_lasting_refusal(error: DBAPIError) -> bool:
     """Whether the server refused the connection for a reason that waiting does not cure."""
     return any(refusal in str(error.orig) for refusal in LASTING_REFUSALS)
+
+
+def is_ceiling_refusal(error: DBAPIError) -> bool:
+    """Whether the server refused a new connection because it, or the role, has as many as it may."""
+    return any(refusal in str(error.orig) for refusal in CEILING_REFUSALS)

@@ -26,6 +26,7 @@ IDENTITY = {
     "NZTAB_PARTNER_NAME": "raceday tests",
     "NZTAB_PARTNER_ID": "raceday-tests",
 }
+PASSWORD = "hunter2"
 HISTORY = ("money_flow_history", "odds_history")
 TABLES = ("meetings", "races", "entrants", "race_pools", "race_results", *HISTORY)
 
@@ -102,7 +103,10 @@ def open_race_day(
         running_simulator(seed=5, racing_day=RACING_DAY, now=now, speed=speed) as simulator,
         dg.DagsterInstance.local_temp(str(folder), overrides={"telemetry": {"enabled": False}}) as instance,
     ):
-        for name, value in {**IDENTITY, "DATABASE_URL": database_url, "NZTAB_API_URL": simulator.api_url}.items():
+        # Trusted on its socket, the server ignores the password; whoever prints the URL does not.
+        with_password = database_url.replace("raceday@", f"raceday:{PASSWORD}@", 1)
+        assert with_password != database_url
+        for name, value in {**IDENTITY, "DATABASE_URL": with_password, "NZTAB_API_URL": simulator.api_url}.items():
             monkeypatch.setenv(name, value)
         engine = create_engine(database_url, poolclass=NullPool)
         yield RaceDay(simulator, instance, engine, find_open_races(simulator))

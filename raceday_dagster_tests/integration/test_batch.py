@@ -12,7 +12,14 @@ import pytest
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.sandbox.postmaster import wait_for
 from raceday_dagster_tests.integration.postgres_fixture import order
-from raceday_dagster_tests.integration.race_day import ConnectionWatch, RaceDay, open_race_day, read_log
+from raceday_dagster_tests.integration.race_day import (
+    IDENTITY,
+    PASSWORD,
+    ConnectionWatch,
+    RaceDay,
+    open_race_day,
+    read_log,
+)
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 BREAK_WRITES = """
@@ -174,10 +181,15 @@ def test_a_concurrency_of_zero_is_refused_in_one_clear_sentence(day: RaceDay) ->
 
 
 def test_a_concurrency_above_the_pool_is_lowered_and_said(
-    day: RaceDay, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    day: RaceDay,
+    embedded_postgres: EmbeddedPostgres,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("DB_POOL_MAX", "3")
-    result = day.poll(day.race_ids[22:30], max_concurrent=8)
+    with ConnectionWatch(embedded_postgres) as watch:
+        result = day.poll(day.race_ids[22:30], max_concurrent=8)
+    assert 1 <= max(watch.samples) <= 3
     batch = day.read_batch(result.run_id)
     assert (batch["requested_concurrency"], batch["effective_concurrency"], batch["pool_max"]) == (8, 3, 3)
     assert batch["successes"] == 8
@@ -192,7 +204,7 @@ def test_no_secret_is_in_a_log_or_in_metadata(day: RaceDay, capfd: pytest.Captur
     result = day.poll(day.race_ids[30:33])
     captured = capfd.readouterr()
     stored = " ".join(str(event) for event in day.instance.all_logs(result.run_id))
-    for secret in ("test@raceday.invalid", "raceday tests"):
+    for secret in (PASSWORD, *IDENTITY.values()):
         assert secret not in captured.out + captured.err + stored
 
 
@@ -206,3 +218,20 @@ def test_a_poll_of_one_partition_is_the_same_graph(day: RaceDay, tmp_path: Path)
     )
     assert result.success
     assert set(day.read_polls(result.run_id)) == {race_id}
+
+
+def test_a_poll_without_its_partition_is_refused(day: RaceDay) -> None:
+    from raceday_dagster_tests.integration.race_day import process_race_job
+
+    result = dg.execute_job(dg.reconstructable(process_race_job), instance=day.instance)
+    (failure,) = result.get_step_failure_events()
+    assert "process_races with race_ids" in str(failure.step_failure_data.user_failure_data)
+
+
+@pytest.mark.parametrize(("policy", "succeeds"), [("any", False), ("all", True), ("never", True)])
+def test_a_run_with_one_failed_race_is_red_if_asked_to_be(day: RaceDay, policy: str, succeeds: bool) -> None:
+    lost, kept = day.race_ids[36:38]
+    day.simulator.add_fault(lost, "garbage")
+    result = day.poll([lost, kept], fail_run_when=policy)
+    assert result.success is succeeds
+    assert day.read_batch(result.run_id)["failures"] == 1

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, date, datetime
 
 import dagster as dg
 import pytest
 
+from raceday_dagster.defs.baseline_ops import choose_racing_day
 from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, daily_baseline_job, open_race_day
 
 
@@ -95,7 +97,27 @@ def test_a_day_without_racing_is_an_empty_success(day: RaceDay) -> None:
     assert day.read_batch(result.run_id)["total_races"] == 0
 
 
-def test_a_day_that_is_no_date_is_refused_before_anything_runs(day: RaceDay) -> None:
+def test_a_day_that_is_no_date_is_refused_before_anything_is_asked(day: RaceDay) -> None:
+    day.simulator.clear_requests()
     result = load(day, "tomorrow")
-    assert not result.success
-    assert not day.ask("SELECT 1 FROM batches WHERE run_id = :run", run=result.run_id)
+    (failure,) = result.get_step_failure_events()
+    said = str(failure.step_failure_data.user_failure_data)
+    assert "racing_day must be a date like 2026-01-31, not 'tomorrow'" in said
+    assert day.simulator.requests()["total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("now", "racing_day"),
+    [
+        (datetime(2026, 9, 26, 11, 59, tzinfo=UTC), date(2026, 9, 26)),
+        (datetime(2026, 9, 26, 12, 0, tzinfo=UTC), date(2026, 9, 27)),  # clocks go forward at 02:00 that night
+        (datetime(2026, 9, 27, 10, 59, tzinfo=UTC), date(2026, 9, 27)),
+        (datetime(2026, 9, 27, 11, 0, tzinfo=UTC), date(2026, 9, 28)),
+        (datetime(2027, 4, 3, 10, 59, tzinfo=UTC), date(2027, 4, 3)),
+        (datetime(2027, 4, 3, 11, 0, tzinfo=UTC), date(2027, 4, 4)),  # clocks go back at 03:00 that night
+        (datetime(2027, 4, 4, 11, 59, tzinfo=UTC), date(2027, 4, 4)),
+        (datetime(2027, 4, 4, 12, 0, tzinfo=UTC), date(2027, 4, 5)),
+    ],
+)
+def test_today_is_new_zealands_on_both_nights_that_change_the_clocks(now: datetime, racing_day: date) -> None:
+    assert choose_racing_day("", now) == racing_day

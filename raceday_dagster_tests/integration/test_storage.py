@@ -147,6 +147,53 @@ def test_a_forked_child_leaves_its_parents_connections_alone(url: str, dagster_h
     assert done.stdout.split() == ["0", "True"], done.stderr
 
 
+FORKING_RUN = """
+import logging, os, time
+import dagster as dg
+def say(message):
+    log.store_event(dg.EventLogEntry(
+        error_info=None, level=logging.INFO, user_message=message, run_id="forking", timestamp=time.time(),
+        step_key="step", job_name="job", dagster_event=None,
+    ))
+with dg.DagsterInstance.get() as instance:
+    log = instance.event_log_storage
+    child = None
+    with log.buffered():
+        say("before")
+        instance.all_logs("forking")
+        log._buffer._writing.acquire()  # its thread is in the middle of something
+        child = os.fork()
+        if child:
+            log._buffer._writing.release()
+            _, status = os.waitpid(child, 0)
+        else:
+            say("child")
+    if child == 0:
+        os._exit(0 if len(instance.all_logs("forking")) == 2 else 1)
+    print(os.waitstatus_to_exitcode(status), *(entry.user_message for entry in instance.all_logs("forking")))
+"""
+
+
+def test_a_child_forked_during_a_run_writes_its_own_events_only(url: str, dagster_home: Path) -> None:
+    environment = os.environ | {"DAGSTER_HOME": str(dagster_home), "DAGSTER_PG_URL": url}
+    command = [sys.executable, "-W", "ignore", "-c", FORKING_RUN]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["0", "before", "child"], done.stderr
+
+
+def test_a_server_that_vanishes_is_noticed_in_seconds_unless_the_url_says_otherwise(url: str) -> None:
+    engine = storage.build_engine(storage.normalise_url(url).update_query_dict({"keepalives_count": "7"}))
+    with storage.open_connection(engine, 5.0) as connection:
+        used = connection.connection.driver_connection.get_dsn_parameters()
+    engine.dispose()
+    assert used["keepalives_count"] == "7"
+    assert {name: used[name] for name in ("keepalives_idle", "keepalives_interval", "tcp_user_timeout")} == {
+        "keepalives_idle": "5",
+        "keepalives_interval": "2",
+        "tcp_user_timeout": "11000",
+    }
+
+
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
 def test_every_postgresql_url_is_one_for_psycopg2(scheme: str) -> None:
     url = storage.normalise_url(f"{scheme}://user:p%40ss@host:5433/name?sslmode=require")
@@ -173,7 +220,7 @@ def test_a_server_that_comes_up_late_is_waited_for(url: str, monkeypatch: pytest
             raise refusals.pop()
 
     sa.event.listen(engine, "do_connect", refuse_twice)
-    storage.wait_until_reachable(engine, clock=lambda: 0.0, sleep=lambda _: None)
+    storage.open_connection(engine, 1.0, clock=lambda: 0.0, sleep=lambda _: None).close()
     assert refusals == []
     engine.dispose()
 

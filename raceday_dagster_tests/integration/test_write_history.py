@@ -73,6 +73,30 @@ def test_the_increments_of_a_runner_always_add_up_to_its_amount(store: RaceStore
         assert [row["incremental_win_amount"] is None for row in rows] == [cents is None for cents in pools]
 
 
+def test_each_pool_has_increments_of_its_own(store: RaceStore, database_url: str) -> None:
+    pools = [(100_000, None), (200_000, 50_000), (300_000, None), (None, 90_000), (500_000, 70_000)]
+    for poll, (win, place) in enumerate(pools):
+        write(store, make_snapshot(poll=poll, win_cents=win, place_cents=place), run_id=f"run-{poll}")
+    rows = read_flow(database_url, 1)
+    for pool in ("win", "place"):
+        assert sum(row[f"incremental_{pool}_amount"] or 0 for row in rows) == rows[-1][f"{pool}_pool_amount"]
+    assert [row["is_baseline"] for row in rows] == [True, True, False, False, False]
+
+
+def test_another_answer_with_the_same_time_of_the_feed_is_an_observation(store: RaceStore, database_url: str) -> None:
+    first = make_snapshot(win_cents=100_000)
+    again = first.model_copy(update={"polling_timestamp": first.polling_timestamp + timedelta(seconds=5)})
+    later = first.polling_timestamp + timedelta(seconds=9)
+    other = make_snapshot(win_cents=200_000, polled_at=later)
+    counts = [
+        write(store, snapshot, run_id=f"{number}").row_counts.money_flow_history
+        for number, snapshot in enumerate([first, again, other, other])
+    ]
+    assert counts == [8, 0, 8, 0]
+    rows = read_flow(database_url, 1)
+    assert sum(row["incremental_win_amount"] for row in rows) == rows[-1]["win_pool_amount"] == 36_000
+
+
 def test_a_share_of_nothing_is_an_observation(store: RaceStore, database_url: str) -> None:
     write(store, make_snapshot(holds={1: 0}))
     [row] = read_flow(database_url, 1)

@@ -110,3 +110,15 @@ def test_a_batch_is_recorded_once_and_fills_what_the_ledger_misses(store: RaceSt
 def test_an_empty_batch_is_recorded_too(store: RaceStore, database_url: str) -> None:
     store.record_batch("run-1", make_batch())
     assert read_tables(database_url)["batches"][0]["total_races"] == 0
+
+
+def test_ids_no_index_takes_cost_no_race_its_ledger_row(store: RaceStore, database_url: str) -> None:
+    noise = "".join(str(number) for number in range(3_000))
+    ids = [noise, f"{noise}!", "race-\x00", "race-\N{REPLACEMENT CHARACTER}", "race-\ud800", "race-?", "race-1"]
+    outcome = make_batch(*(make_failure(race_id) for race_id in [*ids, "race-1"]))
+    for _ in range(2):
+        store.record_batch("run-1", outcome)
+    rows = read_tables(database_url)["race_polls"]
+    assert len(rows) == len(ids)
+    assert max(len(row["race_id"]) for row in rows) < 200
+    assert sum(row["race_id"].startswith(noise[:100]) for row in rows) == 2

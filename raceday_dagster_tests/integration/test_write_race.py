@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -9,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from raceday_dagster.errors import WriteError
 from raceday_dagster.outcomes import RowCounts
+from raceday_dagster.racing.snapshots import PoolsRow, ResultsRow
 from raceday_dagster.write.store import RaceStore
 from raceday_dagster_tests.integration.write_fixture import (
     MEASURED,
@@ -180,6 +183,42 @@ def test_a_final_result_is_not_overwritten_by_an_interim_one(store: RaceStore, d
     corrected = make_snapshot(poll=2, race={"status": "final"}, results=make_results("final", winner=3))
     assert write(store, corrected, run_id="three").row_counts.race_results == 1
     assert read_tables(database_url)["race_results"][0]["results"][0]["runner_number"] == 3
+
+
+def test_pools_of_dividends_never_replace_those_of_the_tote(store: RaceStore, database_url: str) -> None:
+    first, second = make_snapshot(), make_snapshot(poll=1, win_cents=1)
+    assert second.pools is not None
+    declared = second.model_copy(update={"pools": second.pools.model_copy(update={"source": "dividends"})})
+    write(store, first, run_id="one")
+    before = read_tables(database_url)["race_pools"]
+    assert write(store, declared, run_id="two").row_counts.race_pools == 0
+    assert read_tables(database_url)["race_pools"] == before
+
+
+def test_a_row_of_few_columns_is_inserted_with_defaults_and_erases_nothing(store: RaceStore, database_url: str) -> None:
+    few = {"result_status": "interim", "result_time": START}
+    pools = {"source": "tote_pools", "data_quality_score": 50, "extracted_pools": 0}
+    poor = make_snapshot().model_copy(
+        update={"results": ResultsRow(**few), "pools": PoolsRow(**pools), "race": without(make_snapshot().race, "name")}
+    )
+    write(store, poor, run_id="one")
+    tables = read_tables(database_url)
+    assert [tables["race_results"][0][name] for name in ("results", "dividends", "fixed_odds")] == [[], [], {}]
+    assert (tables["race_pools"][0]["win_pool_total"], tables["races"][0]["name"]) == (0, "")
+    write(store, make_snapshot(poll=1, results=make_results()), run_id="two")
+    rich = read_tables(database_url)
+    poorer = make_snapshot(poll=2).model_copy(update={"results": ResultsRow(**few), "pools": PoolsRow(**pools)})
+    write(store, poorer, run_id="three")
+    after = read_tables(database_url)
+    assert after["race_results"] == rich["race_results"]
+    assert after["race_pools"][0]["win_pool_total"] == rich["race_pools"][0]["win_pool_total"] > 0
+
+
+def test_an_id_no_index_takes_is_a_short_typed_error(store: RaceStore) -> None:
+    noise = "".join(hashlib.sha256(str(number).encode()).hexdigest() for number in range(160))
+    with pytest.raises(WriteError, match="54000") as caught:
+        write(store, make_snapshot(noise))
+    assert len(caught.value.message) < 400
 
 
 def test_a_race_that_is_over_stays_over_for_an_answer_that_is_not_newer(store: RaceStore, database_url: str) -> None:

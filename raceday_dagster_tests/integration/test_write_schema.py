@@ -11,6 +11,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import make_url
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.schema import CreateSchema, DropSchema
 
 from raceday_dagster.errors import DatabaseError, WriteError
@@ -183,7 +184,7 @@ def test_two_makers_at_once_make_each_partition_once(database_url: str) -> None:
 
 
 def test_the_first_write_of_an_unprepared_day_makes_its_partitions(store: RaceStore, database_url: str) -> None:
-    snapshot = make_snapshot(race={"race_date_nz": date(2022, 5, 6)})
+    snapshot = make_snapshot(race={"start_time": datetime(2022, 5, 6, 3, tzinfo=UTC), "race_date_nz": None})
     assert write(store, snapshot).row_counts.odds_history == 16
     assert "odds_history_2022_05_06" in list_partitions(database_url)
 
@@ -195,7 +196,7 @@ def test_a_partition_that_is_gone_is_a_typed_error_and_the_next_write_makes_it_a
     store.ensure_partitions([day])
     with observe(database_url) as run:
         run("DROP TABLE money_flow_history_2022_05_07")
-    snapshot = make_snapshot("race-2", race={"race_date_nz": day})
+    snapshot = make_snapshot("race-2", race={"start_time": datetime(2022, 5, 7, 3, tzinfo=UTC), "race_date_nz": day})
     with pytest.raises(WriteError, match=r"no partition of relation.*`raceday db upgrade`") as caught:
         write(store, snapshot)
     assert not caught.value.retryable
@@ -208,3 +209,55 @@ def test_partitions_of_the_racing_day_hold_its_rows(store: RaceStore, database_u
     name = name_partition("money_flow_history", START.date())
     with observe(database_url) as run:
         assert run(f"SELECT count(*) FROM ONLY {name}") == [(8,)]
+
+
+@pytest.mark.parametrize(
+    "race",
+    [
+        {"start_time": datetime(9999, 12, 31, 23, tzinfo=UTC), "race_date_nz": date(9999, 12, 31)},
+        {"start_time": datetime(9999, 12, 30, tzinfo=UTC), "race_date_nz": date(9999, 12, 31)},
+        {"start_time": datetime(1970, 1, 1, tzinfo=UTC), "race_date_nz": date(1970, 1, 1)},
+        {"start_time": datetime(1, 1, 1, tzinfo=UTC), "race_date_nz": date(1, 1, 1)},
+    ],
+)
+def test_a_start_that_cannot_be_meant_costs_its_race_and_makes_no_partition(
+    store: RaceStore, database_url: str, race: dict[str, Any]
+) -> None:
+    store.ensure_partitions()
+    before = list_partitions(database_url)
+    with pytest.raises(WriteError, match="racing day") as caught:
+        write(store, make_snapshot(race=race))
+    assert (caught.value.retryable, caught.value.race_id) == (False, "race-1")
+    assert list_partitions(database_url) == before
+
+
+def test_a_label_far_from_the_start_is_not_believed(store: RaceStore, database_url: str) -> None:
+    write(store, make_snapshot(race={"race_date_nz": date(9999, 12, 31)}))
+    assert read_tables(database_url)["races"][0]["racing_day"] == START.date()
+
+
+def test_an_upgrade_does_not_wait_for_ever_for_a_table(database_url: str) -> None:
+    with observe(database_url) as run:
+        run("BEGIN")
+        run("LOCK TABLE raceday_schema IN ACCESS EXCLUSIVE MODE")
+        try:
+            with pytest.raises(DatabaseError, match="lock timeout"):
+                upgrade(database_url, lock_timeout_ms=50)
+        finally:
+            run("ROLLBACK")
+
+
+def test_a_partition_that_is_being_detached_is_none(store: RaceStore, database_url: str) -> None:
+    day = date(2022, 5, 9)
+    store.ensure_partitions([day])
+    with observe(database_url) as reader, observe(database_url) as archiver:
+        reader("BEGIN")
+        reader("SELECT FROM odds_history")
+        archiver("SET statement_timeout = 200")
+        with pytest.raises(OperationalError, match="statement timeout"):
+            archiver("ALTER TABLE odds_history DETACH PARTITION odds_history_2022_05_09 CONCURRENTLY")
+        reader("ROLLBACK")
+        with pytest.raises(WriteError, match="odds_history_2022_05_09"):
+            store.ensure_partitions([day])
+        archiver("ALTER TABLE odds_history DETACH PARTITION odds_history_2022_05_09 FINALIZE")
+    assert store.ensure_partitions([day]) == ["odds_history_2022_05_09"]

@@ -93,13 +93,13 @@ class Feed:
     clock: FakeClock
 
     @classmethod
-    def of(cls, *script: Answer | Exception, takes_s: float = 0.0) -> Feed:
+    def of(cls, *script: Answer | Exception, takes_s: float = 0.0, base_url: str = BASE_URL) -> Feed:
         clock = FakeClock()
         transport = ScriptedAdapter(script, clock, takes_s)
         session = build_session("http://127.0.0.1", 1)  # reads no proxy from the environment
         session.mount("http://", transport)
         api = RacingApi(
-            BASE_URL,
+            base_url,
             IDENTITY,
             session=session,
             monotonic=clock.monotonic,

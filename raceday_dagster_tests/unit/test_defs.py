@@ -71,7 +71,7 @@ def test_a_board_that_never_began_has_nothing_to_say() -> None:
         (("failed", "failed"), FailRunWhen.never, False),
         (("failed", "success"), FailRunWhen.all, False),
         (("failed", "success"), FailRunWhen.any, True),
-        (("failed", "skipped"), FailRunWhen.all, False),
+        (("failed", "skipped"), FailRunWhen.all, True),
         (("skipped", "success"), FailRunWhen.any, False),
     ],
 )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from datetime import UTC, date, datetime
+import threading
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -11,7 +14,7 @@ import pytest
 import requests
 
 from raceday_dagster.errors import FetchError
-from raceday_dagster.fetch import RacingApi
+from raceday_dagster.fetch import RacingApi, deadline
 from raceday_dagster.fetch.client import PAGE_SIZE
 from raceday_dagster.fetch.session import build_session
 from raceday_dagster_tests.payloads import event_payload, list_meeting, make_id, meetings_payload
@@ -21,8 +24,9 @@ DAY = date(2025, 7, 17)
 HOSTILE_IDS = ["../../racing/meetings", "a/b", "a?with=1", "a#b", "a%2Fb", "a;b", "a\\b", "Ā&=+ ", "' OR 1=1 --", "..a"]
 
 
-def page_of(first: int, size: int) -> Answer:
-    return Answer.of(meetings_payload(list_meeting(f"Meeting {number}") for number in range(first, first + size)))
+def page_of(first: int, size: int, limit: int | None = PAGE_SIZE) -> Answer:
+    payload = meetings_payload(list_meeting(f"Meeting {number}") for number in range(first, first + size))
+    return Answer.of({**payload, "params": None if limit is None else {"limit": limit}})
 
 
 def test_an_event_is_asked_for_with_its_money_tracker_and_our_identity() -> None:
@@ -43,6 +47,36 @@ def test_the_instant_of_arrival_is_our_clock() -> None:
     event = Feed.of(Answer.of(event_payload()), takes_s=2.0).api.fetch_race_event(make_id("open race"), deadline_s=12)
     assert event is not None
     assert event.received_at == datetime(2025, 7, 17, 0, 0, 2, tzinfo=UTC)
+
+
+FAR_AHEAD = "2025-07-17T00:10:01Z"
+"""Ten minutes and a second ahead of the fakes' clock."""
+
+
+@pytest.mark.parametrize(
+    ("base_url", "generated_time", "minutes"),
+    [
+        (BASE_URL, FAR_AHEAD, 0),
+        (BASE_URL, "2025-07-17T00:10:00Z", 10),
+        (BASE_URL, "2025-07-16T23:10:00Z", -50),
+        ("http://127.0.0.1:8000/v1", "2025-07-17T10:00:00Z", 600),
+    ],
+)
+def test_an_answer_from_the_future_counts_as_made_on_arrival(
+    base_url: str, generated_time: str, minutes: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    payload, page = event_payload(), meetings_payload([list_meeting()])
+    payload["header"]["generated_time"] = page["header"]["generated_time"] = generated_time
+    feed = Feed.of(Answer.of(payload), Answer.of(page), base_url=base_url)
+    event = feed.api.fetch_race_event(make_id("open race"), deadline_s=12)
+    day = feed.api.fetch_racing_day(DAY, deadline_s=12)
+    assert event is not None
+    received_at = datetime(2025, 7, 17, tzinfo=UTC)
+    assert event.received_at == received_at
+    assert event.generated_at == day.generated_at == received_at + timedelta(minutes=minutes)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    said = [(line["event"], line["ahead_s"]) for line in lines]
+    assert said == ([("http_clock_ahead", 601)] * 2 if generated_time == FAR_AHEAD else [])
 
 
 @pytest.mark.parametrize("race_id", HOSTILE_IDS)
@@ -85,6 +119,25 @@ def test_a_day_of_exactly_one_page_ends_with_an_empty_one() -> None:
     assert len(feed.api.fetch_racing_day(DAY, deadline_s=12).meetings) == PAGE_SIZE
 
 
+@pytest.mark.parametrize("limit", [100, None])
+def test_a_server_that_caps_its_pages_lower_is_read_to_the_end(limit: int | None) -> None:
+    feed = Feed.of(page_of(0, 100, limit), page_of(100, 100, limit), page_of(200, 0, limit))
+    assert len(feed.api.fetch_racing_day(DAY, deadline_s=12).meetings) == 200
+    asked = [parse_qs(urlsplit(str(request.url)).query)["offset"] for request in feed.transport.asked]
+    assert asked == [["0"], ["100"], ["200"]]
+
+
+@pytest.mark.parametrize("limit", [100, PAGE_SIZE])
+def test_a_page_shorter_than_its_limit_is_the_last(limit: int) -> None:
+    feed = Feed.of(page_of(0, 99, limit))
+    assert len(feed.api.fetch_racing_day(DAY, deadline_s=12).meetings) == 99
+
+
+def test_without_a_limit_a_page_with_nothing_new_is_the_last() -> None:
+    feed = Feed.of(page_of(0, 3, None), page_of(0, 3, None))
+    assert len(feed.api.fetch_racing_day(DAY, deadline_s=12).meetings) == 3
+
+
 def test_a_day_without_meetings_is_empty_and_no_error() -> None:
     day = Feed.of(page_of(0, 0)).api.fetch_racing_day(DAY, deadline_s=12)
     assert (day.meetings, day.races, day.rejected) == ((), (), ())
@@ -120,6 +173,34 @@ def test_all_pages_share_one_deadline() -> None:
         feed.api.fetch_racing_day(DAY, deadline_s=8)
     assert caught.value.retryable
     assert feed.transport.timeouts == [5.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    "is_refused",
+    [lambda thread: isinstance(thread, threading.Timer), lambda thread: thread.name == "raceday-connect"],
+    ids=["watching", "connecting"],
+)
+def test_a_machine_without_a_thread_left_is_a_retryable_error(
+    is_refused: Callable[[threading.Thread], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = []
+    start = threading.Thread.start
+
+    def start_unless_refused(thread: threading.Thread) -> None:
+        if is_refused(thread):
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_unless_refused)
+    with (
+        RacingApi("http://127.0.0.1:9/v1", IDENTITY, retry_delays_s=(0,)) as api,
+        pytest.raises(FetchError, match="no thread left") as caught,
+    ):
+        api.fetch_race_event(make_id("open race"), deadline_s=12)
+    assert caught.value.retryable
+    assert len(refused) == 2
+    assert deadline._current.get() is None
 
 
 def test_a_session_handed_in_is_left_open() -> None:

@@ -60,6 +60,8 @@ def test_a_fixed_odds_meeting_has_no_tote_fields() -> None:
         ({"category": "X"}, "category: input should be 'T', 'H' or 'G'"),
         ({"category": None}, "category: input should be 'T', 'H' or 'G'"),
         ({"country": ""}, "country: string should match pattern '^[A-Z]{2,3}$'"),
+        ({"date": "2100-01-01"}, "date: must be between the years 2000 and 2100"),
+        ({"tote_raceday_date": "0001-01-01T00:00:00Z"}, "tote_raceday_date: must be between the years 2000 and 2100"),
         ({"date": "soon"}, "date: must begin with a date like 2025-07-17"),
         ({"name": "a\0b"}, "name: must not contain a NUL character"),
         ({"races": {}}, "races: input should be a valid list"),
@@ -103,6 +105,12 @@ def test_a_malformed_race_costs_only_itself(changes: dict[str, Any], reason: str
     (reject,) = day.rejected
     assert reject.meeting_id == make_id("meeting", "Mixed")
     assert reject.reason.startswith(f"race {make_id('Mixed', 'race', 2)}: {reason}")
+
+
+def test_blank_names_are_not_set() -> None:
+    day = parse(list_meeting(name=" ", races=0) | {"races": [list_race("One", 1, name="")]})
+    assert "meeting_name" not in day.meetings[0].carried()
+    assert "name" not in day.races[0].carried()
 
 
 def test_a_race_that_is_no_object_is_named_by_its_place() -> None:

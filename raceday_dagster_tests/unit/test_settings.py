@@ -36,6 +36,8 @@ def test_every_postgres_url_gets_the_installed_driver(scheme: str) -> None:
         ("DB_POOL_MAX", "hunter2"),
         ("NZTAB_API_URL", "file:///hunter2"),
         ("NZTAB_API_URL", "https://user:hunter2@api.example"),
+        ("NZTAB_API_URL", "https://:hunter2@api.example"),
+        ("NZTAB_API_URL", "https://api.example:99999"),
         ("NZTAB_FROM_EMAIL", "a@b\r\nX-Hunter2: 1"),
         ("NZTAB_TIMEOUT_S", "nan"),
         ("RACE_DEADLINE_S", "-1"),

@@ -51,6 +51,7 @@ def test_pools_come_from_the_tote_pools_without_the_multi_leg_ones(snapshot: Rac
     assert snapshot.pools is not None
     pools = snapshot.pools.model_dump()
     assert {name: pools[name] for name in POOLS} == POOLS
+    assert "exacta_pool_total" not in snapshot.pools.carried()
     assert (pools["multi_leg_pool_total"], pools["source"], pools["data_quality_score"]) == (812661, "tote_pools", 100)
 
 

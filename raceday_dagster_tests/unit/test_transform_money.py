@@ -104,6 +104,13 @@ def test_unknown_pools_leave_amounts_unknown() -> None:
     assert columns["win_pool_amount"] is columns["total_pool_amount"] is columns["win_pool_percentage"] is None
 
 
+def test_a_pool_that_was_not_listed_leaves_its_amounts_unknown() -> None:
+    known = PoolsRow(win_pool_total=1000, source="tote_pools", data_quality_score=70, extracted_pools=1)
+    columns = follow_money(["a"], [row("a", 40)], known).columns["a"]
+    assert (columns["win_pool_amount"], columns["win_pool_percentage"]) == (400, 40)
+    assert columns["place_pool_amount"] is columns["place_pool_percentage"] is columns["total_pool_amount"] is None
+
+
 @pytest.mark.parametrize("tracker", [None, ()])
 def test_without_tracker_rows_nothing_is_known(tracker: tuple[()] | None) -> None:
     money = follow_money(["a"], tracker, pools(1000, 500))

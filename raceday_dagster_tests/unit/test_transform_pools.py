@@ -46,7 +46,21 @@ def test_two_running_doubles_are_summed_apart_from_the_race() -> None:
 
 def test_an_abandoned_pool_does_not_count() -> None:
     row = read(WIN, pool("Place", "1.17", "ABANDONED"))
-    assert (row.place_pool_total, row.extracted_pools, row.data_quality_score) == (0, 1, 70)
+    assert (row.carried()["place_pool_total"], row.extracted_pools, row.data_quality_score) == (0, 1, 70)
+
+
+def test_a_product_that_is_not_listed_is_not_set() -> None:
+    row = read(WIN, pool("Trifecta", None), pool("Treble", "3", "ABANDONED"))
+    totals = {name: value for name, value in row.carried().items() if name.endswith("_total")}
+    assert totals == {"win_pool_total": 10000, "multi_leg_pool_total": 0}
+    assert row.total_race_pool == 10000
+
+
+def test_without_a_win_and_a_place_pool_the_score_is_0() -> None:
+    pools = read_pools([pool("Win", "0"), pool("Quinella", "5")], None)
+    assert pools.row is not None
+    assert pools.row.data_quality_score == 0
+    assert "pools_score=0" in pools.warnings
 
 
 @pytest.mark.parametrize("unknown", ["Sweepstake", None, ""])

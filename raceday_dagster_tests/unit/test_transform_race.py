@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from raceday_dagster.racing.events import Dividend, Finisher, ListedMeeting, ListedRace, Odds, RaceEvent, RacingDay
+from raceday_dagster.racing.events import (
+    Dividend,
+    Finisher,
+    ListedMeeting,
+    ListedRace,
+    Odds,
+    RaceEvent,
+    RacingDay,
+    TotePool,
+)
 from raceday_dagster.racing.snapshots import EntrantRow
 from raceday_dagster.transform.meetings import select_meetings
 from raceday_dagster.transform.race import transform_race
@@ -146,7 +155,26 @@ def test_a_scratched_runner_has_money_flow_and_prices_but_no_result_prices() -> 
     snapshot = transform_race(event.model_copy(update={"results": (Finisher(position=1, runner_number=2),)}))
     assert snapshot.money_flow[0].entrant_id == entrant(1)
     assert snapshot.results is not None
-    assert snapshot.results.fixed_odds == {"2": {"fixed_win": None, "fixed_place": None}}
+    assert "fixed_odds" not in snapshot.results.carried()
+
+
+def test_result_prices_are_those_the_answer_carried() -> None:
+    event = with_runner(odds=Odds(fixed_win=Decimal(4), fixed_place=None, pool_win=Decimal(9)))
+    results = transform_race(event.model_copy(update={"results": (Finisher(position=1, runner_number=2),)})).results
+    assert results is not None
+    assert results.carried()["fixed_odds"] == {"1": {"fixed_win": "4.00", "fixed_place": None}}
+
+
+def test_without_a_place_pool_the_place_columns_of_an_entrant_are_not_set() -> None:
+    carried = first_entrant(changed(tote_pools=(TotePool(product_type="Win", total=Decimal(100)),))).carried()
+    assert SHARE_COLUMNS - set(carried) == {"place_pool_amount", "place_pool_percentage"}
+    assert carried["win_pool_amount"] == 6000
+
+
+def test_an_empty_pool_is_known_and_sets_its_columns() -> None:
+    pools = (TotePool(product_type="Win", total=Decimal(100)), TotePool(product_type="Place", total=Decimal(0)))
+    carried = first_entrant(changed(tote_pools=pools)).carried()
+    assert (carried["place_pool_amount"], carried["place_pool_percentage"]) == (0, None)
 
 
 def test_a_barrier_of_0_and_a_handicap_are_kept_as_they_came() -> None:
@@ -185,6 +213,23 @@ def test_dead_heats_and_decimals_survive_in_the_results() -> None:
 def test_dividends_alone_are_results_too_and_empty_lists_are_none() -> None:
     assert transform_race(changed(results=(), dividends=())).results is None
     assert transform_race(changed(dividends=(Dividend(product_name="Pool Win"),))).results is not None
+
+
+@pytest.mark.parametrize(
+    ("fields", "document"),
+    [
+        ({"results": (Finisher(position=1, runner_number=1),)}, "results"),
+        ({"results": (), "dividends": (Dividend(product_name="Pool Win"),)}, "dividends"),
+    ],
+)
+@pytest.mark.parametrize("protest", [None, False, True])
+def test_of_a_result_only_what_the_answer_carried_is_set(
+    fields: dict[str, Any], document: str, protest: bool | None
+) -> None:
+    results = transform_race(changed(**fields, protest=protest)).results
+    assert results is not None
+    said = set() if protest is None else {"protest_lodged"}
+    assert set(results.carried()) == {document, "result_status", "result_time", *said}
 
 
 def test_an_entrant_listed_twice_is_refused() -> None:

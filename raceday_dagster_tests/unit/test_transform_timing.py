@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raceday_dagster.transform.rounding import round_half_up
 from raceday_dagster.transform.timing import choose_interval_type, choose_time_interval, measure_time_to_start
 
 START = datetime(2025, 4, 6, 2, 30, tzinfo=UTC)
@@ -37,13 +38,32 @@ TABLE = [
 
 @pytest.mark.parametrize(("seconds", "interval", "kind"), TABLE)
 def test_a_time_falls_in_its_bucket(seconds: int, interval: str, kind: str) -> None:
-    assert choose_time_interval(seconds) == Decimal(interval)
-    assert choose_interval_type(seconds) == kind
+    assert choose_time_interval(Fraction(seconds)) == Decimal(interval)
+    assert choose_interval_type(Fraction(seconds)) == kind
+
+
+@pytest.mark.parametrize(
+    ("seconds", "interval", "kind"),
+    [
+        ("3599.9", "55", "5m"),
+        ("1800.1", "30", "5m"),
+        ("299.6", "4", "30s"),
+        ("300.4", "5", "2m"),
+        ("0.4", "0", "30s"),
+        ("-0.4", "-0.5", "live"),
+        ("-30.4", "-1", "live"),
+    ],
+)
+def test_the_bucket_is_that_of_the_exact_time_and_not_of_the_rounded_second(
+    seconds: str, interval: str, kind: str
+) -> None:
+    assert choose_time_interval(Fraction(seconds)) == Decimal(interval)
+    assert choose_interval_type(Fraction(seconds)) == kind
 
 
 @given(st.integers(min_value=-700 * 60, max_value=90 * 60))
 def test_a_bucket_starts_no_later_than_the_time_and_ends_within_its_width(seconds: int) -> None:
-    minutes, bucket = Fraction(seconds, 60), Fraction(choose_time_interval(seconds))
+    minutes, bucket = Fraction(seconds, 60), Fraction(choose_time_interval(Fraction(seconds)))
     if minutes >= 60:
         assert bucket == 60
     elif minutes >= 5:
@@ -59,17 +79,17 @@ def test_a_bucket_starts_no_later_than_the_time_and_ends_within_its_width(second
 
 @given(st.integers(min_value=-40000, max_value=40000))
 def test_a_later_time_is_never_in_an_earlier_bucket(seconds: int) -> None:
-    assert choose_time_interval(seconds) <= choose_time_interval(seconds + 1)
+    assert choose_time_interval(Fraction(seconds)) <= choose_time_interval(Fraction(seconds + 1))
 
 
 @given(st.integers(min_value=-40000, max_value=40000))
 def test_live_means_the_start_is_not_ahead(seconds: int) -> None:
-    assert (choose_interval_type(seconds) == "live") == (seconds <= 0)
+    assert (choose_interval_type(Fraction(seconds)) == "live") == (seconds <= 0)
 
 
 @pytest.mark.parametrize(("ahead_s", "seconds"), [(0.4, 0), (0.5, 1), (-0.189, 0), (-0.5, -1), (-37619.189, -37619)])
 def test_seconds_are_rounded_to_the_nearest(ahead_s: float, seconds: int) -> None:
-    assert measure_time_to_start(START, START - timedelta(seconds=ahead_s)) == seconds
+    assert round_half_up(measure_time_to_start(START, START - timedelta(seconds=ahead_s))) == seconds
 
 
 def test_the_zone_of_an_instant_does_not_matter() -> None:

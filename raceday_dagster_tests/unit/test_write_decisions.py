@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from raceday_dagster.errors import WriteError
 from raceday_dagster.racing.snapshots import RaceRow
 from raceday_dagster.write.decisions import (
     StoredRace,
+    choose_meetings_to_settle,
     choose_money_flow,
     choose_racing_day,
     choose_status,
-    settles_meeting,
 )
 
 NOON = datetime(2025, 7, 17, 0, 0, tzinfo=UTC)
@@ -107,8 +108,22 @@ def test_an_end_that_only_the_list_saw_still_gets_its_last_money() -> None:
 
 
 def test_a_meeting_may_follow_when_a_race_begins_to_exist_ends_or_goes_on() -> None:
-    assert settles_meeting(StoredRace(), {"status": "open"})
-    assert settles_meeting(polled("interim"), {"status": "final"})
-    assert settles_meeting(polled("final"), {"status": "interim"})
-    assert not settles_meeting(polled("open"), {"status": "closed"})
-    assert not settles_meeting(polled("final"), {})
+    assert choose_meetings_to_settle(StoredRace(), {"status": "open"}, "m") == {"m"}
+    assert choose_meetings_to_settle(polled("interim"), {"status": "final"}, "m") == {"m"}
+    assert choose_meetings_to_settle(polled("final"), {"status": "interim"}, "m") == {"m"}
+    assert choose_meetings_to_settle(polled("open"), {"status": "closed"}, "m") == set()
+    assert choose_meetings_to_settle(polled("final", meeting_id="m"), {}, "m") == set()
+
+
+def test_both_meetings_may_follow_a_race_that_moves() -> None:
+    assert choose_meetings_to_settle(polled("open", meeting_id="m"), {}, "n") == {"m", "n"}
+
+
+@pytest.mark.parametrize("label", [date(1, 1, 1), date(2025, 7, 20), date(9999, 12, 31)])
+def test_a_label_far_from_the_start_is_not_believed(label: date) -> None:
+    assert choose_racing_day(StoredRace(), make_race(race_date_nz=label)) == date(2025, 7, 17)
+
+
+def test_a_start_at_the_end_of_the_calendar_is_a_typed_error() -> None:
+    with pytest.raises(WriteError, match="no racing day"):
+        choose_racing_day(StoredRace(), make_race(datetime(9999, 12, 31, 23, tzinfo=UTC)))

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 import pytest
 
 from raceday_dagster.write.engine import describe_utilisation
-from raceday_dagster.write.ledger import make_storable
+from raceday_dagster.write.ledger import LONGEST_KEY, make_key, make_storable
 from raceday_dagster.write.partitions import choose_days, name_partition
 from raceday_dagster.write.races import ENTRANTS, RACE
 from raceday_dagster.write.tables import COUNTED_TABLES, metadata
@@ -71,6 +71,14 @@ def test_asked_days_join_each_once() -> None:
 def test_what_postgresql_refuses_is_replaced_in_the_ledger() -> None:
     assert make_storable("a\x00b") == "a\N{REPLACEMENT CHARACTER}b"
     assert make_storable("half \ud800 pair") == "half ? pair"
+
+
+def test_a_key_is_the_text_itself_or_a_short_one_that_no_other_text_has() -> None:
+    assert make_key("race-1") == "race-1"
+    texts = ["x" * 201, "x" * 202, "a\x00", "a\N{REPLACEMENT CHARACTER}", "a\ud800", "a?"]
+    keys = [make_key(text) for text in texts]
+    assert len(set(keys)) == len(texts)
+    assert all(len(key) <= LONGEST_KEY and key == make_storable(key) for key in keys)
 
 
 @pytest.mark.parametrize(

@@ -104,3 +104,7 @@ def test_a_missing_table_names_the_command_that_makes_it() -> None:
 
 def test_a_long_complaint_is_cut() -> None:
     assert len(build_write_error(make_error("22P02", "x" * 10_000), race_id="r").message) < 260
+
+
+def test_a_message_shows_the_start_of_a_long_id() -> None:
+    assert len(build_write_error(make_error("22P02"), race_id="r" * 10_000).message) < 160

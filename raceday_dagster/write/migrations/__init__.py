@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 from raceday_dagster.errors import DatabaseError
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import normalise_database_url
-from raceday_dagster.write.engine import APPLICATION_NAME, CONNECT_TIMEOUT_S
+from raceday_dagster.write.engine import CONNECT_ARGS
 from raceday_dagster.write.failures import build_database_error, describe_place
 from raceday_dagster.write.partitions import choose_days, create_partitions
 from raceday_dagster.write.schema import REVISION, read_revision, read_revision_of, refuse_newer
@@ -32,6 +32,7 @@ from raceday_dagster.write.transactions import Transaction
 __all__ = ["UpgradeReport", "head_revision", "read_revision", "upgrade"]
 
 PARTITIONS_DEADLINE_S = 30.0
+LOCK_TIMEOUT_MS = 5_000
 UPGRADE_LOCK_KEY = 0x7261_6365_6D69_6772
 """One upgrade at a time, whichever process it is in: the second finds nothing left to do."""
 
@@ -53,10 +54,11 @@ class UpgradeReport(Record):
         return self.from_revision != self.to_revision
 
 
-def upgrade(database_url: str) -> UpgradeReport:
+def upgrade(database_url: str, *, lock_timeout_ms: int = LOCK_TIMEOUT_MS) -> UpgradeReport:
     """Runs the migrations that are missing and makes the partitions of today and the next three days.
 
-    One transaction: an upgrade that fails leaves nothing. Two at once are safe.
+    One transaction: an upgrade that fails leaves nothing. Two at once are safe. A table that somebody else holds is
+    waited for ``lock_timeout_ms``.
 
     Raises:
         DatabaseError: One line: the database cannot be reached or refuses, or its schema is newer than this code.
@@ -64,11 +66,11 @@ def upgrade(database_url: str) -> UpgradeReport:
     engine = create_engine(
         normalise_database_url(database_url),
         poolclass=NullPool,
-        connect_args={"application_name": APPLICATION_NAME, "connect_timeout": CONNECT_TIMEOUT_S},
+        connect_args=dict(CONNECT_ARGS),
     )
     try:
         with _ALEMBIC, engine.begin() as connection:
-            return _upgrade(connection)
+            return _upgrade(connection, lock_timeout_ms)
     except SQLAlchemyError as error:
         raise build_database_error(engine, error) from error
 
@@ -80,8 +82,10 @@ def head_revision() -> str:
     return head
 
 
-def _upgrade(connection: Connection) -> UpgradeReport:
+def _upgrade(connection: Connection, lock_timeout_ms: int) -> UpgradeReport:
     connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%(key)s)", {"key": UPGRADE_LOCK_KEY})
+    # Another upgrade is waited for; a race write or a forgotten session that holds a table is not.
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_timeout_ms}")
     before = read_revision_of(connection)
     if before is not None:
         refuse_newer(connection.engine, before)

@@ -10,9 +10,14 @@ branch_labels = None
 depends_on = None
 
 RACE_DAY = """
+CREATE TABLE racing_days (
+    racing_day date CONSTRAINT pk_racing_days PRIMARY KEY,
+    generated_at timestamptz NOT NULL
+);
+
 CREATE TABLE meetings (
     meeting_id text CONSTRAINT pk_meetings PRIMARY KEY,
-    meeting_name text NOT NULL,
+    meeting_name text NOT NULL DEFAULT '',
     country text NOT NULL,
     category text NOT NULL CONSTRAINT ck_meetings_category CHECK (category IN ('T', 'H', 'G')),
     race_type text NOT NULL
@@ -35,7 +40,7 @@ CREATE TABLE races (
     race_id text CONSTRAINT pk_races PRIMARY KEY,
     meeting_id text NOT NULL CONSTRAINT fk_races_meeting_id REFERENCES meetings (meeting_id) ON DELETE CASCADE,
     racing_day date NOT NULL,
-    name text NOT NULL,
+    name text NOT NULL DEFAULT '',
     race_number integer NOT NULL,
     start_time timestamptz NOT NULL,
     race_date_nz date,
@@ -62,7 +67,7 @@ CREATE TABLE entrants (
     entrant_id text CONSTRAINT pk_entrants PRIMARY KEY,
     race_id text NOT NULL CONSTRAINT fk_entrants_race_id REFERENCES races (race_id) ON DELETE CASCADE,
     runner_number integer NOT NULL CONSTRAINT ck_entrants_runner_number CHECK (runner_number > 0),
-    name text NOT NULL,
+    name text NOT NULL DEFAULT '',
     barrier integer CONSTRAINT ck_entrants_barrier CHECK (barrier >= 0),
     barrier_position text,
     is_scratched boolean NOT NULL,
@@ -101,7 +106,8 @@ CREATE TABLE race_results (
         CONSTRAINT fk_race_results_race_id REFERENCES races (race_id) ON DELETE CASCADE,
     result_status text NOT NULL
         CONSTRAINT ck_race_results_result_status CHECK (result_status IN ('interim', 'final', 'protest')),
-    results jsonb NOT NULL, dividends jsonb NOT NULL, fixed_odds jsonb NOT NULL,
+    results jsonb NOT NULL DEFAULT '[]'::jsonb, dividends jsonb NOT NULL DEFAULT '[]'::jsonb,
+    fixed_odds jsonb NOT NULL DEFAULT '{}'::jsonb,
     protest_lodged boolean NOT NULL DEFAULT false,
     result_time timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(), updated_at timestamptz NOT NULL DEFAULT now()
@@ -185,5 +191,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute(
         "DROP TABLE batches, race_polls, odds_history, money_flow_history, race_results, race_pools, entrants, "
-        "races, meetings"
+        "races, meetings, racing_days"
     )
