@@ -113,10 +113,11 @@ class TransformedRace(InFlight):
 
 
 class PoolUse(Record):
-    """Connections of the one pool: its ceiling, and the most that were out at once."""
+    """Connections of the one pool: its ceiling, the most that were out at once, and the most who waited for one."""
 
     max: int
     peak: int
+    waiting_peak: int = 0
 
 
 class WorkerUse(Record):

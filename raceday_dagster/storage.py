@@ -249,7 +249,7 @@ def _leave_all_to_parent() -> None:
     for engine in _engines:
         engine.dispose(close=False)
     for event_log in _event_logs:
-        pass
+        event_log.forget_buffer()
 
 
 os.register_at_fork(after_in_child=_leave_all_to_parent)

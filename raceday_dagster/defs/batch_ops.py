@@ -15,7 +15,7 @@ from raceday_dagster.defs.progress import ProgressBoard
 from raceday_dagster.defs.refusals import failing_plainly
 from raceday_dagster.defs.summary import build_summary_metadata, log_pool_use, log_summary, warn_of_budgets
 from raceday_dagster.logs import get_logger
-from raceday_dagster.outcomes import BATCH_BUDGET_MS, BatchOutcome, PoolUse, ProcessResult, WorkerUse
+from raceday_dagster.outcomes import BATCH_BUDGET_MS, BatchOutcome, ProcessResult, WorkerUse
 from raceday_dagster.racing.polling import choose_due_races
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
@@ -171,7 +171,7 @@ def summarise_batch(
         budget_ms=batch.budget_ms,
         requested_concurrency=batch.requested_concurrency,
         effective_concurrency=batch.effective_concurrency,
-        db_pool=PoolUse(max=race_store.gauge.max, peak=race_store.gauge.peak),
+        db_pool=race_store.gauge.read_use(),
         workers=WorkerUse(
             total=workers.total,
             busy_peak=workers.busy_peak,

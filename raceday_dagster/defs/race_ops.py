@@ -24,6 +24,7 @@ FETCH_SHARE = 5 / 6
 """The part of a race's deadline that the fetch may use; the rest is kept for transform and write."""
 
 
+LEDGER_DEADLINE_S = 2.0
 UNKNOWN_RACE = RaceError(stage="fetch", type="UnknownRace", message="the API does not know this race", retryable=False)
 
 
@@ -161,7 +162,7 @@ def _record(context: dg.OpExecutionContext, result: ProcessResult, race_store: R
     """Puts a race that was not written into the ledger. If the database refuses even that, the log has it and the
     summary of the batch tries once more."""
     try:
-        race_store.record_poll(result, context.run_id)
+        race_store.record_poll(result, context.run_id, deadline_s=LEDGER_DEADLINE_S)
     except WriteError as error:
         get_logger(race_id=result.race_id, run_id=context.run_id).error("ledger_failed", error=str(error))
     return result

@@ -60,7 +60,7 @@ def warn_of_budgets(context: dg.OpExecutionContext, outcome: BatchOutcome) -> No
         say("batch_sla_warning", batch_duration_ms=outcome.batch_duration_ms, target_ms=outcome.budget_ms)
         ui(f"The batch took {outcome.batch_duration_ms} ms, target {outcome.budget_ms} ms")
     pool = outcome.db_pool
-    if log_pool_use(context.run_id, pool.peak, pool.max) != "info":
+    if log_pool_use(context.run_id, pool.peak, pool.max, pool.waiting_peak) != "info":
         context.log.warning(f"{pool.peak} of {pool.max} database connections were in use at once")
 
 

@@ -128,10 +128,12 @@ def _serve(listener: int, is_alive: int) -> NoReturn:
     finally:
         # Whatever it was, it must not unwind what is the parent's.
         ended_well = isinstance(sys.exception(), SystemExit)
-        if not ended_well:
-            traceback.print_exc()
-            _flush()
-        os._exit(not ended_well)
+        try:
+            if not ended_well:
+                traceback.print_exc()
+                _flush()
+        finally:
+            os._exit(not ended_well)
 
 
 _SERVER = _Server()

@@ -107,8 +107,8 @@ class PoolGauge:
             self._waiting_peak = self._waiting
 
     def read_use(self) -> PoolUse:
-        """The ceiling and the peak."""
-        return PoolUse(max=self.max, peak=self.peak)
+        """The ceiling and the peaks."""
+        return PoolUse(max=self.max, peak=self.peak, waiting_peak=self.waiting_peak)
 
     @contextmanager
     def asking(self) -> Iterator[None]:
@@ -142,10 +142,7 @@ class PoolUtilisation(Record):
 
 
 def describe_utilisation(in_use: int, maximum: int, waiting: int = 0) -> PoolUtilisation:
-    """Fields of a ``db_pool_utilization`` line: a warning from 70 %, an error when somebody waits for a connection.
-
-    ``percent >= NEARLY_FULL_PERCENT`` (80) is the caller's sign to hold new races back.
-    """
+    """Fields of a ``db_pool_utilization`` line: a warning from 70 %, an error from 80 % or when somebody waits."""
     percent = round(100 * in_use / maximum)
     level: Literal["info", "warning", "error"] = "warning" if percent >= BUSY_PERCENT else "info"
     return PoolUtilisation(
@@ -154,5 +151,5 @@ def describe_utilisation(in_use: int, maximum: int, waiting: int = 0) -> PoolUti
         waiting=waiting,
         max=maximum,
         percent=percent,
-        level="error" if waiting else level,
+        level="error" if waiting or percent >= NEARLY_FULL_PERCENT else level,
     )

@@ -85,7 +85,7 @@ class RaceStore:
                 left_s = ends_s - self._monotonic()
                 self._create_partitions([missing.racing_day], snapshot.race_id, left_s)
 
-    def record_poll(self, result: ProcessResult, run_id: str) -> None:
+    def record_poll(self, result: ProcessResult, run_id: str, *, deadline_s: float = DEADLINE_S) -> None:
         """Puts a race that failed or was skipped into the ledger; a second time adds nothing.
 
         Raises:
@@ -93,7 +93,7 @@ class RaceStore:
         """
         rows = [ledger.build_poll_row(result, run_id)]
         self._transactions.run(
-            lambda transaction: ledger.write_polls(transaction, rows), race_id=result.race_id, deadline_s=DEADLINE_S
+            lambda transaction: ledger.write_polls(transaction, rows), race_id=result.race_id, deadline_s=deadline_s
         )
 
     def record_batch(self, run_id: str, outcome: BatchOutcome) -> None:

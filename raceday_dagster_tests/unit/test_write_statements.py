@@ -83,7 +83,7 @@ def test_a_key_is_the_text_itself_or_a_short_one_that_no_other_text_has() -> Non
 
 @pytest.mark.parametrize(
     ("in_use", "waiting", "percent", "level"),
-    [(0, 0, 0, "info"), (6, 0, 60, "info"), (7, 0, 70, "warning"), (8, 0, 80, "warning"), (10, 1, 100, "error")],
+    [(0, 0, 0, "info"), (6, 0, 60, "info"), (7, 0, 70, "warning"), (8, 0, 80, "error"), (6, 1, 60, "error")],
 )
 def test_a_pool_is_warned_about_from_seventy_percent(in_use: int, waiting: int, percent: int, level: str) -> None:
     use = describe_utilisation(in_use, 10, waiting)
