@@ -3,7 +3,7 @@
 Dagster has one step at a time in a process, or a process for each step. Steps that wait on the network want neither:
 here they share resources and in-memory values. Belongs here: how steps start, are watched and stop. One thread, which
 iterates `execute`, owns the state machine (`ActiveExecution`) and the plan. A step's own thread iterates its events,
-which Dagster stores in the thread that builds them, and hands them over in a queue.
+which Dagster stores in the thread that builds them (a storage with `buffered()` gathers them), and hands them on.
 
 What differs from the stock executors:
 * A thread cannot be killed. After an interrupt no step starts, those that run get `interrupt_grace_s`, then they are
@@ -91,7 +91,6 @@ class ThreadedExecutor(dg.Executor):
 
     def _run_steps(self, job_context: system.PlanExecutionContext, execution_plan: ExecutionPlan) -> Events:
         with ExitStack() as stack:  # last in, first out: threads end before anything that steps use is closed
-            # A storage may offer to take the events of many threads at once.
             stack.enter_context(getattr(job_context.instance.event_log_storage, "buffered", nullcontext)())
             pools = stack.enter_context(InstanceConcurrencyContext(job_context.instance, job_context.dagster_run))
             active = execution_plan.start(
