@@ -10,8 +10,8 @@ from raceday_dagster.outcomes import BatchProgress, Status
 class ProgressBoard:
     """Counts the races of one run; safe to call from several steps at once.
 
-    Where ``begin`` was not called (steps in processes of their own), ``end_race`` gives ``None``: there is no total to
-    measure against.
+    Where ``begin`` was not called (steps in processes of their own), nothing is reported: there is no total to measure
+    against.
     """
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -32,22 +32,24 @@ class ProgressBoard:
         with self._lock:
             self._processing += 1
 
-    def end_race(self, status: Status) -> BatchProgress | None:
-        """One race has ended; returns where the batch stands now."""
+    def end_race(self, status: Status, report: Callable[[BatchProgress], None]) -> None:
+        """One race has ended; reports where the batch stands now, one race after the other."""
         with self._lock:
             self._processing -= 1
             self._ended[status] += 1
             if not self._total:
-                return None
+                return
             completed = sum(self._ended.values())
             elapsed_s = self._monotonic() - self._began_s
-            return BatchProgress(
-                total=self._total,
-                completed=completed,
-                successful=self._ended["success"],
-                skipped=self._ended["skipped"],
-                failed=self._ended["failed"],
-                processing=self._processing,
-                pending=self._total - completed - self._processing,
-                eta_ms=round(1000 * elapsed_s / completed * (self._total - completed)),
+            report(
+                BatchProgress(
+                    total=self._total,
+                    completed=completed,
+                    successful=self._ended["success"],
+                    skipped=self._ended["skipped"],
+                    failed=self._ended["failed"],
+                    processing=self._processing,
+                    pending=self._total - completed - self._processing,
+                    eta_ms=round(1000 * elapsed_s / completed * (self._total - completed)),
+                )
             )

@@ -117,7 +117,7 @@ def write_race(
     )
     if result is transformed:
         context.add_output_metadata({"race_id": result.race_id, "status": result.status, **result.timings.model_dump()})
-    end_race(context, result, progress_board.end_race(result.status))
+    end_race(context, result, progress_board)
     return result
 
 

@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from raceday_dagster.defs.progress import ProgressBoard
 from raceday_dagster.errors import PipelineError
 from raceday_dagster.logs import get_logger
-from raceday_dagster.outcomes import RACE_BUDGET_MS, BatchProgress, ProcessResult, RaceError, Timings
+from raceday_dagster.outcomes import RACE_BUDGET_MS, ProcessResult, RaceError, Timings
 
 
 def fail_race(context: dg.OpExecutionContext, error: PipelineError, timings: Timings) -> ProcessResult:
@@ -36,8 +37,8 @@ def skip_race(context: dg.OpExecutionContext, race_id: str, reason: RaceError, t
     return ProcessResult(race_id=race_id, status="skipped", polled_at=datetime.now(UTC), timings=timings, error=reason)
 
 
-def end_race(context: dg.OpExecutionContext, result: ProcessResult, progress: BatchProgress | None) -> None:
-    """The last lines of a race, and where its batch stands now."""
+def end_race(context: dg.OpExecutionContext, result: ProcessResult, board: ProgressBoard) -> None:
+    """The last lines of a race, and where its batch stands then."""
     log = get_logger(race_id=result.race_id, run_id=context.run_id)
     timings = result.timings.model_dump()
     log.info(
@@ -54,8 +55,8 @@ def end_race(context: dg.OpExecutionContext, result: ProcessResult, progress: Ba
         log.error("batch_race_failed", stage=result.error.stage, retryable=result.error.retryable, timings=timings)
     else:
         log.info("batch_race_complete", status=result.status, timings=timings)
-    if progress is not None:
-        get_logger(run_id=context.run_id).info("batch_progress", **progress.model_dump())
+    batch_log = get_logger(run_id=context.run_id)
+    board.end_race(result.status, lambda progress: batch_log.info("batch_progress", **progress.model_dump()))
 
 
 def _describe(verdict: RaceError) -> dict[str, str | bool]:

@@ -1,5 +1,7 @@
 """The thin parts of the Dagster layer that need no instance."""
 
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from raceday_dagster.defs.concurrency import lower_concurrency, read_requested_c
 from raceday_dagster.defs.partitions import build_mapping_key
 from raceday_dagster.defs.progress import ProgressBoard
 from raceday_dagster.defs.summary import build_table
+from raceday_dagster.outcomes import BatchProgress
 from raceday_dagster_tests.unit.test_outcomes import end_batch, end_race
 
 
@@ -44,22 +47,43 @@ def test_the_concurrency_asked_for_is_that_of_the_run(run_config: dict[str, obje
 def test_the_board_always_adds_up() -> None:
     clock = iter([0.0, 2.0, 3.0])
     board = ProgressBoard(monotonic=lambda: next(clock))
+    said: list[BatchProgress] = []
     board.begin(4)
     board.start_race()
     board.start_race()
-    first = board.end_race("success")
-    assert first is not None
+    board.end_race("success", said.append)
+    board.end_race("failed", said.append)
+    first, second = said
     assert (first.completed, first.processing, first.pending, first.eta_ms) == (1, 1, 2, 6_000)
-    second = board.end_race("failed")
-    assert second is not None
     assert (second.successful, second.skipped, second.failed) == (1, 0, 1)
     assert second.completed + second.processing + second.pending == second.total == 4
 
 
+def test_races_that_end_at_once_are_reported_one_after_the_other() -> None:
+    board = ProgressBoard()
+    board.begin(8)
+    all_in_flight = threading.Barrier(8)
+    said: list[int] = []
+
+    def run_race() -> None:
+        board.start_race()
+        all_in_flight.wait(10)
+        board.end_race("success", lambda progress: said.append(progress.completed))
+
+    races = [threading.Thread(target=run_race) for _ in range(8)]
+    for race in races:
+        race.start()
+    for race in races:
+        race.join()
+    assert said == list(range(1, 9))
+
+
 def test_a_board_that_never_began_has_nothing_to_say() -> None:
     board = ProgressBoard()
+    said: list[BatchProgress] = []
     board.start_race()
-    assert board.end_race("success") is None
+    board.end_race("success", said.append)
+    assert said == []
 
 
 @pytest.mark.parametrize(
