@@ -11,10 +11,12 @@ from raceday_dagster_tests.integration.postgres_fixture import (
     embedded_postgres,
     empty_database_url,
     home,
+    own_server,
     schema_template,
+    server,
 )
 
-__all__ = ["database_url", "embedded_postgres", "empty_database_url", "home", "schema_template"]
+__all__ = ["database_url", "embedded_postgres", "empty_database_url", "home", "own_server", "schema_template", "server"]
 
 HERE = Path(__file__).parent
 

@@ -63,6 +63,20 @@ def embedded_postgres() -> Iterator[EmbeddedPostgres]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[EmbeddedPostgres]:
+    """A server that the tests of a module may kill."""
+    with open_server_folder() as home, run_server(home, fsync=True) as server:
+        yield server
+
+
+@pytest.fixture
+def server(own_server: EmbeddedPostgres) -> EmbeddedPostgres:
+    """That server, running."""
+    own_server.start()
+    return own_server
+
+
 @pytest.fixture(scope="session")
 def schema_template(embedded_postgres: EmbeddedPostgres) -> str:
     """The name of a database with the newest schema, to copy from."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,26 +19,12 @@ from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster_tests.integration.postgres_fixture import (
     ask,
     make_database,
-    open_server_folder,
     order,
     read_pid,
     run_server,
 )
 
 IS_ROOT = os.geteuid() == 0
-
-
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[EmbeddedPostgres]:
-    """A server that tests may kill; each finds it running."""
-    with open_server_folder() as home, run_server(home, fsync=True) as server:
-        yield server
-
-
-@pytest.fixture
-def server(own_server: EmbeddedPostgres) -> EmbeddedPostgres:
-    own_server.start()
-    return own_server
 
 
 def test_a_second_start_finds_the_running_server(server: EmbeddedPostgres) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,26 +16,12 @@ from raceday_dagster.sandbox import postmaster
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster_tests.integration.postgres_fixture import (
     ask,
-    open_server_folder,
     order,
     read_pid,
     run_server,
 )
 
 IS_ROOT = os.geteuid() == 0
-
-
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[EmbeddedPostgres]:
-    """A server that tests may kill; each finds it running."""
-    with open_server_folder() as home, run_server(home, fsync=True) as server:
-        yield server
-
-
-@pytest.fixture
-def server(own_server: EmbeddedPostgres) -> EmbeddedPostgres:
-    own_server.start()
-    return own_server
 
 
 def kill_postmaster(server: EmbeddedPostgres) -> int:
