@@ -136,6 +136,7 @@ def begin_batch(
         total=len(race_ids),
         requested_concurrency=requested,
         effective_concurrency=batch.effective_concurrency,
+        db_pool={"max": pool_max, "in_use": race_store.gauge.in_use},
     )
     log_pool_use(context.run_id, race_store.gauge.in_use, pool_max, race_store.gauge.waiting)
     return batch

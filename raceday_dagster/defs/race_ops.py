@@ -48,6 +48,7 @@ def fetch_race(
     progress_board.start_race()
     started_s = time.monotonic()
     log.info("pipeline_start")
+    log.info("fetch_start")
     ends_s = started_s + settings.race_deadline_s
     try:
         event = racing_api.fetch_race_event(race_id, deadline_s=FETCH_SHARE * settings.race_deadline_s)
@@ -75,6 +76,8 @@ def transform_race(
     if not isinstance(fetched, FetchedRace):
         context.add_output_metadata({"passed_on": "the race ended in an earlier stage"})
         return fetched
+    log = get_logger(race_id=fetched.race_id, run_id=context.run_id)
+    log.info("transform_start")
     began_s = time.monotonic()
     try:
         snapshot = transform_workers.transform(fetched.event, timeout_s=_left_s(fetched))
@@ -83,7 +86,7 @@ def transform_race(
     timings = _advance(fetched, transform_ms=measure_ms(began_s))
     counts = {"entrants": len(snapshot.entrants), "money_flow_records": len(snapshot.money_flow)}
     quality = {"quality_score": snapshot.quality.score, "quality_valid": snapshot.quality.valid}
-    get_logger(race_id=fetched.race_id, run_id=context.run_id).info(
+    log.info(
         "transform_complete", transform_ms=timings.transform_ms, **counts, **quality, warnings=snapshot.quality.warnings
     )
     context.add_output_metadata(
@@ -122,6 +125,8 @@ def write_race(
 
 
 def _write(context: dg.OpExecutionContext, race: TransformedRace, race_store: RaceStore) -> ProcessResult:
+    log = get_logger(race_id=race.race_id, run_id=context.run_id)
+    log.info("write_start")
     began_s = time.monotonic()
     poll = Poll(
         run_id=context.run_id,
@@ -145,7 +150,7 @@ def _write(context: dg.OpExecutionContext, race: TransformedRace, race_store: Ra
         row_counts=report.row_counts,
         quality_score=race.snapshot.quality.score,
     )
-    get_logger(race_id=race.race_id, run_id=context.run_id).info(
+    log.info(
         "write_complete",
         write_ms=timings.write_ms,
         row_counts=report.row_counts.model_dump(),

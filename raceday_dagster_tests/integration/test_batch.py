@@ -129,6 +129,12 @@ def test_one_bad_race_never_costs_the_others(
     assert all(line["run_id"] == result.run_id for line in lines if "run_id" in line)
     (summary,) = [line for line in lines if line["event"] == "batch_complete"]
     assert (summary["failures"], summary["retryable_failures"]) == (3, 1)
+    told = [line["event"] for line in lines if line.get("race_id") == good]
+    stages = [event for event in told if event.partition("_")[0] in {"pipeline", "fetch", "transform", "write"}]
+    assert stages == [
+        *("pipeline_start", "fetch_start", "fetch_complete", "transform_start", "transform_complete"),
+        *("write_start", "write_complete", "pipeline_complete"),
+    ]
     progress = [line for line in lines if line["event"] == "batch_progress"]
     assert [line["completed"] for line in progress] == list(range(1, 7))
     assert all(line["completed"] + line["processing"] + line["pending"] == line["total"] == 6 for line in progress)
