@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format dev bench clean
+.PHONY: help demo test check format dev up browser bench freshness soak clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -39,8 +39,24 @@ format: $(INSTALLED)  ## Format the code and mend what can be mended
 dev: $(INSTALLED)  ## The Dagster UI on a simulated racing day, at http://127.0.0.1:3000
 	@$(BIN)/raceday sandbox -- dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
 
+up: $(INSTALLED)  ## The whole day, unattended: daemon, code server and UI at http://127.0.0.1:3000
+	@exec $(BIN)/raceday up
+
+browser:  ## Install the Chromium that the tests of the UI drive (Debian, as root)
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	       && apt-get -qq update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium chromium-driver >/dev/null; } \
+	  || { echo "install chromium and chromedriver: on Debian, as root, apt-get install chromium chromium-driver"; exit 1; }
+
 bench: $(INSTALLED)  ## Measure the batch against a thread pool and against Dagster's multiprocess executor
 	@$(BIN)/python -m benchmarks.batch
+
+freshness: $(INSTALLED)  ## Measure the way from a race falling due to its rows, under `raceday up`
+	@$(BIN)/python -m benchmarks.freshness
+
+MINUTES ?= 10
+soak: $(INSTALLED)  ## Follow a simulated day for ten minutes (MINUTES=60 for an hour), killing a daemon and a run
+	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 clean:  ## Remove the virtual environment and the sandbox's state
 	@! [ -x $(BIN)/raceday ] || $(BIN)/raceday db stop

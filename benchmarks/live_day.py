@@ -58,19 +58,19 @@ class LiveDay:
     log: Path
 
     def read_state(self) -> dict[str, Any]:
-        """What it says of itself: ``environment`` and ``pids``."""
+        """What it says of itself: ``environment`` and the pids of its ``children``."""
         state: dict[str, Any] = json.loads((self.home / "service.json").read_text(encoding="utf-8"))
         return state
 
     def kill(self, child: str) -> int:
         """SIGKILL to one of its children, by name; the pid it had."""
-        pid = int(self.read_state()["pids"][child])
+        pid = int(self.read_state()["children"][child])
         os.kill(pid, signal.SIGKILL)
         return pid
 
     def find_run_workers(self) -> list[psutil.Process]:
         """Processes that run a batch at this moment: the children of the code server's fork server."""
-        server = psutil.Process(int(self.read_state()["pids"]["code-server"]))
+        server = psutil.Process(int(self.read_state()["children"]["code-server"]))
         forked = (child for fork_server in server.children() for child in fork_server.children())
         return [process for process in forked if process.is_running()]
 
@@ -126,7 +126,7 @@ class LiveDay:
 
     def read_cpu_s(self) -> dict[str, float]:
         """CPU-seconds so far by part; run workers count for the code server that starts them."""
-        pids = self.read_state()["pids"]
+        pids = self.read_state()["children"]
         parts = {name: psutil.Process(int(pid)) for name, pid in pids.items()}
         postgres = EmbeddedPostgres(self.home).status().pid
         if postgres is not None:

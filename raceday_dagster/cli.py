@@ -80,6 +80,41 @@ def sandbox(speed: float, allow_simulated_data: bool, command: Sequence[str]) ->
 
 
 @main.command()
+@click.option("--port", default=3000, show_default=True, type=click.IntRange(1, 65_535), help="Port of the web UI.")
+@click.option("--read-only", is_flag=True, help="A UI that launches nothing and switches nothing on or off.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of the web UI.")
+@click.option("--expose", is_flag=True, help="Allow a --host that other machines reach. There is no login.")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="A host name the UI answers to, too.")
+@click.option(
+    "--feed-latency-ms", type=click.IntRange(min=0), help="Sandbox only: added to every simulated answer for a race."
+)
+def up(
+    port: int, read_only: bool, host: str, expose: bool, allow_host: tuple[str, ...], feed_latency_ms: int | None
+) -> None:
+    """Follow the racing day unattended: daemon, code server and web UI, until Ctrl-C.
+
+    Runs on a sandbox, or with DATABASE_URL and DAGSTER_PG_URL set on those and the real API.
+    """
+    from raceday_dagster.service.parts import Web  # Dagster takes a second to import, and few commands need it
+    from raceday_dagster.service.up import run_up
+
+    web = Web(port=port, host=host, expose=expose, read_only=read_only, allow_hosts=allow_host)
+    run_up(web, os.environ, click.echo, feed_latency_ms=feed_latency_ms)
+
+
+@main.command()
+def health() -> None:
+    """Say whether the service does its work: a line for each check. Exits with 1 when one fails."""
+    from raceday_dagster.service.health import is_healthy  # as above
+    from raceday_dagster.service.health_reading import check_health
+
+    checks = check_health(os.environ, datetime.now(UTC))
+    for check in checks:
+        click.echo(check)
+    sys.exit(0 if is_healthy(checks) else 1)
+
+
+@main.command()
 @click.option(
     "--port", default=0, show_default=True, type=click.IntRange(0, 65_535), help="Port on 127.0.0.1; 0 is any free one."
 )

@@ -6,11 +6,15 @@ import dagster as dg
 
 from raceday_dagster.defs.jobs import JOBS
 from raceday_dagster.defs.resources import RESOURCES
+from raceday_dagster.defs.schedules import SCHEDULES
+from raceday_dagster.defs.sensors import SENSORS
 
 
 def build_definitions(resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
-    """All jobs with their resources; ``resource_overrides`` replaces some by name, as tests do."""
-    return dg.Definitions(jobs=JOBS, resources={**RESOURCES, **(resource_overrides or {})})
+    """All jobs with what begins them and their resources; ``resource_overrides`` replaces some by name, as tests do."""
+    return dg.Definitions(
+        jobs=JOBS, schedules=SCHEDULES, sensors=SENSORS, resources={**RESOURCES, **(resource_overrides or {})}
+    )
 
 
 defs = build_definitions()

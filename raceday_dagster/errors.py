@@ -5,7 +5,9 @@
     RacedayError                  one line: what happened, on what, what to do
     ├── SettingsError             an environment variable is missing or wrong
     ├── SandboxError              the embedded server or the simulator cannot do what was asked
+    ├── ServiceError              ``raceday up`` cannot start, or cannot go on
     ├── DatabaseError             the database is unreachable, or its schema is not the one this code writes
+    ├── ArchiveError              old history could not be put away; it is where it was
     └── PipelineError             one race failed in one stage; carries the verdict "is another try worth it?"
         ├── FetchError            stage "fetch"
         ├── TransformError        stage "transform"
@@ -32,6 +34,14 @@ class SettingsError(RacedayError):
 
 class SandboxError(RacedayError):
     """The embedded PostgreSQL server or the simulator cannot do what was asked."""
+
+
+class ServiceError(RacedayError):
+    """``raceday up`` cannot start or cannot go on; one line that says what to do."""
+
+
+class ArchiveError(RacedayError):
+    """Old history could not be put away; it is where it was."""
 
 
 class DatabaseError(RacedayError):

@@ -98,6 +98,8 @@ class Settings(BaseModel):
     race_countries: Codes = ("NZ", "AUS")
     race_categories: Categories = ("T", "H")
     raceday_home: Path = Path(".raceday")
+    archive_dir: Path | None = None
+    keep_runs_hours: int = Field(default=48, ge=1, le=8760)
     dagster_pg_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None
 
     @classmethod
@@ -135,6 +137,11 @@ class Settings(BaseModel):
                 "DATABASE_URL is not set: it must be a URL like postgresql://user:password@host/database; " + SANDBOX
             )
         return self.database_url
+
+    @property
+    def archive_folder(self) -> Path:
+        """Where old history is put as Parquet files: ``ARCHIVE_DIR``, else a folder in ``RACEDAY_HOME``."""
+        return self.archive_dir or self.raceday_home / "archive"
 
     def require_identity(self) -> ApiIdentity:
         """How to introduce ourselves to the API, which may block whoever does not.

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -21,13 +21,14 @@ import click
 import dagster as dg
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
-from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
+from dagster._core.storage.runs.schema import RunsTable
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
 from dagster_postgres.storage import DagsterPostgresStorage
-from sqlalchemy import Connection, Engine, create_engine, select
+from sqlalchemy import Connection, Engine, create_engine, inspect, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool
@@ -46,7 +47,10 @@ CONNECT_ARGUMENTS = {
     "tcp_user_timeout": 11_000,  # milliseconds
 }
 REACH_WITHIN_S = 3.0  # a server that restarts is back by then
+MADE_FOR_EACH = {"runs", "instance_info", "event_logs", "jobs", "job_ticks"}
+"""Tables whose absence makes one of the three storages create its own."""
 WRITE_WITHIN_S = 10.0  # with a run to lose, longer than dagster-postgres tries
+VACUUMED_TABLES = ("event_logs", "runs", "run_tags", "asset_event_tags", "dynamic_partitions", "job_ticks")
 _ADVICE = "`raceday sandbox -- COMMAND` runs a command with a working one."
 
 _EVENTS = SqlEventLogStorageTable.c
@@ -74,13 +78,15 @@ class PooledPostgresStorage(DagsterPostgresStorage):
     ) -> None:
         url = normalise_url(postgres_url)
         engine = build_engine(url)
-        open_connection(engine, REACH_WITHIN_S).close()
+        with open_connection(engine, REACH_WITHIN_S) as connection:
+            # Each of the three would look for itself, and a run waits for it.
+            is_missing = bool(MADE_FOR_EACH - set(inspect(connection).get_table_names()))
         self.postgres_url = url.render_as_string(hide_password=False)
         self.should_autocreate_tables = should_autocreate_tables
         self._inst_data = inst_data
-        self._run_storage = _RunStorage(self.postgres_url, should_autocreate_tables)
-        self._event_log_storage = _EventLogStorage(self.postgres_url, should_autocreate_tables)
-        self._schedule_storage = _ScheduleStorage(self.postgres_url, should_autocreate_tables)
+        self._run_storage = _RunStorage(self.postgres_url, should_autocreate_tables and is_missing)
+        self._event_log_storage = _EventLogStorage(self.postgres_url, should_autocreate_tables and is_missing)
+        self._schedule_storage = _ScheduleStorage(self.postgres_url, should_autocreate_tables and is_missing)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
             storage._engine = engine  # in place of one without a pool, which holds nothing to close
 
@@ -147,6 +153,34 @@ def open_connection(
 
 
 class _RunStorage(PostgresRunStorage):
+    _has_run_times = False
+
+    def has_run_stats_index_cols(self) -> bool:
+        """Whether runs have columns for their times: asked for each event of a run, and never untrue again."""
+        self._has_run_times = self._has_run_times or super().has_run_stats_index_cols()
+        return self._has_run_times
+
+    def delete_runs(self, run_ids: Sequence[str]) -> int:
+        """Delete runs with their tags and events, in three statements however many they are; return the event rows.
+
+        `delete_run` takes five statements for each, and reads the tables of concurrency slots, which runs that ended
+        have left. Events go first: what an interruption leaves is still a run, and found again.
+        """
+        about_assets = [kind.value for kind in ASSET_EVENTS]
+        of_assets = select(_EVENTS.id).where(_EVENTS.run_id.in_(run_ids), _EVENTS.dagster_event_type.in_(about_assets))
+        with open_connection(self._engine, WRITE_WITHIN_S) as connection:
+            connection.execute(AssetEventTagsTable.delete().where(AssetEventTagsTable.c.event_id.in_(of_assets)))
+            deleted = connection.execute(SqlEventLogStorageTable.delete().where(_EVENTS.run_id.in_(run_ids)))
+            connection.execute(RunsTable.delete().where(RunsTable.c.run_id.in_(run_ids)))
+        return deleted.rowcount
+
+    def vacuum(self) -> list[str]:
+        """Give the space of deleted rows back to the tables that runs and ticks fill; return their names."""
+        with open_connection(self._engine, WRITE_WITHIN_S) as connection:
+            for table in VACUUMED_TABLES:
+                connection.exec_driver_sql(f"VACUUM (ANALYZE) {table}")
+        return list(VACUUMED_TABLES)
+
     def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
         self._engine.dispose()
         super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)

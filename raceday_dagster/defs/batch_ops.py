@@ -9,14 +9,15 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from raceday_dagster.defs.concurrency import lower_concurrency, read_requested_concurrency
+from raceday_dagster.defs.concurrency import lower_concurrency, read_limit, read_requested_concurrency
+from raceday_dagster.defs.due_time import parse_due_at, wait_until
 from raceday_dagster.defs.partitions import build_mapping_key
 from raceday_dagster.defs.progress import ProgressBoard
 from raceday_dagster.defs.refusals import failing_plainly
 from raceday_dagster.defs.summary import build_summary_metadata, log_pool_use, log_summary, warn_of_budgets
 from raceday_dagster.logs import get_logger
 from raceday_dagster.outcomes import BATCH_BUDGET_MS, BatchOutcome, ProcessResult, WorkerUse
-from raceday_dagster.racing.polling import choose_due_races
+from raceday_dagster.racing.polling import plan_polls
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
 from raceday_dagster.transform.workers import TransformWorkers
@@ -40,6 +41,11 @@ class SelectRaces(dg.Config):
     race_ids: list[str] = Field(
         default=[],
         description="Races to poll, each once, in this order. Empty: every stored race that is due now.",
+    )
+    due_at: str = Field(
+        default="",
+        description="When the races fall due, as an instant with its zone: the first fetch waits for it, at most 5 s. "
+        "Empty, or past: no wait.",
     )
 
 
@@ -72,10 +78,13 @@ def select_races(
     race_store: dg.ResourceParam[RaceStore],
     progress_board: dg.ResourceParam[ProgressBoard],
 ) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
+    due_at = parse_due_at(config.due_at)
     with failing_plainly():
         race_store.ensure_partitions()
+        # With the partitions made, a connection is open by now: what can be ready before the races are due, is.
+        waited = wait_until(due_at) if due_at else {}
         race_ids = list(dict.fromkeys(config.race_ids)) or _read_due_races(context, settings, race_store)
-    yield from send_races(context, race_ids, race_store, progress_board, budget_ms=BATCH_BUDGET_MS)
+    yield from send_races(context, race_ids, race_store, progress_board, budget_ms=BATCH_BUDGET_MS, metadata=waited)
 
 
 @dg.op(description="The race of this run's partition.", out={"races": dg.DynamicOut(str), "batch": dg.Out(Batch)})
@@ -127,7 +136,7 @@ def begin_batch(
         started_s=time.monotonic(),
         budget_ms=budget_ms,
         requested_concurrency=requested,
-        effective_concurrency=lower_concurrency(requested, pool_max),
+        effective_concurrency=lower_concurrency(requested, pool_max, read_limit(context.run.tags)),
     )
     race_store.gauge.reset_peak()
     board.begin(len(race_ids))
@@ -145,11 +154,11 @@ def begin_batch(
 def _read_due_races(context: dg.OpExecutionContext, settings: Settings, race_store: RaceStore) -> list[str]:
     now = datetime.now(UTC)
     stored = race_store.read_polled_races(now, countries=settings.race_countries, categories=settings.race_categories)
-    due = choose_due_races(stored, now)
+    due = plan_polls(stored, (), now).race_ids
     if not due:
         known = f"{len(stored)} races are stored around now" if stored else "no race is stored around now"
         context.log.info(f"Nothing is due: {known}. `daily_baseline` loads a racing day.")
-    return due
+    return list(due)
 
 
 @dg.op(

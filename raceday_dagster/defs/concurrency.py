@@ -1,6 +1,7 @@
-"""How many races run at once: what was asked for, lowered to what the connection pool carries."""
+"""How many races run at once: what was asked for, lowered to what the connection pool carries and the job allows."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from raceday_dagster.defs.refusals import refusing_plainly
@@ -9,11 +10,16 @@ from raceday_dagster.logs import get_logger
 from raceday_dagster.settings import Settings
 
 DEFAULT_CONCURRENCY = 5
+DAY_LIMIT = 5
+"""A job that asks the API for a whole day of races never asks for more at once, whatever its run config says."""
+LIMIT_TAG = "raceday/max_concurrent"
+DAY_TAGS: Mapping[str, str] = {LIMIT_TAG: str(DAY_LIMIT)}
+"""On the jobs that use ``day_executor``, so that their batches report the concurrency they really have."""
 
 
-def lower_concurrency(requested: int, pool_max: int) -> int:
-    """Races in flight at once: at least 1, at most one per connection of the pool."""
-    return max(1, min(requested, pool_max))
+def lower_concurrency(requested: int, pool_max: int, limit: int | None = None) -> int:
+    """Races in flight at once: at least 1, at most one per connection of the pool, at most the job's ``limit``."""
+    return max(1, min(requested, pool_max, requested if limit is None else limit))
 
 
 def read_requested_concurrency(run_config: Mapping[str, Any]) -> int:
@@ -22,17 +28,25 @@ def read_requested_concurrency(run_config: Mapping[str, Any]) -> int:
     return int((execution.get("config") or {}).get("max_concurrent", DEFAULT_CONCURRENCY))
 
 
-def _lower_to_pool(requested: int) -> int:
+def read_limit(tags: Mapping[str, str]) -> int | None:
+    """The limit that a run's job sets itself; ``None`` when it sets none."""
+    return DAY_LIMIT if LIMIT_TAG in tags else None
+
+
+def _lower(requested: int, limit: int | None) -> int:
     with refusing_plainly():
         pool_max = Settings.from_environment().db_pool_max
-    effective = lower_concurrency(requested, pool_max)
+    effective = lower_concurrency(requested, pool_max, limit)
     if effective != requested:
         get_logger().warning(
-            "batch_concurrency_adjusted", requested=requested, effective=effective, pool_limit=pool_max
+            "batch_concurrency_adjusted", requested=requested, effective=effective, pool_limit=pool_max, job_limit=limit
         )
     return effective
 
 
 race_executor = build_threaded_executor(
-    name="threaded", default_max_concurrent=DEFAULT_CONCURRENCY, ceiling=_lower_to_pool
+    name="threaded", default_max_concurrent=DEFAULT_CONCURRENCY, ceiling=partial(_lower, limit=None)
+)
+day_executor = build_threaded_executor(
+    name="threaded_day", default_max_concurrent=DEFAULT_CONCURRENCY, ceiling=partial(_lower, limit=DAY_LIMIT)
 )

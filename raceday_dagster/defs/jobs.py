@@ -2,9 +2,12 @@
 
 import dagster as dg
 
+from raceday_dagster.defs.backfill_ops import fetch_evening_meetings, report_evening_backfill, select_unsettled_races
 from raceday_dagster.defs.baseline_ops import fetch_meetings, write_meetings
 from raceday_dagster.defs.batch_ops import select_race, select_races, summarise_batch
-from raceday_dagster.defs.concurrency import race_executor
+from raceday_dagster.defs.concurrency import DAY_TAGS, day_executor, race_executor
+from raceday_dagster.defs.maintenance_job import maintenance_job
+from raceday_dagster.defs.meeting_ops import fetch_meeting_status, report_overdue_races, update_meetings
 from raceday_dagster.defs.partitions import race_partitions
 from raceday_dagster.defs.race_ops import fetch_race, transform_race, write_race
 from raceday_dagster.outcomes import BatchOutcome, ProcessResult
@@ -40,6 +43,21 @@ def load_racing_day() -> BatchOutcome:
     return outcome
 
 
+@dg.graph(description="What a racing day left open, asked once more.")
+def settle_racing_day() -> BatchOutcome:
+    # The day is chosen under one name in every job: ops, fetch_meetings, config, racing_day.
+    selected = select_unsettled_races(fetch_evening_meetings.alias("fetch_meetings")())
+    races = selected.races.map(process_race).collect()
+    report_evening_backfill(selected.backfill, races)
+    outcome: BatchOutcome = summarise_batch(selected.batch, races)
+    return outcome
+
+
+@dg.graph(description="The meetings of a racing day as they stand, and the races that hang.")
+def follow_meetings() -> None:
+    report_overdue_races(update_meetings(fetch_meeting_status.alias("fetch_meetings")()))
+
+
 process_races_job = poll_races.to_job(
     name="process_races",
     description="Polls the races asked for by id, or every race that is due, five in flight.",
@@ -57,9 +75,32 @@ process_race_job = poll_race.to_job(
 
 daily_baseline_job = load_racing_day.to_job(
     name="daily_baseline",
-    description="Meetings, races, entrants and first odds of a racing day; registers its races as partitions.",
-    executor_def=race_executor,
+    description="Meetings, races, entrants and first odds of a racing day; registers its races as partitions. Reads "
+    "the races of the day before that are not over once more.",
+    executor_def=day_executor,
+    tags={**NO_RUN_RETRY, **DAY_TAGS},
+)
+
+evening_backfill_job = settle_racing_day.to_job(
+    name="evening_backfill",
+    description="Results, dividends and corrections of a racing day and the one before, and races that were missed. "
+    "Safe to run again: settled races are left alone.",
+    executor_def=day_executor,
+    tags={**NO_RUN_RETRY, **DAY_TAGS},
+)
+
+meeting_status_job = follow_meetings.to_job(
+    name="meeting_status",
+    description="Statuses, starts, track and weather from one list; raises the alert for races that are not over.",
+    executor_def=dg.in_process_executor,
     tags=NO_RUN_RETRY,
 )
 
-JOBS = (process_races_job, process_race_job, daily_baseline_job)
+JOBS = (
+    process_races_job,
+    process_race_job,
+    daily_baseline_job,
+    evening_backfill_job,
+    meeting_status_job,
+    maintenance_job,
+)

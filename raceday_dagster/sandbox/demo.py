@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from rich.console import Console
 from sqlalchemy import NullPool, create_engine
 
 from raceday_dagster.errors import SandboxError
+from raceday_dagster.racing.calendar import NEW_ZEALAND
 from raceday_dagster.sandbox.demo_tables import build_movers_table, build_polls_table
 from raceday_dagster.sandbox.job_runs import execute_job
 from raceday_dagster.sandbox.sandbox import Sandbox, Simulation, open_lock, open_sandbox
@@ -29,7 +29,6 @@ BEFORE_FIRST_START = timedelta(minutes=3)
 BETWEEN_POLLS = (timedelta(0), timedelta(minutes=2, seconds=30), timedelta(minutes=5))
 """Simulated time that passes before each poll."""
 _SEED = 7
-_NEW_ZEALAND = ZoneInfo("Pacific/Auckland")
 _KEPT_SETTINGS = {"RACEDAY_HOME", "DB_POOL_MAX", "TRANSFORM_WORKERS"}
 
 
@@ -99,14 +98,14 @@ def _poll(stage: _Stage, races: list[NextRace]) -> list[str]:
     for number, passed in enumerate(BETWEEN_POLLS, start=1):
         clock += passed
         stage.sandbox.simulator.set_clock(now=clock)
-        title = f"poll {number} of the next {len(races)} races, {clock.astimezone(_NEW_ZEALAND):%H:%M:%S} at the track"
+        title = f"poll {number} of the next {len(races)} races, {clock.astimezone(NEW_ZEALAND):%H:%M:%S} at the track"
         run_ids.append(stage.execute(title, "process_races", config))
     return run_ids
 
 
 def _choose_day(now: datetime) -> Simulation:
-    racing_day = now.astimezone(_NEW_ZEALAND).date()
-    first_start = datetime.combine(racing_day, time(11), _NEW_ZEALAND).astimezone(UTC)
+    racing_day = now.astimezone(NEW_ZEALAND).date()
+    first_start = datetime.combine(racing_day, time(11), NEW_ZEALAND).astimezone(UTC)
     return Simulation(
         seed=_SEED,
         racing_day=racing_day,

@@ -16,17 +16,18 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TextIO
-from zoneinfo import ZoneInfo
 
 import raceday_dagster
 from raceday_dagster.errors import SandboxError
+from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.settings import Settings
 from raceday_dagster.simulator.running import RunningSimulator, SimulatorError, running_simulator
 from raceday_dagster.write.migrations import upgrade
 
 DAGSTER_CONNECTION_LIMIT = 80
-SIMULATED_WINDOW_S = 4 * 60 * 60
+WINDOW_HOURS = 4
+WINDOW_OFFSET_HOURS = 2
 _IDENTITY = {
     "NZTAB_FROM_EMAIL": "sandbox@raceday.invalid",
     "NZTAB_PARTNER_NAME": "raceday sandbox",
@@ -65,18 +66,28 @@ class Sandbox:
 
 def choose_simulation(now: datetime, speed: float = 1.0) -> Simulation:
     """The simulated day around ``now``: the same one for four hours, so that a restart finds its races again, and
-    always one with races to come."""
-    seed = int(now.timestamp()) // SIMULATED_WINDOW_S
-    window = datetime.fromtimestamp(seed * SIMULATED_WINDOW_S, UTC)
+    always one with races to come. It is labelled with the racing day that is under way throughout those hours."""
+    window = find_window_start(now)
+    seed = int(window.timestamp()) // 3600  # windows begin on whole hours
     return Simulation(
         seed=seed,
-        racing_day=window.astimezone(ZoneInfo("Pacific/Auckland")).date(),
+        racing_day=choose_current_racing_day(window),
         first_start=window - timedelta(minutes=30),
         # A faster day has been further than a new one begins: its rows would make every answer an old one.
         database=f"raceday_simulated_{seed}" if speed == 1 else "raceday_simulated_fast",
         fresh_database=speed != 1,
         speed=speed,
     )
+
+
+def find_window_start(now: datetime) -> datetime:
+    """When the four hours around ``now`` began: at 2, 6, 10, 14, 18 or 22 o'clock in New Zealand, one of which is the
+    06:00 at which the racing day turns. The night the clocks change has one of three or of five hours."""
+    wall_clock = now.astimezone(NEW_ZEALAND).replace(tzinfo=None)
+    hours = (wall_clock.hour - WINDOW_OFFSET_HOURS) % WINDOW_HOURS
+    start = wall_clock.replace(minute=0, second=0, microsecond=0) - timedelta(hours=hours)
+    # The first of two equal hours in autumn; a time that is skipped in spring is the instant of the skip.
+    return start.replace(tzinfo=NEW_ZEALAND, fold=0).astimezone(UTC)
 
 
 @contextmanager
@@ -113,7 +124,7 @@ def open_sandbox(
             added["NZTAB_API_URL"] = simulator.api_url
             added |= {name: value for name, value in _IDENTITY.items() if not environment.get(name)}
         if "DAGSTER_HOME" not in environment:
-            _write_instance_config(home / "dagster")
+            write_instance_config(home / "dagster")
         # `dagster` and `raceday` are found even when the virtual environment is not activated.
         added["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
         yield Sandbox({**environment, **added}, simulator)
@@ -194,7 +205,8 @@ def find_instance_config() -> Path:
     raise SandboxError(f"dagster.yaml is neither in {package} nor beside it: install the package again")
 
 
-def _write_instance_config(dagster_home: Path) -> None:
+def write_instance_config(dagster_home: Path) -> None:
+    """Puts a copy of ``dagster.yaml`` into a ``DAGSTER_HOME`` of ours, made if need be. Raises ``OSError``."""
     dagster_home.mkdir(parents=True, exist_ok=True)
     copy = dagster_home / f"dagster.yaml.{os.getpid()}"
     shutil.copyfile(find_instance_config(), copy)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from datetime import date, datetime, timedelta
 from typing import Any, Literal
-from zoneinfo import ZoneInfo
 
 from raceday_dagster.errors import WriteError
+from raceday_dagster.racing.calendar import NEW_ZEALAND
 from raceday_dagster.racing.events import TERMINAL_STATUSES
 from raceday_dagster.racing.records import Record
 from raceday_dagster.racing.snapshots import RaceRow
 
-NEW_ZEALAND = ZoneInfo("Pacific/Auckland")
 FARTHEST_LABEL = timedelta(days=2)
 """How far a race's own racing day may lie from the New Zealand date of its start; a label beyond is a mistake."""
 

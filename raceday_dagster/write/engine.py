@@ -28,6 +28,10 @@ CONNECT_ARGS: Mapping[str, str | int] = {
 }
 """Of libpq, seconds but for the milliseconds of ``tcp_user_timeout``. A server that is gone is given up after about ten
 seconds, whether something was sent or its answer is awaited; otherwise a cut network hangs for hours."""
+KEPT_OPEN = 2
+"""Idle connections a process keeps. The role's ceiling is shared by all of them, and a batch has a connection in use
+for a few hundredths of its time: one that sat on all it ever opened would shut the next batch out."""
+POOL_MAX = "raceday_pool_max"
 BUSY_PERCENT = 70
 NEARLY_FULL_PERCENT = 80
 
@@ -42,13 +46,14 @@ def build_engine(database_url: SecretStr | str, *, pool_max: int, checkout_timeo
     return create_engine(
         url,
         poolclass=QueuePool,
-        pool_size=pool_max,
-        max_overflow=0,
+        pool_size=min(KEPT_OPEN, pool_max),
+        max_overflow=max(0, pool_max - KEPT_OPEN),
         pool_timeout=checkout_timeout_s,
         pool_pre_ping=True,
         pool_use_lifo=True,
         hide_parameters=True,
         connect_args=dict(CONNECT_ARGS),
+        execution_options={POOL_MAX: pool_max},
     )
 
 
@@ -78,7 +83,7 @@ class PoolGauge:
     @property
     def max(self) -> int:
         """The ceiling."""
-        return self._pool.size()
+        return int(self._engine.get_execution_options()[POOL_MAX])
 
     @property
     def in_use(self) -> int:

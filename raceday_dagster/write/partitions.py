@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo
 
 from raceday_dagster.errors import WriteError
+from raceday_dagster.racing.calendar import NEW_ZEALAND
 from raceday_dagster.racing.records import Record
 from raceday_dagster.write.tables import PARTITIONED_TABLES
 from raceday_dagster.write.transactions import Transaction
 
-NEW_ZEALAND = ZoneInfo("Pacific/Auckland")
 DAYS_AHEAD = 3
 FIRST_YEAR, LAST_YEAR = 2000, 2100
 """Racing days outside these years are mistakes; any past day inside can be replayed."""

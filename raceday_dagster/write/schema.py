@@ -7,6 +7,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from raceday_dagster.errors import DatabaseError
 from raceday_dagster.write.failures import UPGRADE, build_database_error, describe_place
+from raceday_dagster.write.transactions import connect_patiently
 
 REVISION = "0001"
 """The newest file of ``migrations/versions``; said here so that a look at the schema need not import alembic.
@@ -47,7 +48,7 @@ def read_revision(engine: Engine) -> str | None:
         DatabaseError: One line: the database cannot be reached or refuses.
     """
     try:
-        with engine.connect() as connection:
+        with connect_patiently(engine) as connection:
             return read_revision_of(connection)
     except SQLAlchemyError as error:
         raise build_database_error(engine, error) from error

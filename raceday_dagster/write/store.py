@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -19,13 +19,14 @@ from raceday_dagster.outcomes import BatchOutcome, ProcessResult, RowCounts
 from raceday_dagster.racing.events import RacingDay
 from raceday_dagster.racing.polling import PolledRace
 from raceday_dagster.racing.snapshots import RaceSnapshot
-from raceday_dagster.write import ledger, listing, races, reading
+from raceday_dagster.write import ledger, listing, races, reading, unsettled
 from raceday_dagster.write.decisions import choose_racing_day
 from raceday_dagster.write.engine import PoolGauge
 from raceday_dagster.write.failures import build_database_error, is_missing_partition
 from raceday_dagster.write.partitions import choose_days, create_partitions, refuse_far_days
 from raceday_dagster.write.races import NeedsPartitionError, Poll, WriteReport
 from raceday_dagster.write.transactions import Transaction, Transactions
+from raceday_dagster.write.unsettled import OverdueRace, UnsettledRace
 
 __all__ = ["Poll", "RaceStore", "WriteReport"]
 
@@ -132,7 +133,7 @@ class RaceStore:
     def read_polled_races(
         self, now: datetime, *, countries: Sequence[str], categories: Sequence[str]
     ) -> list[PolledRace]:
-        """Unfinished races that start in the polling window, for ``racing.polling.choose_due_races``.
+        """Unfinished races that start in the polling window, for ``racing.polling.plan_polls``.
 
         Raises:
             DatabaseError: The database cannot be used.
@@ -143,9 +144,29 @@ class RaceStore:
         """Races of a racing day that are not over, the earliest start first. Raises ``DatabaseError``."""
         return self._read(reading.read_unfinished_race_ids, racing_day)
 
+    def read_answered(self, asked: Mapping[str, Collection[str]]) -> set[tuple[str, str]]:
+        """Pairs of run and race, of those ``asked`` for by run, that the ledger has. Raises ``DatabaseError``."""
+        return self._read(reading.read_answered, asked)
+
+    def is_listed(self, racing_day: date) -> bool:
+        """Whether the list of a racing day was stored. Raises ``DatabaseError``."""
+        return self._read(reading.is_listed, racing_day)
+
     def count_races(self, racing_day: date) -> int:
         """Stored races of a racing day. Raises ``DatabaseError``."""
         return self._read(reading.count_races, racing_day)
+
+    # What the backfill and the alerts ask.
+
+    def read_unsettled_races(self, racing_days: Sequence[date], now: datetime) -> list[UnsettledRace]:
+        """Started races of these days to ask about again, by the feed's clock ``now``. Raises ``DatabaseError``."""
+        return self._read(unsettled.read_unsettled_races, racing_days, now)
+
+    def read_overdue_races(
+        self, racing_days: Sequence[date], now: datetime, *, countries: Sequence[str], categories: Sequence[str]
+    ) -> list[OverdueRace]:
+        """Races of these days not over two hours after their start, by the feed's clock. Raises ``DatabaseError``."""
+        return self._read(unsettled.read_overdue_races, racing_days, now, countries, categories)
 
     def _write_race(self, snapshot: RaceSnapshot, poll: Poll, deadline_s: float) -> WriteReport:
         started_s = self._monotonic()

@@ -6,6 +6,7 @@ cost no round trip and are gone with the transaction, behind PgBouncer too.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -139,19 +140,9 @@ class Transactions:
             raise build_write_error(error, race_id=race_id) from error
 
     def connect(self, ends_s: float) -> Connection:
-        """A connection of the pool. A server, or a role, that has as many as it may is asked again until ``ends_s``,
-        but no longer than a checkout waits for the pool. Raises what SQLAlchemy raises."""
-        pool = self._engine.pool
-        patience_s = pool.timeout() if isinstance(pool, QueuePool) else 0.0
-        ends_s = min(ends_s, self._monotonic() + patience_s)
+        """``connect_patiently``, counted by the gauge."""
         with self._gauge.asking():
-            while True:
-                try:
-                    return self._engine.connect()
-                except OperationalError as error:
-                    if not _is_full(error) or self._monotonic() + CEILING_PAUSE_S >= ends_s:
-                        raise
-                self._sleep(CEILING_PAUSE_S)
+            return connect_patiently(self._engine, ends_s, monotonic=self._monotonic, sleep=self._sleep)
 
     def _attempt(self, work: Callable[[Transaction], Result], ends_s: float) -> Result:
         asked_s = self._monotonic()
@@ -171,6 +162,27 @@ class Transactions:
             return result
         finally:
             connection.close()
+
+
+def connect_patiently(
+    engine: Engine,
+    ends_s: float = math.inf,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Connection:
+    """A connection of the pool. A server, or a role, that has as many as it may is asked again until ``ends_s``, but
+    no longer than a checkout waits for the pool. Raises what SQLAlchemy raises."""
+    pool = engine.pool
+    patience_s = pool.timeout() if isinstance(pool, QueuePool) else 0.0
+    ends_s = min(ends_s, monotonic() + patience_s)
+    while True:
+        try:
+            return engine.connect()
+        except OperationalError as error:
+            if not _is_full(error) or monotonic() + CEILING_PAUSE_S >= ends_s:
+                raise
+        sleep(CEILING_PAUSE_S)
 
 
 def _is_full(error: Exception) -> bool:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import date
+from threading import Thread
 
 import dagster as dg
 import pytest
+from sqlalchemy import text
 
-from raceday_dagster.defs.baseline_ops import choose_racing_day
-from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, daily_baseline_job, open_race_day
+from raceday_dagster.sandbox.postmaster import wait_for
+from raceday_dagster_tests.integration.day_runs import (
+    NEXT_DAY,
+    NIGHT,
+    daily_baseline_job,
+    read_failure,
+    read_metadata,
+    run_day,
+)
+from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_race_day
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +33,7 @@ def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def loaded(day: RaceDay) -> dg.JobExecutionResult:
-    return load(day, RACING_DAY.isoformat())
-
-
-def load(day: RaceDay, racing_day: str) -> dg.JobExecutionResult:
-    config = {"ops": {"fetch_meetings": {"config": {"racing_day": racing_day}}}}
-    return dg.execute_job(dg.reconstructable(daily_baseline_job), instance=day.instance, run_config=config)
+    return run_day(day, "daily_baseline")
 
 
 def test_meetings_races_entrants_and_first_odds_are_there(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
@@ -68,11 +73,18 @@ def test_every_race_is_a_partition(day: RaceDay, loaded: dg.JobExecutionResult) 
     assert set(day.instance.get_dynamic_partitions("races")) == stored
 
 
-def test_one_race_that_cannot_be_read_does_not_stop_the_day(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
+def test_one_race_that_cannot_be_read_does_not_stop_the_day(
+    day: RaceDay, loaded: dg.JobExecutionResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert loaded.success
-    broken = day.race_ids[3]
+    monkeypatch.setenv("RACE_COUNTRIES", "NZ")
+    monkeypatch.setenv("RACE_CATEGORIES", "H")
+    (row,) = day.ask(
+        "SELECT race_id FROM races JOIN meetings USING (meeting_id) WHERE country = 'NZ' AND type = 'H' LIMIT 1"
+    )
+    broken = row["race_id"]
     rule = day.simulator.add_fault(broken, "garbage")
-    again = load(day, RACING_DAY.isoformat())
+    again = run_day(day, "daily_baseline")
     assert day.simulator.fired(rule) == 1
     day.simulator.clear_faults()
     assert again.success
@@ -82,42 +94,90 @@ def test_one_race_that_cannot_be_read_does_not_stop_the_day(day: RaceDay, loaded
 
 def test_a_list_that_cannot_be_read_is_one_clear_failure(day: RaceDay) -> None:
     rule = day.simulator.add_fault("/racing/meetings", "status", code=500)
-    result = load(day, RACING_DAY.isoformat())
+    result = run_day(day, "daily_baseline")
     assert day.simulator.fired(rule) == 4
     day.simulator.clear_faults()
     assert not result.success
-    (failure,) = result.get_step_failure_events()
-    assert failure.step_key == "fetch_meetings"
-    assert f"The meetings of {RACING_DAY} could not be read" in str(failure.step_failure_data.user_failure_data)
+    step, said = read_failure(result)
+    assert step == "fetch_meetings"
+    assert f"The meetings of {RACING_DAY} could not be read" in said
 
 
 def test_a_day_without_racing_is_an_empty_success(day: RaceDay) -> None:
-    result = load(day, "2026-01-01")
+    result = run_day(day, "daily_baseline", date(2026, 1, 1))
     assert result.success
     assert day.read_batch(result.run_id)["total_races"] == 0
 
 
 def test_a_day_that_is_no_date_is_refused_before_anything_is_asked(day: RaceDay) -> None:
     day.simulator.clear_requests()
-    result = load(day, "tomorrow")
-    (failure,) = result.get_step_failure_events()
-    said = str(failure.step_failure_data.user_failure_data)
+    config = {"ops": {"fetch_meetings": {"config": {"racing_day": "tomorrow"}}}}
+    result = dg.execute_job(dg.reconstructable(daily_baseline_job), instance=day.instance, run_config=config)
+    _step, said = read_failure(result)
     assert "racing_day must be a date like 2026-01-31, not 'tomorrow'" in said
     assert day.simulator.requests()["total"] == 0
 
 
-@pytest.mark.parametrize(
-    ("now", "racing_day"),
-    [
-        (datetime(2026, 9, 26, 11, 59, tzinfo=UTC), date(2026, 9, 26)),
-        (datetime(2026, 9, 26, 12, 0, tzinfo=UTC), date(2026, 9, 27)),  # clocks go forward at 02:00 that night
-        (datetime(2026, 9, 27, 10, 59, tzinfo=UTC), date(2026, 9, 27)),
-        (datetime(2026, 9, 27, 11, 0, tzinfo=UTC), date(2026, 9, 28)),
-        (datetime(2027, 4, 3, 10, 59, tzinfo=UTC), date(2027, 4, 3)),
-        (datetime(2027, 4, 3, 11, 0, tzinfo=UTC), date(2027, 4, 4)),  # clocks go back at 03:00 that night
-        (datetime(2027, 4, 4, 11, 59, tzinfo=UTC), date(2027, 4, 4)),
-        (datetime(2027, 4, 4, 12, 0, tzinfo=UTC), date(2027, 4, 5)),
-    ],
-)
-def test_today_is_new_zealands_on_both_nights_that_change_the_clocks(now: datetime, racing_day: date) -> None:
-    assert choose_racing_day("", now) == racing_day
+def test_no_more_than_five_events_are_asked_for_at_once_whatever_the_config_says(
+    day: RaceDay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RACE_COUNTRIES", "NZ")
+    day.simulator.clear_requests()
+    day.simulator.add_fault("/racing/events/", "hold")
+
+    def release_when_five_wait() -> None:
+        wait_for(lambda: day.simulator.faults()[0]["waiting"] == 5, 20)
+        day.simulator.release()
+
+    releasing = Thread(target=release_when_five_wait)
+    releasing.start()
+    result = run_day(day, "daily_baseline", max_concurrent=10)
+    releasing.join()
+    day.simulator.clear_faults()
+    assert result.success
+    asked = day.simulator.requests()
+    assert asked["total"] > 30
+    assert asked["events_in_flight_peak"] == 5
+    batch = day.read_batch(result.run_id)
+    assert (batch["requested_concurrency"], batch["effective_concurrency"]) == (10, 5)
+
+
+# The last two tests move the clock of the day past its end.
+
+
+def test_the_next_day_reads_the_races_again_that_are_not_over(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
+    assert loaded.success
+    unfinished = {
+        row["race_id"] for row in day.ask("SELECT race_id FROM races WHERE status IN ('open', 'closed', 'interim')")
+    }
+    assert len(unfinished) > 20
+    day.simulator.set_clock(NIGHT)
+    following = run_day(day, "daily_baseline", NEXT_DAY)
+    assert following.success
+    assert set(day.read_polls(following.run_id)) == unfinished
+    said = read_metadata(following, "write_meetings")
+    assert (said["day_before"], said["reread_of_day_before"]) == (RACING_DAY.isoformat(), len(unfinished))
+    assert {row["status"] for row in day.ask("SELECT DISTINCT status FROM races")} == {"final", "abandoned"}
+    again = run_day(day, "daily_baseline", NEXT_DAY)
+    assert day.read_batch(again.run_id)["total_races"] == 0
+
+
+def test_a_past_day_whose_races_are_all_over_is_loaded_by_its_date(
+    day: RaceDay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RACE_COUNTRIES", "NZ")
+    with day.engine.begin() as connection:
+        connection.execute(text("TRUNCATE meetings, racing_days, money_flow_history, odds_history CASCADE"))
+    result = run_day(day, "daily_baseline")
+    assert result.success
+    (counts,) = day.ask(
+        "SELECT (SELECT count(*) FROM races WHERE status IN ('final', 'abandoned')) AS races,"
+        " (SELECT count(DISTINCT race_id) FROM entrants) AS with_entrants,"
+        " (SELECT count(*) FROM races WHERE status = 'final') AS final,"
+        " (SELECT count(*) FROM race_results WHERE result_status = 'final') AS with_results,"
+        " (SELECT count(DISTINCT race_id) FROM odds_history) AS with_odds"
+    )
+    batch = day.read_batch(result.run_id)
+    assert batch["successes"] == batch["total_races"] == counts["races"] == counts["with_entrants"]
+    assert counts["final"] == counts["with_results"] > 30
+    assert counts["with_odds"] >= counts["final"]

@@ -9,11 +9,12 @@ import pytest
 
 from raceday_dagster.errors import DatabaseError
 from raceday_dagster.outcomes import RowCounts
-from raceday_dagster.racing.polling import choose_due_races
+from raceday_dagster.racing.polling import plan_polls
 from raceday_dagster.write.engine import build_engine
+from raceday_dagster.write.reading import ANSWERED, POLLED_RACES
 from raceday_dagster.write.store import RaceStore
 from raceday_dagster_tests.integration.test_write_ledger import make_failure
-from raceday_dagster_tests.integration.write_fixture import open_store, read_tables, watch_statements, write
+from raceday_dagster_tests.integration.write_fixture import observe, open_store, read_tables, watch_statements, write
 from raceday_dagster_tests.integration.write_lists import make_list
 from raceday_dagster_tests.write_snapshots import START, make_snapshot
 
@@ -153,8 +154,49 @@ def test_a_race_whose_poll_failed_is_due_at_its_cadence_and_not_at_once(store: R
     store.record_poll(make_failure("race-1", polled_at=now), "run-1")
     ten_later, twenty_later = now + timedelta(seconds=10), now + timedelta(seconds=20)
     races = store.read_polled_races(now, countries=["NZ"], categories=["T"])
-    assert choose_due_races(races, ten_later) == []
-    assert choose_due_races(races, twenty_later) == ["race-1"]
+    assert plan_polls(races, (), ten_later).race_ids == ()
+    assert plan_polls(races, (), twenty_later).race_ids == ("race-1",)
+
+
+def test_the_schedule_goes_by_the_ledger_and_by_nothing_later_than_its_clock(store: RaceStore) -> None:
+    store.write_racing_day(make_list(RACES))
+    now = START - timedelta(minutes=5)
+    earlier, later = now - timedelta(seconds=20), now + timedelta(hours=1)
+    store.record_poll(make_failure("race-1", polled_at=earlier - timedelta(minutes=1)), "run-1")
+    store.record_poll(make_failure("race-1", polled_at=earlier), "run-2")
+    store.record_poll(make_failure("race-1", polled_at=later), "run-3")
+    store.record_poll(make_failure("race-3", polled_at=later), "run-3")
+    seen = store.read_polled_races(now, countries=["NZ"], categories=["T"])
+    times = {race.race_id: (race.last_poll_time, race.newest_poll_time) for race in seen}
+    assert times["race-1"] == (earlier, later)
+    assert times["race-3"] == (None, later)
+    assert times["race-4"] == (None, None)
+
+
+def test_the_ledger_says_which_races_of_which_runs_have_their_answer(store: RaceStore) -> None:
+    odd = "run-\x00"
+    for run_id, race_id in (("run-1", "race-1"), ("run-2", "race-2"), (odd, "race-1"), ("run-3", "race-1")):
+        store.record_poll(make_failure(race_id), run_id)
+    asked = {"run-1": ["race-1", "race-2"], "run-2": ["race-1", "race-2"], odd: ["race-1"], "run-4": ["race-1"]}
+    assert store.read_answered(asked) == {("run-1", "race-1"), ("run-2", "race-2"), (odd, "race-1")}
+    assert store.read_answered({}) == set()
+
+
+def test_a_racing_day_is_listed_once_its_list_is_stored(store: RaceStore) -> None:
+    assert not store.is_listed(START.date())
+    store.write_racing_day(make_list(RACES))
+    assert store.is_listed(START.date())
+    assert not store.is_listed(START.date() + timedelta(days=1))
+
+
+def test_the_last_poll_of_a_race_is_one_look_into_the_index(database_url: str) -> None:
+    values = {"now": START, "from_start": START, "to_start": START, "countries": ["NZ"], "categories": ["T"]}
+    with observe(database_url) as run:
+        run("SET enable_seqscan = off")
+        races = "\n".join(line for (line,) in run(f"EXPLAIN {POLLED_RACES}", values))
+        answered = "\n".join(line for (line,) in run(f"EXPLAIN {ANSWERED}", {"run_ids": ["run-1"]}))
+    assert races.count("ix_race_polls_race_id on race_polls") == 2
+    assert "pk_race_polls" in answered
 
 
 def test_a_question_to_a_database_that_is_not_there_is_one_line(database_url: str) -> None:

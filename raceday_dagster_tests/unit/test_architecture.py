@@ -19,6 +19,7 @@ LAYERS: dict[str, set[str]] = {
     **{stage: FOUNDATION | {stage} for stage in STAGES},
     **{module: {module} for module in ALONE},
     "storage": {"event_buffer", "storage"},
+    "run_preload": {"definitions", "launcher", "storage", "transform", "run_preload"},
     "web_guard": {"web_guard"},
     "webserver": {"web_guard", "webserver"},
     "defs": FOUNDATION | STAGES | {"executor", "launcher", "storage", "defs"},

@@ -1,0 +1,128 @@
+"""The state of the day's meetings between polls: one list, what changed in it, and the alert for races that hang."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+from pydantic import Field
+
+from raceday_dagster.defs.day_list import choose_racing_day, fetch_day, order_races, register_races, reporting_failure
+from raceday_dagster.fetch.client import RacingApi
+from raceday_dagster.logs import get_logger
+from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
+from raceday_dagster.racing.events import RacingDay
+from raceday_dagster.settings import Settings
+from raceday_dagster.write.store import RaceStore
+from raceday_dagster.write.unsettled import OverdueRace
+
+FAILED = "meeting_status_failed"
+
+
+class FetchMeetingStatus(dg.Config):
+    """Which racing day to bring up to date."""
+
+    racing_day: str = Field(
+        default="",
+        description="The racing day, YYYY-MM-DD as the TAB labels it. Empty: the one under way, which in New Zealand "
+        "turns at 06:00.",
+    )
+
+
+@dg.op(description="Meetings and races of the racing day as they stand now.")
+def fetch_meeting_status(
+    context: dg.OpExecutionContext,
+    config: FetchMeetingStatus,
+    settings: dg.ResourceParam[Settings],
+    racing_api: dg.ResourceParam[RacingApi],
+) -> RacingDay:
+    racing_day = choose_racing_day(config.racing_day, choose_current_racing_day(datetime.now(UTC)))
+    return fetch_day(context, racing_day, settings, racing_api, failed=FAILED)
+
+
+@dg.op(
+    description="Stores what changed in a loaded day: statuses, starts, track, weather, races that were added. A day "
+    "that is not loaded is left to daily_baseline."
+)
+def update_meetings(
+    context: dg.OpExecutionContext, day: RacingDay, race_store: dg.ResourceParam[RaceStore]
+) -> dg.Output[RacingDay]:
+    began_s = time.monotonic()
+    with reporting_failure(context, FAILED, day.racing_day):
+        # A list stored here first would pass for a baseline that ran.
+        if not race_store.count_races(day.racing_day):
+            context.log.info(f"No race of {day.racing_day} is stored: daily_baseline loads a racing day")
+            return dg.Output(day, metadata={"loaded": False, "changed_meetings": 0, "changed_races": 0})
+        counts = race_store.write_racing_day(day)
+    registered = register_races(context.instance, order_races(day))
+    changed = {"changed_meetings": counts.meetings, "changed_races": counts.races, "partitions_registered": registered}
+    write_ms = round(1000 * (time.monotonic() - began_s))
+    get_logger(run_id=context.run_id).info(
+        "meeting_status_complete", nz_date=day.racing_day, **changed, duration_ms=write_ms
+    )
+    return dg.Output(day, metadata={"loaded": True, **changed, "write_ms": write_ms})
+
+
+# Every run names all of them. A race named once only, when it crosses the line, would be lost with a missed tick, and
+# to remember who was named is a state that can be wrong; an alert that repeats until its cause is gone is neither.
+@dg.op(description="Raises the alert for races of this racing day and the one before that are not over two hours on.")
+def report_overdue_races(
+    context: dg.OpExecutionContext,
+    day: RacingDay,
+    settings: dg.ResourceParam[Settings],
+    race_store: dg.ResourceParam[RaceStore],
+) -> dg.Output[None]:
+    with reporting_failure(context, FAILED, day.racing_day):
+        overdue = race_store.read_overdue_races(
+            [day.racing_day - timedelta(days=1), day.racing_day],
+            day.generated_at,
+            countries=settings.race_countries,
+            categories=settings.race_categories,
+        )
+    if overdue:
+        described = [describe_overdue(race, day.generated_at) for race in overdue]
+        get_logger(run_id=context.run_id).error("race_unfinished", count=len(overdue), races=described)
+        context.log.error(f"Not over two hours after the start: {', '.join(map(_name, overdue))}")
+    return dg.Output(
+        None,
+        metadata={
+            "overdue": len(overdue),
+            "overdue_races": dg.MetadataValue.md(build_table(overdue, day.generated_at)),
+        },
+    )
+
+
+def describe_overdue(race: OverdueRace, now: datetime) -> dict[str, object]:
+    """A race that hangs, for the log."""
+    return {
+        "race_id": race.race_id,
+        "start": race.start_time,
+        "hours": _count_hours(race, now),
+        "status": race.status,
+    }
+
+
+def build_table(races: Sequence[OverdueRace], now: datetime) -> str:
+    """A Markdown table of races that hang, the longest overdue first."""
+    if not races:
+        return "none"
+    rows = (
+        f"| {race.race_id} | {_escape(race.meeting_name)} | {race.race_number} "
+        f"| {race.start_time.astimezone(NEW_ZEALAND):%a %H:%M} | {_count_hours(race, now)} | {race.status} |"
+        for race in races
+    )
+    return "\n".join(
+        ("| race | meeting | number | start, New Zealand | hours ago | status |", "|---|---|--:|---|--:|---|", *rows)
+    )
+
+
+def _name(race: OverdueRace) -> str:
+    return f"{race.race_id} ({race.meeting_name} {race.race_number}, {race.status})"
+
+
+def _count_hours(race: OverdueRace, now: datetime) -> float:
+    return round((now - race.start_time) / timedelta(hours=1), 1)
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,74 @@
+"""What happens by the clock, in New Zealand time. What happens because a race is due is a sensor's.
+
+Each run is told its racing day by the time it was scheduled for, so a run that is late or caught up still does the day
+it was meant for. Nothing fires between 02:00 and 03:00, an hour that two nights a year skip or repeat.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+
+from raceday_dagster.defs.jobs import daily_baseline_job, evening_backfill_job, meeting_status_job
+from raceday_dagster.defs.maintenance_job import maintenance_job
+from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
+
+RunConfig = Mapping[str, Any]
+
+
+def choose_day_config(scheduled_at: datetime) -> RunConfig:
+    """Run config with the racing day that is under way at an instant."""
+    racing_day = choose_current_racing_day(scheduled_at).isoformat()
+    return {"ops": {"fetch_meetings": {"config": {"racing_day": racing_day}}}}
+
+
+def build_schedule(
+    job: dg.JobDefinition,
+    cron: str,
+    description: str,
+    build_run_config: Callable[[datetime], RunConfig] = choose_day_config,
+) -> dg.ScheduleDefinition:
+    """A schedule of ``job``, on from the start, that asks for one run a tick however often the tick is repeated."""
+
+    @dg.schedule(
+        name=f"{job.name}_schedule",
+        job=job,
+        cron_schedule=cron,
+        execution_timezone=NEW_ZEALAND.key,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=description,
+    )
+    def evaluate(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        scheduled_at = context.scheduled_execution_time
+        return dg.RunRequest(
+            run_key=f"{job.name} {scheduled_at.astimezone(NEW_ZEALAND).isoformat()}",
+            run_config=build_run_config(scheduled_at),
+        )
+
+    return evaluate
+
+
+SCHEDULES: tuple[dg.ScheduleDefinition, ...] = (
+    build_schedule(
+        maintenance_job,
+        "0 4 * * *",
+        "Every night at 04:00: history partitions made ahead and behind, old races and old runs removed.",
+        lambda _scheduled_at: {},
+    ),
+    build_schedule(
+        daily_baseline_job,
+        "0 6 * * *",
+        "Every morning at 06:00: the racing day is loaded, and yesterday's open races are read again.",
+    ),
+    build_schedule(
+        evening_backfill_job,
+        "0 21 * * *",
+        "Every evening at 21:00: results, dividends and corrections, and races that were missed.",
+    ),
+    build_schedule(
+        meeting_status_job,
+        "*/15 0-1,6-23 * * *",
+        "Every 15 minutes but from 02:00 to 06:00: statuses, starts, track and weather of the meetings.",
+    ),
+)

@@ -1,0 +1,38 @@
+"""Whether the racing day under way must be loaded out of turn: at a first start, or after a failure. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from raceday_dagster.racing.calendar import DAY_BEGINS, NEW_ZEALAND
+from raceday_dagster.racing.records import Record
+
+GRACE = timedelta(minutes=5)
+"""After the day's turn, while its schedule has it."""
+AGAIN_AFTER = timedelta(minutes=5)
+
+
+class LoadAttempt(Record):
+    """The last run that loaded a racing day, or tried to."""
+
+    began_at: datetime
+    is_over: bool
+
+
+def is_schedules_turn(now: datetime) -> bool:
+    """Whether the schedule of the daily baseline is just about to do it: the five minutes after 06:00."""
+    wall_clock = now.astimezone(NEW_ZEALAND).replace(tzinfo=None)
+    since_midnight = wall_clock - datetime.combine(wall_clock.date(), datetime.min.time())
+    return DAY_BEGINS <= since_midnight < DAY_BEGINS + GRACE
+
+
+def explain_wait(last: LoadAttempt | None, now: datetime) -> str | None:
+    """Why a day that is not loaded is not tried at ``now``; ``None`` when it must be."""
+    if last is None:
+        return None
+    if not last.is_over:
+        return "a run of daily_baseline is not over"
+    # An attempt from the future, of a clock that went back, is no reason to wait.
+    if timedelta(0) <= now - last.began_at < AGAIN_AFTER:
+        return f"the last try began {(now - last.began_at) // timedelta(seconds=1)} s ago, the next follows after 300 s"
+    return None

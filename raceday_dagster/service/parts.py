@@ -1,0 +1,160 @@
+"""The parts of the service: the command of each, how it shows that it is ready, and how long it may take to end."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from raceday_dagster.errors import ServiceError
+from raceday_dagster.service.child_output import ChildOutput, LogFile, find_secrets
+from raceday_dagster.service.processes import ChildProcess
+from raceday_dagster.service.service_files import SOCKET, write_workspace
+from raceday_dagster.service.supervisor import Part
+from raceday_dagster.service.surroundings import Surroundings
+
+UI_STOP_S, DAEMON_STOP_S = 2.2, 2.2
+CODE_SERVER_STOP_S = 6.0
+"""After the other two, which end side by side: the sandbox needs what is left of ten seconds."""
+CODE_SERVER, DAEMON, WEB = "code-server", "daemon", "web"
+LOOPBACK = "127.0.0.1"
+_ANSWER_S = 1.0
+
+
+@dataclass(frozen=True)
+class Web:
+    """How the web UI listens; anything but the defaults is checked and warned about by ``webserver``."""
+
+    port: int = 3000
+    host: str = LOOPBACK
+    expose: bool = False
+    read_only: bool = False
+    allow_hosts: tuple[str, ...] = ()
+
+    @property
+    def reachable_host(self) -> str:
+        """Where this machine finds it."""
+        return LOOPBACK if self.host in {"0.0.0.0", "::", ""} else self.host  # noqa: S104  (compared, not bound)
+
+    @property
+    def url(self) -> str:
+        """For people on this machine."""
+        host = self.reachable_host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of ``python -m raceday_dagster.webserver``, but for the workspace."""
+        flags = [*(["--read-only"] if self.read_only else []), *(["--expose"] if self.expose else [])]
+        names = [part for name in self.allow_hosts for part in ("--allow-host", name)]
+        return ["--port", str(self.port), "--host", self.host, *flags, *names]
+
+
+def refuse_web(web: Web) -> None:
+    """Raises ``ServiceError`` when the UI may not or cannot listen: better now than after half of it has started."""
+    if not web.expose and not is_loopback(web.host):
+        raise ServiceError(f"--host {web.host} is reached from other machines and the UI has no login: add --expose")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in web.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the web server does
+            probe.bind((web.host, web.port))
+    except OSError as error:
+        raise ServiceError(
+            f"cannot listen on {web.host}:{web.port}: {error.strerror or error}; choose another with --port"
+        ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def build_parts(
+    surroundings: Surroundings,
+    folder: Path,
+    web: Web,
+    say: Callable[[str], None],
+    *,
+    is_daemon_ready: Callable[[], bool],
+    before_code_server: Callable[[], None],
+) -> list[Part]:
+    """Code server, daemon, web UI: the order of their start.
+
+    Args:
+        surroundings: Their environment.
+        folder: Of the socket and the workspace.
+        web: How the UI listens.
+        say: Prints one line.
+        is_daemon_ready: Whether every daemon has given a sign of life.
+        before_code_server: Called before a code server that died is started again.
+    """
+    code_socket, workspace = folder / SOCKET, str(write_workspace(folder))
+    environment = {**surroundings.environment, "PYTHONUNBUFFERED": "1"}
+    secrets = find_secrets(environment)
+    logs = surroundings.home / "logs"
+
+    def build_start(name: str, *arguments: str) -> Callable[[], ChildProcess]:
+        output = ChildOutput(name, LogFile(logs / f"{name}.log"), say, secrets)
+        return lambda: ChildProcess([sys.executable, "-m", *arguments], environment, output)
+
+    def clear_code_server() -> None:
+        code_socket.unlink(missing_ok=True)
+        before_code_server()
+
+    code_socket.unlink(missing_ok=True)
+    return [
+        Part(
+            name=CODE_SERVER,
+            log_file=logs / f"{CODE_SERVER}.log",
+            start=build_start(CODE_SERVER, "raceday_dagster.launcher", "--socket", str(code_socket)),
+            is_ready=lambda: answers_socket(code_socket),
+            stop_within_s=CODE_SERVER_STOP_S,
+            before_restart=clear_code_server,
+            opens_the_way=True,
+        ),
+        Part(
+            name=DAEMON,
+            log_file=logs / f"{DAEMON}.log",
+            start=build_start(DAEMON, "dagster._daemon", "run", "-w", workspace),
+            is_ready=is_daemon_ready,
+            stop_within_s=DAEMON_STOP_S,
+        ),
+        Part(
+            name=WEB,
+            log_file=logs / f"{WEB}.log",
+            start=build_start(WEB, "raceday_dagster.webserver", "--workspace", workspace, *web.arguments),
+            is_ready=lambda: answers_http(web.reachable_host, web.port),
+            stop_within_s=UI_STOP_S,
+        ),
+    ]
+
+
+def answers_socket(path: Path) -> bool:
+    """Whether somebody listens on a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_ANSWER_S)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def answers_http(host: str, port: int) -> bool:
+    """Whether the web UI answers, whatever it says."""
+    connection = HTTPConnection(host, port, timeout=_ANSWER_S)
+    try:
+        connection.request("GET", "/server_info")
+        connection.getresponse()
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True

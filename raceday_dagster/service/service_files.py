@@ -1,0 +1,82 @@
+"""The files of a running service: its state, its workspace, and the folder of the code server's socket."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from raceday_dagster.sandbox.placement import LONGEST_SOCKET_PATH, make_private_folder
+from raceday_dagster.sandbox.server_account import ServerAccount
+
+LOCATION = "raceday_dagster"
+SOCKET = "code-server.sock"
+STATE_FILE = "service.json"
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9/._-]+")
+_SHOWN_TO_OTHERS = (
+    *("DATABASE_URL", "DAGSTER_PG_URL", "DAGSTER_HOME", "RACEDAY_HOME"),
+    *("NZTAB_API_URL", "RACE_COUNTRIES", "RACE_CATEGORIES"),
+)
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """What ``raceday health`` must know of a running ``raceday up``. Holds URLs with passwords: never printed."""
+
+    pid: int
+    url: str
+    started_at: str
+    environment: dict[str, str] = field(repr=False)
+    children: dict[str, int] = field(default_factory=dict)
+
+
+def choose_environment(environment: dict[str, str]) -> dict[str, str]:
+    """The variables that ``raceday health`` and other lookers-on need."""
+    return {name: environment[name] for name in _SHOWN_TO_OTHERS if name in environment}
+
+
+def write_state(home: Path, state: ServiceState) -> None:
+    """Replace the state file, readable by its owner only; at no moment is it half there."""
+    path = home / STATE_FILE
+    making = path.with_name(f"{STATE_FILE}.{os.getpid()}")
+    making.unlink(missing_ok=True)
+    descriptor = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(asdict(state), file, indent=2)
+    making.replace(path)
+
+
+def read_state(home: Path) -> ServiceState | None:
+    """What the last ``raceday up`` wrote; it may be dead. ``None`` when there is no readable file."""
+    try:
+        return ServiceState(**json.loads((home / STATE_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def remove_state(home: Path) -> None:
+    """Forget the service; it has ended."""
+    (home / STATE_FILE).unlink(missing_ok=True)
+
+
+def make_socket_folder(home: Path) -> Path:
+    """A folder of ours alone for the socket: whoever reaches it could run code. ``<home>/service``, or a hashed one
+    in the temp directory when that path is too long or unusual for a socket."""
+    folder = home / "service"
+    if len(str(folder / SOCKET)) > LONGEST_SOCKET_PATH or not _PLAIN_PATH.fullmatch(str(folder)):
+        name = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+        folder = Path(tempfile.gettempdir()).resolve() / f"raceday-service-{name}"
+    make_private_folder(folder, ServerAccount(os.geteuid(), os.getegid()))
+    return folder
+
+
+def write_workspace(folder: Path) -> Path:
+    """The workspace file that makes the daemon and the web UI use the code server; returns its path."""
+    path = folder / "workspace.yaml"
+    server = {"grpc_server": {"socket": str(folder / SOCKET), "location_name": LOCATION}}
+    path.write_text(json.dumps({"load_from": [server]}), encoding="utf-8")  # JSON is YAML
+    return path

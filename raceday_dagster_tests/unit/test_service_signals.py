@@ -1,0 +1,106 @@
+"""Signals become mail, whatever was set for them before; and the small decisions before the first start."""
+
+from __future__ import annotations
+
+import os
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from raceday_dagster.errors import RacedayError
+from raceday_dagster.service.parts import Web, is_loopback, refuse_web
+from raceday_dagster.service.service_files import ServiceState, make_socket_folder, read_state, write_state
+from raceday_dagster.service.supervisor import Mailbox
+from raceday_dagster.service.surroundings import open_surroundings
+from raceday_dagster.service.up import taking_stops
+
+NOW = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
+IDENTITY = {"NZTAB_FROM_EMAIL": "a@b.nz", "NZTAB_PARTNER_NAME": "A", "NZTAB_PARTNER_ID": "A"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_each_signal_that_ends_a_program_is_mail_as_often_as_it_comes(number: signal.Signals) -> None:
+    mailbox: Mailbox = Mailbox()
+    before = signal.getsignal(number)
+    with taking_stops(mailbox):
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        assert mailbox.get(timeout=5).error is None
+        assert mailbox.get(timeout=5).error is None
+    assert signal.getsignal(number) is before
+
+
+def test_a_hangup_that_is_ignored_stays_so_and_an_ignored_ctrl_c_does_not() -> None:
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT)}
+    try:
+        with taking_stops(Mailbox()):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_host_that_others_reach_needs_the_flag() -> None:
+    with pytest.raises(RacedayError, match="--expose"):
+        refuse_web(Web(host="0.0.0.0"))
+    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "10.0.0.1", "raceday.nz")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_the_ui_is_found_on_this_machine_whatever_it_listens_on() -> None:
+    assert Web(host="0.0.0.0", expose=True).url == "http://127.0.0.1:3000"
+    assert Web(host="::1").url == "http://[::1]:3000"
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"DATABASE_URL": "postgresql://u:hunter2@h/d"}, "DAGSTER_PG_URL is not"),
+        ({"DAGSTER_PG_URL": "postgresql://u:hunter2@h/d"}, "DATABASE_URL is not"),
+        ({"DATABASE_URL": "postgresql://h/d", "DAGSTER_PG_URL": "postgresql://h/e"}, "NZTAB_FROM_EMAIL is not set"),
+        ({"NZTAB_API_URL": "http://127.0.0.1:9"}, "NZTAB_FROM_EMAIL is not set"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line_before_anything_starts(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(RacedayError) as refused, open_surroundings(environment, NOW):
+        pytest.fail("it started")
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_the_simulated_latency_is_refused_where_nothing_is_simulated() -> None:
+    environment = {"NZTAB_API_URL": "http://127.0.0.1:9", **IDENTITY}
+    with pytest.raises(RacedayError, match="--feed-latency-ms"), open_surroundings(environment, NOW, feed_latency_ms=9):
+        pytest.fail("it started")
+
+
+def test_the_state_is_private_and_hides_its_environment(tmp_path: Path) -> None:
+    state = ServiceState(7, "http://127.0.0.1:3000", NOW.isoformat(), {"DATABASE_URL": "hunter2"}, {"web": 8})
+    write_state(tmp_path, state)
+    assert (tmp_path / "service.json").stat().st_mode & 0o777 == 0o600
+    assert read_state(tmp_path) == state
+    assert "hunter2" not in repr(state)
+    (tmp_path / "service.json").write_text("{}")
+    assert read_state(tmp_path) is None
+
+
+def test_the_socket_lies_in_a_private_folder_also_when_the_home_is_long(tmp_path: Path) -> None:
+    short, long = tmp_path / "a", tmp_path / ("b" * 100)
+    long.mkdir()
+    folder = make_socket_folder(long)
+    try:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert len(str(folder)) < 80
+        assert make_socket_folder(long) == folder, "the next start must find it"
+    finally:
+        folder.rmdir()
+    assert not short.exists()
