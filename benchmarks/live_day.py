@@ -44,7 +44,7 @@ JOIN run_tags AS lane ON lane.run_id = run.run_id AND lane.key = 'raceday/lane' 
 JOIN run_tags AS due ON due.run_id = run.run_id AND due.key = 'raceday/due_at'
 ORDER BY run.create_timestamp
 """
-EVENTS = "SELECT count(*), count(DISTINCT run_id) FROM event_logs"
+EVENTS = "SELECT count(*) FROM event_logs"
 SIZE = "SELECT pg_database_size(current_database())"
 
 
