@@ -9,14 +9,23 @@ import pytest
 from raceday_dagster.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "CHANGELOG.md", "benchmarks/README.md")
+DOCUMENTS = ("README.md", "OPERATORS.md", "CHANGELOG.md", "benchmarks/README.md")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_link_inside_the_project_leads_somewhere(document: str) -> None:
     text = (PROJECT / document).read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
-    assert [link for link in links if not ((PROJECT / document).parent / link).exists()] == []
+    assert [link for link in links if not leads_somewhere(PROJECT / document, link)] == []
+
+
+def leads_somewhere(document: Path, link: str) -> bool:
+    path, _, anchor = link.partition("#")
+    target = document.parent / path if path else document
+    if not anchor:
+        return target.exists()
+    headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+    return anchor in {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_setting_is_in_the_readme() -> None:
