@@ -20,6 +20,8 @@ from benchmarks.live_day import EVENTS, LiveDay, open_live_day
 from benchmarks.soak import LATENCY_MS, wait_for_batches, wait_until
 
 SLOT = timedelta(seconds=15)
+CATEGORIES = "T"
+"""Gallops alone: of the simulated day's races about five a batch."""
 HALF_WAY = timedelta(seconds=8)
 IDENTITY = {
     "NZTAB_FROM_EMAIL": "bench@raceday.invalid",
@@ -60,7 +62,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5, help="how long batches are collected (default 5)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="raceday-freshness-") as folder:
-        with open_live_day(Path(folder), latency_ms=LATENCY_MS) as day:
+        with open_live_day(Path(folder), latency_ms=LATENCY_MS, categories=CATEGORIES) as day:
             os.environ.update(day.read_state()["environment"] | IDENTITY)
             began_at = wait_for_batches(day)
             cpu_s, (events,) = day.read_cpu_s(), day.ask(EVENTS, "DAGSTER_PG_URL")

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -135,7 +135,7 @@ class LiveDay:
 
 
 @contextmanager
-def open_live_day(home: Path, *, latency_ms: int, options: Sequence[str] = ()) -> Iterator[LiveDay]:
+def open_live_day(home: Path, *, latency_ms: int, categories: str = "T,H") -> Iterator[LiveDay]:
     """``raceday up`` with its state in ``home``, until the block ends; what it prints goes to ``home``/up.log."""
     port = _find_free_port()
     environment = {name: value for name, value in os.environ.items() if name not in STARTED_AT_ONCE}
@@ -144,8 +144,8 @@ def open_live_day(home: Path, *, latency_ms: int, options: Sequence[str] = ()) -
     command = (sys.executable, "-m", "raceday_dagster.cli", "up", "--port", str(port))
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "--feed-latency-ms", str(latency_ms), *options],
-            env={**environment, "RACEDAY_HOME": str(home)},
+            [*command, "--feed-latency-ms", str(latency_ms)],
+            env={**environment, "RACEDAY_HOME": str(home), "RACE_CATEGORIES": categories},
             stdout=output,
             stderr=subprocess.STDOUT,
         )

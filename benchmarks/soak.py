@@ -73,7 +73,7 @@ def soak(day: LiveDay, span: timedelta, *, kills: bool) -> Soaked:
         for name, variable in (("races", "DATABASE_URL"), ("dagster", "DAGSTER_PG_URL"))
     }
     return Soaked(
-        verdict=judge(races, polls, batches, ended_at, outages),
+        verdict=judge(races, [poll for poll in polls if poll.polled_at >= began_at], batches, ended_at, outages),
         races=races,
         batches=[batch for batch in batches if batch.due_at >= began_at],
         polls=polls,

@@ -96,10 +96,12 @@ def up(
     Runs on a sandbox, or with DATABASE_URL and DAGSTER_PG_URL set on those and the real API.
     """
     from raceday_dagster.service.parts import Web  # Dagster takes a second to import, and few commands need it
+    from raceday_dagster.service.terminal import printing_to
     from raceday_dagster.service.up import run_up
 
     web = Web(port=port, host=host, expose=expose, read_only=read_only, allow_hosts=allow_host)
-    run_up(web, os.environ, click.echo, feed_latency_ms=feed_latency_ms)
+    with printing_to(sys.stdout.fileno(), sys.stdout.encoding) as say:
+        run_up(web, os.environ, say, feed_latency_ms=feed_latency_ms)
 
 
 @main.command()

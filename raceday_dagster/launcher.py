@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from multiprocessing import connection, forkserver, popen_forkserver, popen_spawn_posix, util
+from multiprocessing import connection, forkserver, popen_forkserver, popen_spawn_posix, synchronize, util
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
@@ -42,12 +42,12 @@ LOCATION = "raceday_dagster"
 MODULE = "raceday_dagster.definitions"
 PRELOAD = ("raceday_dagster.run_preload",)
 
-FINISH_WITHIN_S = 3.0
+FINISH_WITHIN_S = 2.0
 """For runs that end by themselves after the code server is told to stop: a live batch takes less."""
-CANCEL_WITHIN_S = 2.0
-CLEAR_WITHIN_S = 2.0
+CANCEL_WITHIN_S = 0.8
+CLEAR_WITHIN_S = 1.0
 """For what was killed to be found and recorded as failed."""
-EXIT_WITHIN_S = 1.5
+EXIT_WITHIN_S = 1.0
 """For calls under way when everything else has ended, such as a sensor that sleeps until the next race is due."""
 
 STOOD_ON = {
@@ -81,6 +81,9 @@ STOOD_ON = {
     "dagster._grpc.impl:_run_in_subprocess": ("start_termination_thread(termination_event, done_event)",),
 }
 """Lines of Dagster's source that the code server below relies on."""
+
+_AWAY = (SQLAlchemyError, dg.DagsterError, click.ClickException)
+"""What a database that cannot be asked comes to; our storage raises the last."""
 
 _log = logging.getLogger("dagster.code_server")
 _coordinator_log = logging.getLogger("dagster.run_coordinator.live_lane")
@@ -134,14 +137,25 @@ class _Process(ForkServerProcess):
             return popen_spawn_posix.Popen(process_obj)
 
 
+class _Event(synchronize.Event):
+    """Tells a run to end. Setting the stock one waits until the run has heard, which one that hangs never does."""
+
+    def set(self) -> None:
+        threading.Thread(target=super().set, daemon=True).start()
+
+
 class _Context(ForkServerContext):
     Process = _Process
+
+    def Event(self) -> _Event:  # noqa: N802  the name multiprocessing has
+        return _Event(ctx=self.get_context())
 
 
 def build_server(stock: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """A `DagsterApiServer` with run workers from the fork server, and an end within seconds."""
     server = stock(*args, **options)
     server._mp_ctx = _Context()
+    server._check_for_orphaned_runs = partial(_look_for_ended, server._check_for_orphaned_runs)
     stock_cleanup = server.cleanup
 
     def cleanup() -> None:
@@ -155,6 +169,14 @@ def build_server(stock: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
     server.cleanup = cleanup
     return server
+
+
+def _look_for_ended(stock_check: Callable[[], None]) -> None:
+    """An error would end the thread that looks for as long as the server lives: no run that dies would be noticed."""
+    try:
+        stock_check()
+    except _AWAY as error:
+        _log.warning("Runs that ended could not be recorded, and are looked at again: %s", error)
 
 
 def end_runs(
@@ -183,7 +205,7 @@ def _cancel_runs(server: Any) -> None:
                 run = instance.get_run_by_id(run_id)
                 if run is not None and not run.is_finished:
                     instance.report_run_canceling(run, message="The code server is stopping.")
-        except (SQLAlchemyError, dg.DagsterError, click.ClickException) as error:
+        except _AWAY as error:
             _log.warning("Run %s is cancelled without a word in its events: %s", run_id, error)
         event = server._termination_events.get(run_id)
         if event is not None:
@@ -218,15 +240,24 @@ def find_changes() -> list[str]:
     return changes
 
 
+def _serve_stock(arguments: Sequence[str], reason: str) -> NoReturn:
+    _log.warning(reason)
+    os.execv(sys.executable, [sys.executable, "-m", "dagster", "api", "grpc", *arguments])  # noqa: S606
+
+
 def serve(arguments: Sequence[str], preload: Sequence[str] = PRELOAD) -> NoReturn:
     """Run `dagster api grpc` with `arguments`, and with run workers forked from a server that imports `preload`."""
     changes = find_changes()
     if changes:
-        _log.warning("Dagster has changed, so run workers start in new interpreters: %s", "; ".join(changes))
-        os.execv(sys.executable, [sys.executable, "-m", "dagster", "api", "grpc", *arguments])  # noqa: S606
+        _serve_stock(arguments, f"Dagster has changed, so run workers start in new interpreters: {'; '.join(changes)}")
     # Now, so that its imports go on beside those of the code server.
     forkserver.set_forkserver_preload(list(preload))
-    forkserver.ensure_running()
+    try:
+        forkserver.ensure_running()
+    except OSError as error:  # such as a TMPDIR too long for the path of a socket
+        _serve_stock(
+            arguments, f"The fork server cannot start, so run workers start in new interpreters: {error} (see TMPDIR)"
+        )
     os.environ["DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD"] = "1"
     server = import_module("dagster._grpc.server")
     vars(server)["DagsterApiServer"] = partial(build_server, server.DagsterApiServer)

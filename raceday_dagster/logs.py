@@ -6,6 +6,7 @@ Nothing is configured globally: a program that imports us keeps its own logging.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any, TextIO
 
 import structlog
@@ -17,12 +18,16 @@ def _event_first(_logger: WrappedLogger, _method: str, line: EventDict) -> Event
 
 
 class _StandardError:
-    """Writes to whatever ``sys.stderr`` is at the moment, in one call: lines of threads never mix."""
+    """Writes to whatever ``sys.stderr`` is at the moment, in one call: lines of threads never mix.
+
+    A line that nobody reads any more, or that finds the disk full, is lost and fails nobody.
+    """
 
     def msg(self, line: str) -> None:
         stream: TextIO = sys.stderr
-        stream.write(line + "\n")
-        stream.flush()
+        with suppress(OSError):
+            stream.write(line + "\n")
+            stream.flush()
 
     debug = info = warning = error = critical = log = msg
 

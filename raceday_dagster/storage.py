@@ -7,13 +7,15 @@ to it are kept. Does not: the application's own database, which has a pool and a
 A process keeps at most `POOL_SIZE` connections open. A run writes its events over one, however many steps it has at
 once, because Dagster's log handlers let one thread through at a time. More are opened while more threads need one and
 closed after: the pool never makes a thread wait, so one that takes a second while it holds a first cannot lock up.
+
+A database that is away is one `StorageError` after seconds, whoever asks: dagster-postgres logs each try of its own.
 """
 
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -21,8 +23,7 @@ import click
 import dagster as dg
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
-from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
-from dagster._core.storage.runs.schema import RunsTable
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.run_storage import PostgresRunStorage
@@ -34,6 +35,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from raceday_dagster.event_buffer import ROWS_AT_ONCE, EventBuffer, Row
+from raceday_dagster.run_deletion import DeletesRuns
 
 URL_VARIABLE = "DAGSTER_PG_URL"
 POOL_SIZE = 2
@@ -49,8 +51,7 @@ CONNECT_ARGUMENTS = {
 REACH_WITHIN_S = 3.0  # a server that restarts is back by then
 MADE_FOR_EACH = {"runs", "instance_info", "event_logs", "jobs", "job_ticks"}
 """Tables whose absence makes one of the three storages create its own."""
-WRITE_WITHIN_S = 10.0  # with a run to lose, longer than dagster-postgres tries
-VACUUMED_TABLES = ("event_logs", "runs", "run_tags", "asset_event_tags", "dynamic_partitions", "job_ticks")
+WRITE_WITHIN_S = 10.0  # with a run to lose, about as long as dagster-postgres tries
 _ADVICE = "`raceday sandbox -- COMMAND` runs a command with a working one."
 
 _EVENTS = SqlEventLogStorageTable.c
@@ -152,7 +153,22 @@ def open_connection(
             sleep(0.3)
 
 
-class _RunStorage(PostgresRunStorage):
+def is_on(instance: dg.DagsterInstance, url: str) -> bool:
+    """Whether an instance keeps its runs in a `PooledPostgresStorage` on that database."""
+    storage = instance.run_storage
+    return isinstance(storage, _RunStorage) and storage._engine.url == normalise_url(url)
+
+
+class _Reached:
+    """How the three storages connect."""
+
+    _engine: Engine
+
+    def connect(self, *_: str | None, **_named: str | None) -> Connection:
+        return open_connection(self._engine, WRITE_WITHIN_S)
+
+
+class _RunStorage(_Reached, DeletesRuns, PostgresRunStorage):
     _has_run_times = False
 
     def has_run_stats_index_cols(self) -> bool:
@@ -160,29 +176,8 @@ class _RunStorage(PostgresRunStorage):
         self._has_run_times = self._has_run_times or super().has_run_stats_index_cols()
         return self._has_run_times
 
-    def delete_runs(self, run_ids: Sequence[str]) -> int:
-        """Delete runs with their tags and events, in three statements however many they are; return the event rows.
-
-        `delete_run` takes five statements for each, and reads the tables of concurrency slots, which runs that ended
-        have left. Events go first: what an interruption leaves is still a run, and found again.
-        """
-        about_assets = [kind.value for kind in ASSET_EVENTS]
-        of_assets = select(_EVENTS.id).where(_EVENTS.run_id.in_(run_ids), _EVENTS.dagster_event_type.in_(about_assets))
-        with open_connection(self._engine, WRITE_WITHIN_S) as connection:
-            connection.execute(AssetEventTagsTable.delete().where(AssetEventTagsTable.c.event_id.in_(of_assets)))
-            deleted = connection.execute(SqlEventLogStorageTable.delete().where(_EVENTS.run_id.in_(run_ids)))
-            connection.execute(RunsTable.delete().where(RunsTable.c.run_id.in_(run_ids)))
-        return deleted.rowcount
-
-    def vacuum(self) -> list[str]:
-        """Give the space of deleted rows back to the tables that runs and ticks fill; return their names."""
-        with open_connection(self._engine, WRITE_WITHIN_S) as connection:
-            for table in VACUUMED_TABLES:
-                connection.exec_driver_sql(f"VACUUM (ANALYZE) {table}")
-        return list(VACUUMED_TABLES)
-
     def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
-        self._engine.dispose()
+        self._engine.dispose()  # the one that all three share until here
         super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)
 
     def dispose(self) -> None:
@@ -190,7 +185,7 @@ class _RunStorage(PostgresRunStorage):
         self._engine.dispose()
 
 
-class _EventLogStorage(PostgresEventLogStorage):
+class _EventLogStorage(_Reached, PostgresEventLogStorage):
     _buffer: EventBuffer | None = None
 
     def __init__(self, postgres_url: str, should_autocreate_tables: bool) -> None:
@@ -257,25 +252,18 @@ class _EventLogStorage(PostgresEventLogStorage):
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
-        buffer = self._buffer
-        if buffer is not None:
+        if (buffer := self._buffer) is not None:
             buffer.flush()
-        with super()._connect() as connection:
+        with self.connect() as connection:
             yield connection
-
-    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
-        self._engine.dispose()
-        super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)
 
     def dispose(self) -> None:
         super().dispose()
         self._engine.dispose()
 
 
-class _ScheduleStorage(PostgresScheduleStorage):
-    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
-        self._engine.dispose()
-        super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)
+class _ScheduleStorage(_Reached, PostgresScheduleStorage):
+    """No more than the connection."""
 
 
 def _leave_all_to_parent() -> None:

@@ -60,7 +60,7 @@ def fetch_evening_meetings(
 
 @dg.op(
     description="Stores the list, registers new races as partitions, and sends every race of the day and of the day "
-    "before that has started and is not settled to be polled.",
+    "before that has started and is not settled to be polled, with those of the last week that are not over.",
     out={"races": dg.DynamicOut(str), "batch": dg.Out(Batch), "backfill": dg.Out(Backfill)},
 )
 def select_unsettled_races(

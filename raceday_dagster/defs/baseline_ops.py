@@ -43,7 +43,7 @@ def fetch_meetings(
 
 @dg.op(
     description="Stores the day's meetings and races, registers each race as a partition and sends it to be polled, "
-    "with the races of the day before that are not over.",
+    "with the races of the day before that are not settled and those of the last week that are not over.",
     out={"races": dg.DynamicOut(str), "batch": dg.Out(Batch)},
 )
 def write_meetings(
@@ -58,16 +58,20 @@ def write_meetings(
     with reporting_failure(context, FAILED, day.racing_day):
         created = race_store.ensure_partitions([day.racing_day])
         counts = race_store.write_racing_day(day)
-        unfinished = race_store.read_unfinished_race_ids(day_before)
-    race_ids = list(dict.fromkeys([*listed, *unfinished]))
+        unsettled = race_store.read_unsettled_races([day_before], day.generated_at)
+    race_ids = list(dict.fromkeys([*listed, *(race.race_id for race in unsettled)]))
     registered = register_races(context.instance, race_ids)
     write_ms = round(1000 * (time.monotonic() - began_s))
-    get_logger(run_id=context.run_id).info(
+    log = get_logger(run_id=context.run_id)
+    if not listed:
+        log.warning("daily_initialization_empty", nz_date=day.racing_day, meetings=len(day.meetings))
+        context.log.warning(f"No race is listed for {day.racing_day}; meeting_status stores those that are added")
+    log.info(
         "daily_initialization_complete",
         nz_date=day.racing_day,
         meetings=len(day.meetings),
         races=len(listed),
-        reread=len(unfinished),
+        reread=len(unsettled),
         row_counts=counts.model_dump(),
         duration_ms=write_ms,
     )
@@ -83,7 +87,6 @@ def write_meetings(
             "rows/races": counts.races,
             "history_partitions_created": created,
             "partitions_registered": registered,
-            "day_before": day_before.isoformat(),
-            "reread_of_day_before": len(unfinished),
+            "reread": len(unsettled),
         },
     )

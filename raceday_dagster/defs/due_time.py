@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+SHORTEST_PAUSE_S = 0.001
 LONGEST_WAIT_S = 5.0
 """Short enough for a run that is asked to end while it waits."""
 
@@ -40,7 +41,7 @@ def wait_until(
     waited_s = 0.0
     # Once is not always enough: the clock of instants and the clock that sleeps by are two.
     while (early_s := (due_at - clock()).total_seconds()) > 0 and waited_s < LONGEST_WAIT_S:
-        pause_s = min(early_s, LONGEST_WAIT_S - waited_s)
+        pause_s = min(max(early_s, SHORTEST_PAUSE_S), LONGEST_WAIT_S - waited_s)
         sleep(pause_s)
         waited_s += pause_s
     behind_s = max(0.0, (clock() - due_at).total_seconds())

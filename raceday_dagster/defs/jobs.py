@@ -14,6 +14,9 @@ from raceday_dagster.outcomes import BatchOutcome, ProcessResult
 
 # A live batch is worth nothing once its seconds have passed: the next poll is the retry.
 NO_RUN_RETRY = {"dagster/max_retries": "0"}
+# A backfill by hand puts hundreds of runs into the queue, which lets one through at a time: what the day needs goes
+# before them, and maintenance, with half of this, behind the day's.
+BEFORE_BACKFILLS = {"dagster/priority": "10"}
 
 
 @dg.graph(description="One poll of one race: fetch → transform → write.")
@@ -55,7 +58,8 @@ def settle_racing_day() -> BatchOutcome:
 
 @dg.graph(description="The meetings of a racing day as they stand, and the races that hang.")
 def follow_meetings() -> None:
-    report_overdue_races(update_meetings(fetch_meeting_status.alias("fetch_meetings")()))
+    update_meetings(fetch_meeting_status.alias("fetch_meetings")())
+    report_overdue_races()
 
 
 process_races_job = poll_races.to_job(
@@ -76,9 +80,9 @@ process_race_job = poll_race.to_job(
 daily_baseline_job = load_racing_day.to_job(
     name="daily_baseline",
     description="Meetings, races, entrants and first odds of a racing day; registers its races as partitions. Reads "
-    "the races of the day before that are not over once more.",
+    "yesterday's races that are not settled once more, and those of the last week that are not over.",
     executor_def=day_executor,
-    tags={**NO_RUN_RETRY, **DAY_TAGS},
+    tags={**NO_RUN_RETRY, **DAY_TAGS, **BEFORE_BACKFILLS},
 )
 
 evening_backfill_job = settle_racing_day.to_job(
@@ -86,14 +90,14 @@ evening_backfill_job = settle_racing_day.to_job(
     description="Results, dividends and corrections of a racing day and the one before, and races that were missed. "
     "Safe to run again: settled races are left alone.",
     executor_def=day_executor,
-    tags={**NO_RUN_RETRY, **DAY_TAGS},
+    tags={**NO_RUN_RETRY, **DAY_TAGS, **BEFORE_BACKFILLS},
 )
 
 meeting_status_job = follow_meetings.to_job(
     name="meeting_status",
     description="Statuses, starts, track and weather from one list; raises the alert for races that are not over.",
     executor_def=dg.in_process_executor,
-    tags=NO_RUN_RETRY,
+    tags={**NO_RUN_RETRY, **BEFORE_BACKFILLS},
 )
 
 JOBS = (

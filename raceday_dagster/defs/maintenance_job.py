@@ -24,6 +24,6 @@ maintenance_job = maintain.to_job(
     name="maintenance",
     description="History partitions made ahead, old ones archived; keys of old races and Dagster's old runs removed.",
     executor_def=one_at_a_time,
-    tags={"dagster/max_retries": "0", "dagster/max_runtime": str(LONGEST_RUN_S)},
+    tags={"dagster/max_retries": "0", "dagster/max_runtime": str(LONGEST_RUN_S), "dagster/priority": "5"},
 )
 """Safe to run twice, and while races are polled."""

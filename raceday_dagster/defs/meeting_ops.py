@@ -29,7 +29,7 @@ class FetchMeetingStatus(dg.Config):
     )
 
 
-@dg.op(description="Meetings and races of the racing day as they stand now.")
+@dg.op(description="Meetings and races of the racing day as they stand now.", tags={"dagster/priority": "2"})
 def fetch_meeting_status(
     context: dg.OpExecutionContext,
     config: FetchMeetingStatus,
@@ -42,17 +42,17 @@ def fetch_meeting_status(
 
 @dg.op(
     description="Stores what changed in a loaded day: statuses, starts, track, weather, races that were added. A day "
-    "that is not loaded is left to daily_baseline."
+    "that is not loaded is left to daily_baseline.",
+    tags={"dagster/priority": "2"},
 )
-def update_meetings(
-    context: dg.OpExecutionContext, day: RacingDay, race_store: dg.ResourceParam[RaceStore]
-) -> dg.Output[RacingDay]:
+def update_meetings(context: dg.OpExecutionContext, day: RacingDay, race_store: dg.ResourceParam[RaceStore]) -> None:
     began_s = time.monotonic()
     with reporting_failure(context, FAILED, day.racing_day):
-        # A list stored here first would pass for a baseline that ran.
-        if not race_store.count_races(day.racing_day):
-            context.log.info(f"No race of {day.racing_day} is stored: daily_baseline loads a racing day")
-            return dg.Output(day, metadata={"loaded": False, "changed_meetings": 0, "changed_races": 0})
+        # A list stored here first would pass for a baseline that ran; one that came empty then may have races by now.
+        if not race_store.is_listed(day.racing_day):
+            context.log.info(f"{day.racing_day} is not loaded: daily_baseline does that")
+            context.add_output_metadata({"loaded": False, "changed_meetings": 0, "changed_races": 0})
+            return
         counts = race_store.write_racing_day(day)
     registered = register_races(context.instance, order_races(day))
     changed = {"changed_meetings": counts.meetings, "changed_races": counts.races, "partitions_registered": registered}
@@ -60,35 +60,32 @@ def update_meetings(
     get_logger(run_id=context.run_id).info(
         "meeting_status_complete", nz_date=day.racing_day, **changed, duration_ms=write_ms
     )
-    return dg.Output(day, metadata={"loaded": True, **changed, "write_ms": write_ms})
+    context.add_output_metadata({"loaded": True, **changed, "write_ms": write_ms})
 
 
 # Every run names all of them. A race named once only, when it crosses the line, would be lost with a missed tick, and
 # to remember who was named is a state that can be wrong; an alert that repeats until its cause is gone is neither.
-@dg.op(description="Raises the alert for races of this racing day and the one before that are not over two hours on.")
+# Nothing joins it to the others: when the list cannot be read, races hang most of all.
+@dg.op(
+    description="Raises the alert for races that are not over two hours after their start, for a week.",
+    tags={"dagster/priority": "1"},
+)
 def report_overdue_races(
     context: dg.OpExecutionContext,
-    day: RacingDay,
     settings: dg.ResourceParam[Settings],
     race_store: dg.ResourceParam[RaceStore],
-) -> dg.Output[None]:
-    with reporting_failure(context, FAILED, day.racing_day):
+) -> None:
+    now = datetime.now(UTC)
+    with reporting_failure(context, FAILED, choose_current_racing_day(now)):
         overdue = race_store.read_overdue_races(
-            [day.racing_day - timedelta(days=1), day.racing_day],
-            day.generated_at,
-            countries=settings.race_countries,
-            categories=settings.race_categories,
+            now, countries=settings.race_countries, categories=settings.race_categories
         )
     if overdue:
-        described = [describe_overdue(race, day.generated_at) for race in overdue]
+        described = [describe_overdue(race, now) for race in overdue]
         get_logger(run_id=context.run_id).error("race_unfinished", count=len(overdue), races=described)
         context.log.error(f"Not over two hours after the start: {', '.join(map(_name, overdue))}")
-    return dg.Output(
-        None,
-        metadata={
-            "overdue": len(overdue),
-            "overdue_races": dg.MetadataValue.md(build_table(overdue, day.generated_at)),
-        },
+    context.add_output_metadata(
+        {"overdue": len(overdue), "overdue_races": dg.MetadataValue.md(build_table(overdue, now))}
     )
 
 

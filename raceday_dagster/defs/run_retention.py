@@ -5,18 +5,23 @@ Belongs here: which runs go. Does not: SQL, which Dagster's storage has.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import dagster as dg
 from pydantic import Field
+from sqlalchemy.exc import SQLAlchemyError
 
+from raceday_dagster.logs import get_logger
 from raceday_dagster.settings import Settings
+from raceday_dagster.storage import StorageError
+from raceday_dagster.write.failures import describe_cause
 
 FAILED = (dg.DagsterRunStatus.FAILURE,)
 UNREMARKABLE = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED)
+SHOWN = 20
 
 
 @runtime_checkable
@@ -53,42 +58,41 @@ class DeleteOldRuns(dg.Config):
 def delete_old_runs(
     context: dg.OpExecutionContext, config: DeleteOldRuns, settings: dg.ResourceParam[Settings]
 ) -> None:
+    deletion = RunDeletion(context.instance)
+    try:
+        for statuses, before in read_cutoffs(context.instance, config, settings.keep_runs_hours):
+            deletion.delete(statuses, before, batch_size=config.batch_size, most=config.most_runs)
+        deletion.vacuum()
+    except (StorageError, SQLAlchemyError) as error:
+        reason = f"Old runs are not all deleted and vacuumed: {describe_cause(error)}; the next run goes on from here"
+        raise dg.Failure(reason, metadata=deletion.describe(config.most_runs), allow_retries=False) from error
+    finally:
+        if deletion.folders_left:
+            get_logger(run_id=context.run_id).warning("run_folder_left", count=len(deletion.folders_left))
+            context.log.warning(f"Run folders that cannot be deleted, to be deleted by hand: {deletion.list_left()}")
+    context.add_output_metadata(deletion.describe(config.most_runs))
+    context.log.info(f"{deletion.runs} runs deleted, vacuumed: {', '.join(deletion.vacuumed) or 'nothing'}")
+
+
+def read_cutoffs(
+    instance: dg.DagsterInstance, config: DeleteOldRuns, keep_runs_hours: int
+) -> Iterator[tuple[Sequence[dg.DagsterRunStatus], datetime]]:
+    """The instants before which runs that ended so go."""
     now = datetime.now(UTC)
-    keep = timedelta(hours=config.keep_hours or settings.keep_runs_hours)
-    newest = context.instance.get_run_records(
-        dg.RunsFilter(statuses=FAILED), limit=config.most_failed, order_by="update_timestamp"
-    )
-    cutoffs = (
-        (UNREMARKABLE, now - keep),
-        (
-            FAILED,
-            choose_failed_cutoff(
-                now,
-                keep=keep,
-                keep_failed=timedelta(hours=config.keep_failed_hours),
-                newest=[record.update_timestamp for record in newest],
-                most=config.most_failed,
-            ),
+    keep = timedelta(hours=config.keep_hours or keep_runs_hours)
+    yield UNREMARKABLE, now - keep
+    failed = dg.RunsFilter(statuses=FAILED)
+    newest = instance.get_run_records(failed, limit=config.most_failed, order_by="update_timestamp")
+    yield (
+        FAILED,
+        choose_failed_cutoff(
+            now,
+            keep=keep,
+            keep_failed=timedelta(hours=config.keep_failed_hours),
+            newest=[record.update_timestamp for record in newest],
+            most=config.most_failed,
         ),
     )
-    deletion = RunDeletion(context.instance)
-    for statuses, before in cutoffs:
-        deletion.delete(statuses, before, batch_size=config.batch_size, most=config.most_runs)
-    vacuumed = deletion.vacuum()
-    context.add_output_metadata(
-        {
-            "runs_deleted": deletion.runs,
-            "run_folders_deleted": deletion.folders,
-            "event_rows_deleted": dg.MetadataValue.text("not counted by this storage")
-            if deletion.events is None
-            else deletion.events,
-            "runs_left_to_next_time": deletion.runs >= config.most_runs,
-            "finished_before": cutoffs[0][1].isoformat(timespec="seconds"),
-            "failed_before": cutoffs[1][1].isoformat(timespec="seconds"),
-            "vacuumed": ", ".join(vacuumed) if vacuumed else "nothing: this storage is not ours",
-        }
-    )
-    context.log.info(f"{deletion.runs} runs deleted, vacuumed: {', '.join(vacuumed) or 'nothing'}")
 
 
 def choose_failed_cutoff(
@@ -120,20 +124,46 @@ class RunDeletion:
         self._storage_folder = Path(instance.storage_directory())
         self.runs = 0
         self.folders = 0
+        self.folders_left: list[str] = []
+        """Those that the system does not let go, with its reason."""
         self.events: int | None = None if self._batched is None else 0
+        self.vacuumed: list[str] = []
+        self._before: dict[str, str] = {}
 
     def delete(self, statuses: Sequence[dg.DagsterRunStatus], before: datetime, *, batch_size: int, most: int) -> None:
         """Deletes runs of these statuses that ended before an instant, the oldest first, until ``most`` went in all."""
         chosen = dg.RunsFilter(statuses=statuses, updated_before=before)
+        cutoff = "failed_before" if statuses == FAILED else "finished_before"
+        self._before[cutoff] = before.isoformat(timespec="seconds")
         while (size := min(batch_size, most - self.runs)) > 0:
             records = self._instance.get_run_records(chosen, limit=size, ascending=True)
             if not records:
                 return
             self._delete([record.dagster_run.run_id for record in records])
 
-    def vacuum(self) -> list[str]:
-        """The tables that were vacuumed; none on a storage that is not ours."""
-        return [] if self._batched is None else self._batched.vacuum()
+    def vacuum(self) -> None:
+        """Vacuums the tables of runs, on a storage of ours."""
+        if self._batched is not None:
+            self.vacuumed = self._batched.vacuum()
+
+    def describe(self, most: int) -> dict[str, Any]:
+        """What was done, as metadata; ``most`` runs were to be deleted at most."""
+        uncounted = dg.MetadataValue.text("not counted by this storage")
+        nothing = "nothing" if self._batched else "nothing: this storage is not ours"
+        return {
+            "runs_deleted": self.runs,
+            "run_folders_deleted": self.folders,
+            "run_folders_left": len(self.folders_left),
+            "run_folders_left_named": self.list_left(),
+            "event_rows_deleted": uncounted if self.events is None else self.events,
+            "runs_left_to_next_time": self.runs >= most,
+            **self._before,
+            "vacuumed": ", ".join(self.vacuumed) or nothing,
+        }
+
+    def list_left(self) -> str:
+        """The first of the folders that could not be deleted."""
+        return "; ".join(self.folders_left[:SHOWN])
 
     def _delete(self, run_ids: list[str]) -> None:
         # Folders first: a run whose folder is gone is found again by the next execution, a folder without a run never.
@@ -149,5 +179,9 @@ class RunDeletion:
     def _delete_folder(self, run_id: str) -> None:
         folder = self._storage_folder / run_id
         if folder.parent == self._storage_folder and folder.is_dir() and not folder.is_symlink():
-            shutil.rmtree(folder)
-            self.folders += 1
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:  # the run goes all the same: it would be the first to be tried again, every night
+                self.folders_left.append(f"{folder}: {error.strerror}")
+            else:
+                self.folders += 1

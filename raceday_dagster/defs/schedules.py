@@ -5,7 +5,7 @@ it was meant for. Nothing fires between 02:00 and 03:00, an hour that two nights
 """
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -13,6 +13,7 @@ import dagster as dg
 from raceday_dagster.defs.jobs import daily_baseline_job, evening_backfill_job, meeting_status_job
 from raceday_dagster.defs.maintenance_job import maintenance_job
 from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
+from raceday_dagster.racing.first_load import GRACE
 
 RunConfig = Mapping[str, Any]
 
@@ -28,8 +29,11 @@ def build_schedule(
     cron: str,
     description: str,
     build_run_config: Callable[[datetime], RunConfig] = choose_day_config,
+    *,
+    latest: timedelta | None = None,
 ) -> dg.ScheduleDefinition:
-    """A schedule of ``job``, on from the start, that asks for one run a tick however often the tick is repeated."""
+    """A schedule of ``job``, on from the start, that asks for one run a tick however often the tick is repeated; for
+    none, later than ``latest`` after its time."""
 
     @dg.schedule(
         name=f"{job.name}_schedule",
@@ -39,8 +43,10 @@ def build_schedule(
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=description,
     )
-    def evaluate(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    def evaluate(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         scheduled_at = context.scheduled_execution_time
+        if latest is not None and datetime.now(UTC) - scheduled_at > latest:
+            return dg.SkipReason(f"Too late for {scheduled_at.astimezone(NEW_ZEALAND):%H:%M}: left to the sensor")
         return dg.RunRequest(
             run_key=f"{job.name} {scheduled_at.astimezone(NEW_ZEALAND).isoformat()}",
             run_config=build_run_config(scheduled_at),
@@ -59,7 +65,9 @@ SCHEDULES: tuple[dg.ScheduleDefinition, ...] = (
     build_schedule(
         daily_baseline_job,
         "0 6 * * *",
-        "Every morning at 06:00: the racing day is loaded, and yesterday's open races are read again.",
+        "Every morning at 06:00: the racing day is loaded, and what yesterday left open is read again. The sensor "
+        "first_baseline does it when nothing ran at 06:00.",
+        latest=GRACE,  # from then on the sensor loads the day: two would do it at once
     ),
     build_schedule(
         evening_backfill_job,

@@ -22,7 +22,7 @@ LOOK_BACK = timedelta(hours=2)
 """A race that is not over two hours after its start is left to the backfill."""
 LOOK_AHEAD = timedelta(hours=24)
 CLAIM_LASTS = timedelta(minutes=2)
-"""An unfinished run that is older has lost its races: it hangs, or its process is gone."""
+"""An unfinished run that is older has lost its races: it hangs, or its process is gone. It is at work all the same."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -120,10 +120,16 @@ def find_in_flight(batches: Iterable[LiveBatch], answered: Collection[tuple[str,
         answered: Pairs of run and race that the ledger has.
         now: Read after both, so that it is not earlier than any poll they know of.
     """
-    # In both directions: after a clock went back, a run from the future must not hold its races until then.
-    young = [batch for batch in batches if abs(now - batch.created_at) < CLAIM_LASTS]
-    waiting = {race_id for batch in young for race_id in batch.race_ids if (batch.run_id, race_id) not in answered}
-    return InFlight(batches=len(young), race_ids=frozenset(waiting))
+    # After a clock went back, a run from the future must not hold its races, nor a place among the batches, until then.
+    at_work = [batch for batch in batches if batch.created_at - now < CLAIM_LASTS]
+    waiting = {
+        race_id
+        for batch in at_work
+        if now - batch.created_at < CLAIM_LASTS
+        for race_id in batch.race_ids
+        if (batch.run_id, race_id) not in answered
+    }
+    return InFlight(batches=len(at_work), race_ids=frozenset(waiting))
 
 
 def plan_polls(

@@ -24,6 +24,7 @@ from raceday_dagster.sandbox import databases
 from raceday_dagster.sandbox.binaries import Binaries, find_binaries, read_data_major
 from raceday_dagster.sandbox.placement import MAKING_PREFIX, PORT, Placement, make_folders, place
 from raceday_dagster.sandbox.postmaster import (
+    STOP_WITHIN_S,
     clear_stale_files,
     end_postmaster,
     find_postmaster,
@@ -97,14 +98,14 @@ class EmbeddedPostgres:
                 if not wait_until_ready(placement.data_dir, _START_WAIT_S):
                     raise SandboxError(f"PostgreSQL did not become ready (its log: {placement.log_file})")
 
-    def stop(self) -> None:
-        """End the server: open transactions are rolled back, and one that hangs is ended without its checkpoint."""
+    def stop(self, within_s: float = STOP_WITHIN_S) -> None:
+        """End the server: transactions are rolled back; what takes longer is ended without its checkpoint."""
         with _one_line_for_os_errors(self._home):
             placement = place(self._home)
             if not placement.data_dir.exists():
                 return
             with _lock(placement.lock_file):
-                end_postmaster(placement.data_dir)
+                end_postmaster(placement.data_dir, within_s)
                 if placement.socket_dir.parent != placement.state_dir:
                     with suppress(OSError):  # gone, or not empty: nothing depends on it
                         placement.socket_dir.rmdir()

@@ -17,7 +17,7 @@ from raceday_dagster.errors import SandboxError
 
 PID_FILE = "postmaster.pid"
 
-_FAST_STOP_WAIT_S = 15
+STOP_WITHIN_S = 15.0
 _IMMEDIATE_STOP_WAIT_S = 5
 _POLL_S = 0.02
 
@@ -86,8 +86,8 @@ def wait_until_ready(data_dir: Path, wait_s: float) -> bool:
     return wait_for(is_settled, wait_s) and find_postmaster(data_dir) is not None
 
 
-def end_postmaster(data_dir: Path) -> None:
-    """End the server of a data folder, if there is one: a fast shutdown, then an immediate one.
+def end_postmaster(data_dir: Path, within_s: float = STOP_WITHIN_S) -> None:
+    """End the server of a data folder, if there is one: a fast shutdown, after ``within_s`` an immediate one.
 
     Raises:
         SandboxError: It outlived both.
@@ -95,7 +95,7 @@ def end_postmaster(data_dir: Path) -> None:
     running = find_postmaster(data_dir)
     if running is None:
         return
-    for how, wait_s in ((signal.SIGINT, _FAST_STOP_WAIT_S), (signal.SIGQUIT, _IMMEDIATE_STOP_WAIT_S)):
+    for how, wait_s in ((signal.SIGINT, within_s), (signal.SIGQUIT, _IMMEDIATE_STOP_WAIT_S)):
         if is_postmaster(running.pid, data_dir):
             os.kill(running.pid, how)
         if wait_for(lambda: not is_postmaster(running.pid, data_dir), wait_s):

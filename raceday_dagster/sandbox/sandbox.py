@@ -21,6 +21,7 @@ import raceday_dagster
 from raceday_dagster.errors import SandboxError
 from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster.sandbox.postmaster import STOP_WITHIN_S
 from raceday_dagster.settings import Settings
 from raceday_dagster.simulator.running import RunningSimulator, SimulatorError, running_simulator
 from raceday_dagster.write.migrations import upgrade
@@ -92,9 +93,13 @@ def find_window_start(now: datetime) -> datetime:
 
 @contextmanager
 def open_sandbox(
-    environment: Mapping[str, str], simulation: Simulation, *, allow_simulated_data: bool = False
+    environment: Mapping[str, str],
+    simulation: Simulation,
+    *,
+    allow_simulated_data: bool = False,
+    stop_within_s: float = STOP_WITHIN_S,
 ) -> Iterator[Sandbox]:
-    """Starts what ``environment`` lacks, and stops what it started.
+    """Starts what ``environment`` lacks, and stops what it started, the server without its checkpoint if need be.
 
     Raises:
         SettingsError: A variable that is set is wrong.
@@ -108,7 +113,7 @@ def open_sandbox(
     added = {"RACEDAY_HOME": str(home), "DAGSTER_HOME": environment.get("DAGSTER_HOME") or str(home / "dagster")}
     with ExitStack() as stack:
         if settings.database_url is None:
-            server = stack.enter_context(hold_server(home))
+            server = stack.enter_context(hold_server(home, stop_within_s))
             name = simulation.database if simulated else "raceday"
             if simulated and simulation.fresh_database:
                 server.drop_database(name)
@@ -147,7 +152,7 @@ def _simulate(simulation: Simulation) -> Iterator[RunningSimulator]:
 
 
 @contextmanager
-def hold_server(home: Path) -> Iterator[EmbeddedPostgres]:
+def hold_server(home: Path, stop_within_s: float = STOP_WITHIN_S) -> Iterator[EmbeddedPostgres]:
     """The embedded server, running; the last who holds it stops it, unless ``raceday db start`` started it."""
     server = EmbeddedPostgres(home)
     with open_lock(home) as lock:
@@ -164,7 +169,7 @@ def hold_server(home: Path) -> Iterator[EmbeddedPostgres]:
                 pass  # somebody else still uses it, and will come by here
             else:
                 if not kept_mark(home).exists():
-                    server.stop()
+                    server.stop(stop_within_s)
 
 
 def create_dagster_database(server: EmbeddedPostgres) -> str:

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from raceday_dagster.errors import DatabaseError
+from sqlalchemy.exc import DBAPIError
+
+from raceday_dagster.errors import DatabaseError, ServiceError
+from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.sandbox.sandbox import write_instance_config
-from raceday_dagster.service.dagster_storage import open_instance, read_heartbeats, read_sensor_status
+from raceday_dagster.service.dagster_storage import open_instance, read_automation, read_heartbeats
 from raceday_dagster.service.health import (
-    SENSOR,
     Check,
+    judge_automation,
+    judge_day,
     judge_heartbeats,
     judge_polls,
-    judge_sensor,
     judge_service,
 )
-from raceday_dagster.service.instance_lock import read_holder
-from raceday_dagster.service.service_files import read_state
+from raceday_dagster.service.instance_lock import Holder, read_holder
+from raceday_dagster.service.service_files import ServiceState, read_state
 from raceday_dagster.settings import Settings
 from raceday_dagster.storage import StorageError
 from raceday_dagster.write.engine import build_engine
 from raceday_dagster.write.failures import describe_place
 from raceday_dagster.write.live_polls import read_live_races
 from raceday_dagster.write.schema import check_schema
+from raceday_dagster.write.store import RaceStore
 
 
 def check_health(environment: Mapping[str, str], now: datetime) -> list[Check]:
@@ -35,34 +40,54 @@ def check_health(environment: Mapping[str, str], now: datetime) -> list[Check]:
     """
     environment = {name: value for name, value in environment.items() if value.strip()}
     settings = Settings.from_environment(environment)
-    if settings.database_url is None or settings.dagster_pg_url is None:
-        state = read_state(settings.raceday_home.resolve())
+    given = {"DATABASE_URL": settings.database_url, "DAGSTER_PG_URL": settings.dagster_pg_url}
+    missing = [name for name, value in given.items() if value is None]
+    state = read_state(settings.raceday_home.resolve())
+    if len(missing) == 1:
+        (other,) = given.keys() - missing
+        return [
+            Check(
+                "FAIL",
+                f"settings: {other} is set and {missing[0]} is not: set both, or neither to ask for the service that "
+                "runs in RACEDAY_HOME",
+            )
+        ]
+    if missing:
         if state is None:
             return [
                 Check(
                     "FAIL",
-                    f"service: no `raceday up` runs in {settings.raceday_home}; start one, set RACEDAY_HOME to where "
-                    "it runs, or set DATABASE_URL and DAGSTER_PG_URL",
+                    f"service: no `raceday up` runs in {settings.raceday_home}, or it has only just been started; "
+                    "start one, set RACEDAY_HOME to where it runs, or set DATABASE_URL and DAGSTER_PG_URL",
                 )
             ]
         environment = {**environment, **state.environment}
         settings = Settings.from_environment(environment)
-    return [*_check_dagster(environment, settings, now)]
+    return [*_check_dagster(environment, settings, now, state)]
 
 
-def _check_dagster(environment: Mapping[str, str], settings: Settings, now: datetime) -> Iterator[Check]:
+def _check_dagster(
+    environment: Mapping[str, str], settings: Settings, now: datetime, state: ServiceState | None
+) -> Iterator[Check]:
     up_since = None
     try:
-        holder = read_holder(environment["DAGSTER_PG_URL"])
+        holder = date_holder(read_holder(environment["DAGSTER_PG_URL"]), state)
         yield judge_service(holder)
-        up_since = holder.since if holder else None
+        up_since = holder.since.astimezone(UTC) if holder and holder.since else None
         with open_instance({**environment, "DAGSTER_HOME": _find_dagster_home(environment, settings)}) as instance:
             yield Check("ok", "storage: Dagster's database answers")
-            yield judge_heartbeats(read_heartbeats(instance), now)
-            yield judge_sensor(read_sensor_status(instance, SENSOR))
-    except StorageError as error:
-        yield Check("FAIL", f"storage: {error.message}")
+            yield judge_heartbeats(read_heartbeats(instance), now, up_since)
+            yield from judge_automation(read_automation(instance), now, up_since)
+    except (DBAPIError, StorageError, ServiceError) as error:
+        yield Check("FAIL", f"storage: {str(error).partition(chr(10))[0]}")
     yield from _check_races(settings, now, up_since)
+
+
+def date_holder(holder: Holder | None, state: ServiceState | None) -> Holder | None:
+    """Who holds the lock, since its start if the state file is its own: the lock's connection may be younger."""
+    if holder is None or state is None or not holder.name.startswith(f"raceday up, pid {state.pid} on "):
+        return holder
+    return replace(holder, since=datetime.fromisoformat(state.started_at))
 
 
 def _check_races(settings: Settings, now: datetime, up_since: datetime | None) -> Iterator[Check]:
@@ -70,8 +95,9 @@ def _check_races(settings: Settings, now: datetime, up_since: datetime | None) -
     try:
         check_schema(engine)
         yield Check("ok", f"database: {describe_place(engine)} answers, its schema is this code's")
+        yield judge_day(RaceStore(engine).is_listed(choose_current_racing_day(now)), now, up_since)
         races = read_live_races(engine, now, countries=settings.race_countries, categories=settings.race_categories)
-        yield from judge_polls(races, now, up_since.astimezone(UTC) if up_since else None)
+        yield from judge_polls(races, now, up_since)
     except DatabaseError as error:
         yield Check("FAIL", f"database: {error}")
     finally:

@@ -1,7 +1,8 @@
 """Runs that a code server was executing when it died, and whose own process is gone too.
 
-Dagster would leave them STARTED until the run time-out, holding places in the queue. Only runs that were launched
-through a code server are looked at: a ``dagster job execute`` has a process of its own that nobody here knows.
+Dagster would leave them STARTED until the run time-out, holding places in the queue and the races they have claimed.
+Only runs that were handed to a code server are looked at: a ``dagster job execute`` has a process that nobody here
+knows, and a run caught between two words of its launch is ended by Dagster's start time-out, within a minute or two.
 """
 
 from __future__ import annotations

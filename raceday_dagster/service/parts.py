@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import sys
 from collections.abc import Callable
@@ -16,10 +15,11 @@ from raceday_dagster.service.processes import ChildProcess
 from raceday_dagster.service.service_files import SOCKET, write_workspace
 from raceday_dagster.service.supervisor import Part
 from raceday_dagster.service.surroundings import Surroundings
+from raceday_dagster.web_address import AddressError, check_exposure, check_names, open_listener
 
-UI_STOP_S, DAEMON_STOP_S = 2.2, 2.2
-CODE_SERVER_STOP_S = 6.0
-"""After the other two, which end side by side: the sandbox needs what is left of ten seconds."""
+UI_STOP_S, DAEMON_STOP_S = 2.0, 2.0
+CODE_SERVER_STOP_S = 4.8
+"""After the other two, which end side by side: the last look and the sandbox need what is left of ten seconds."""
 CODE_SERVER, DAEMON, WEB = "code-server", "daemon", "web"
 LOOPBACK = "127.0.0.1"
 _ANSWER_S = 1.0
@@ -54,26 +54,21 @@ class Web:
         return ["--port", str(self.port), "--host", self.host, *flags, *names]
 
 
-def refuse_web(web: Web) -> None:
-    """Raises ``ServiceError`` when the UI may not or cannot listen: better now than after half of it has started."""
-    if not web.expose and not is_loopback(web.host):
-        raise ServiceError(f"--host {web.host} is reached from other machines and the UI has no login: add --expose")
+def refuse_host(web: Web) -> None:
+    """Raises ``ServiceError`` when the UI may not listen on that address, or not answer to those names."""
     try:
-        with socket.socket(socket.AF_INET6 if ":" in web.host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the web server does
-            probe.bind((web.host, web.port))
-    except OSError as error:
-        raise ServiceError(
-            f"cannot listen on {web.host}:{web.port}: {error.strerror or error}; choose another with --port"
-        ) from error
+        check_exposure(web.host, expose=web.expose)
+        check_names(web.allow_hosts)
+    except AddressError as error:
+        raise ServiceError(str(error)) from error
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on ``host``."""
+def refuse_port(web: Web) -> None:
+    """Raises ``ServiceError`` when the UI cannot listen: better now than after half of the service has started."""
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        open_listener(web.host, web.port).close()
+    except AddressError as error:
+        raise ServiceError(str(error)) from error
 
 
 def build_parts(
@@ -94,6 +89,9 @@ def build_parts(
         say: Prints one line.
         is_daemon_ready: Whether every daemon has given a sign of life.
         before_code_server: Called before a code server that died is started again.
+
+    Raises:
+        OSError: The folder or the logs beside it cannot be written.
     """
     code_socket, workspace = folder / SOCKET, str(write_workspace(folder))
     environment = {**surroundings.environment, "PYTHONUNBUFFERED": "1"}

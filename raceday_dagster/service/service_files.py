@@ -59,8 +59,9 @@ def read_state(home: Path) -> ServiceState | None:
 
 
 def remove_state(home: Path) -> None:
-    """Forget the service; it has ended."""
-    (home / STATE_FILE).unlink(missing_ok=True)
+    """Forget the service, and what one that was killed left half written; it has ended."""
+    for left in home.glob(f"{STATE_FILE}*"):
+        left.unlink(missing_ok=True)
 
 
 def make_socket_folder(home: Path) -> Path:

@@ -21,6 +21,9 @@ from raceday_dagster.write.engine import build_engine
 from raceday_dagster.write.failures import describe_place
 from raceday_dagster.write.schema import check_schema
 
+SANDBOX_STOP_S = 1.5
+"""For a checkpoint; a server that is ended without it recovers at the next start."""
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -57,7 +60,7 @@ def open_surroundings(
         yield _check_given(settings, environment)
         return
     simulation = replace(choose_simulation(now), latency_ms=feed_latency_ms or 0)
-    with open_sandbox(environment, simulation) as sandbox:
+    with open_sandbox(environment, simulation, stop_within_s=SANDBOX_STOP_S) as sandbox:
         starts = simulation.first_start.astimezone(NEW_ZEALAND)
         day = f"simulated racing day {simulation.racing_day}, first start {starts:%H:%M} in New Zealand"
         what = day if simulated else f"an embedded database and {settings.nztab_api_url}"

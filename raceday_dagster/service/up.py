@@ -10,17 +10,17 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
 from raceday_dagster.errors import ServiceError
 from raceday_dagster.sandbox.sandbox import open_lock
-from raceday_dagster.service.dagster_storage import open_instance, read_heartbeats
+from raceday_dagster.service.dagster_storage import DaemonWatch, open_instance
 from raceday_dagster.service.instance_lock import InstanceLock
 from raceday_dagster.service.left_runs import LeftRuns
-from raceday_dagster.service.parts import Web, build_parts, is_loopback, refuse_web
+from raceday_dagster.service.parts import Web, build_parts, refuse_host, refuse_port
 from raceday_dagster.service.service_files import (
     ServiceState,
     choose_environment,
@@ -32,6 +32,7 @@ from raceday_dagster.service.service_files import (
 from raceday_dagster.service.supervisor import Mailbox, Stop, Supervisor
 from raceday_dagster.service.surroundings import Surroundings, open_surroundings
 from raceday_dagster.settings import Settings
+from raceday_dagster.web_address import is_loopback
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -52,19 +53,17 @@ def run_up(
     """
 
     def say_timed(line: str) -> None:
-        with suppress(OSError):  # the terminal may be gone; the service is not its slave
-            say(f"{utc_now().astimezone():%H:%M:%S} {line}")
+        say(f"{utc_now().astimezone():%H:%M:%S} {line}")
 
     mailbox: Mailbox = Mailbox()
     with taking_stops(mailbox):
-        refuse_web(web)
+        refuse_host(web)
         if not is_loopback(web.host):
             say_timed(f"WARNING: the UI on {web.host} has no login: whoever reaches it can launch and end runs")
-        with (
-            holding_home(Settings.from_environment(environment).raceday_home.resolve()),
-            open_surroundings(environment, utc_now(), feed_latency_ms=feed_latency_ms) as surroundings,
-        ):
-            _serve(surroundings, web, say_timed, mailbox, utc_now)
+        with holding_home(Settings.from_environment(environment).raceday_home.resolve()):
+            refuse_port(web)
+            with open_surroundings(environment, utc_now(), feed_latency_ms=feed_latency_ms) as surroundings:
+                _serve(surroundings, web, say_timed, mailbox, utc_now)
     say_timed("stopped")
 
 
@@ -126,30 +125,34 @@ def _serve(
         lock.take()
         lock.keep(lambda reason: mailbox.put(Stop(error=reason)), say)
         instance = stack.enter_context(open_instance(surroundings.environment))
-        left_runs = LeftRuns(instance, say)
+        left_runs = LeftRuns(instance, home, say)
         left_runs.look()
         stack.callback(left_runs.close)
         stack.callback(remove_state, home)
 
-        def is_daemon_ready() -> bool:
-            beats = read_heartbeats(instance).values()
-            return all(beat is not None and beat > began_at for beat in beats)
-
         def write(pids: dict[str, int]) -> None:
             kept = choose_environment(surroundings.environment)
-            write_state(home, ServiceState(os.getpid(), web.url, began_at.isoformat(), kept, pids))
+            try:
+                write_state(home, ServiceState(os.getpid(), web.url, began_at.isoformat(), kept, pids))
+            except OSError as error:
+                say(
+                    f"WARNING: {home}: {error.strerror}: `raceday health` finds this service through exported URLs only"
+                )
 
-        parts = build_parts(
-            surroundings,
-            make_socket_folder(home),
-            web,
-            lambda line: None if stopping.is_set() else say(line),  # what breaks because others end is no news
-            is_daemon_ready=is_daemon_ready,
-            before_code_server=left_runs.look,
-        )
+        try:
+            parts = build_parts(
+                surroundings,
+                make_socket_folder(home),
+                web,
+                lambda line: None if stopping.is_set() else say(line),  # what breaks because others end is no news
+                is_daemon_ready=DaemonWatch(instance, began_at).is_ready,
+                before_code_server=left_runs.look,
+            )
+        except OSError as error:
+            raise ServiceError(f"{error.filename or home} cannot be used: {error.strerror}") from error
         ready = f"raceday is up: {web.url} on {surroundings.description}; logs in {home / 'logs'}; Ctrl-C stops it"
         supervisor = Supervisor(parts, mailbox, say, on_ready=lambda: say(ready), on_change=write, on_stop=stopping.set)
         try:
             supervisor.run()
         finally:
-            left_runs.look()  # one that had to be killed in the end is not left as started
+            left_runs.look(last=True)  # one that had to be killed in the end is not left as started

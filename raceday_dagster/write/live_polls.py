@@ -1,4 +1,4 @@
-"""Races that are on now, or should have been over long ago, and when each was last polled. Reads only."""
+"""Races that are on now, or should have been over long ago, and when a poll of each last succeeded. Reads only."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from raceday_dagster.write.failures import build_database_error
 
 LOOK_BACK = timedelta(hours=24)
 _LIVE_RACES = """
-SELECT race.race_id, meeting.meeting_name || ' R' || race.race_number, race.start_time, newest.polled_at
+SELECT race.race_id, meeting.meeting_name || ' R' || race.race_number, race.start_time, answered.polled_at,
+    CASE newest.status WHEN 'failed' THEN newest.error_message END
 FROM races AS race
 JOIN meetings AS meeting ON meeting.meeting_id = race.meeting_id
 LEFT JOIN LATERAL (
     SELECT poll.polled_at FROM race_polls AS poll
+    WHERE poll.race_id = race.race_id AND poll.status <> 'failed' ORDER BY poll.polled_at DESC LIMIT 1
+) AS answered ON true
+LEFT JOIN LATERAL (
+    SELECT poll.status, poll.error_message FROM race_polls AS poll
     WHERE poll.race_id = race.race_id ORDER BY poll.polled_at DESC LIMIT 1
 ) AS newest ON true
 WHERE race.status IN ('open', 'closed', 'interim')
@@ -29,13 +34,16 @@ ORDER BY race.start_time, race.race_id
 
 
 class LiveRace(Record):
-    """A race in its last five minutes, or started and not over; ``polled_at`` is of its newest ledger row."""
+    """A race in its last five minutes, or started and not over."""
 
     race_id: str
     title: str
     """Meeting and race number, for people."""
     start_time: datetime
     polled_at: datetime | None
+    """The newest poll in the ledger that did not fail."""
+    error: str | None = None
+    """Why the newest of all failed, if it did."""
 
 
 def read_live_races(
@@ -59,6 +67,7 @@ def read_live_races(
             title=title,
             start_time=start_time.astimezone(UTC),
             polled_at=polled_at.astimezone(UTC) if polled_at else None,
+            error=error,
         )
-        for race_id, title, start_time, polled_at in rows
+        for race_id, title, start_time, polled_at, error in rows
     ]

@@ -23,11 +23,14 @@ PARTITION_LOCK_KEY = 0x7261_6365_7061_7274
 
 LOCK_AND_READ = """
 SELECT pg_advisory_xact_lock(%(key)s);
-SELECT child.relname
+SELECT child.relname, pg_inherits.inhdetachpending
 FROM pg_inherits
 JOIN pg_class AS child ON child.oid = pg_inherits.inhrelid
-WHERE pg_inherits.inhparent = ANY (%(parents)s::regclass[]) AND NOT pg_inherits.inhdetachpending
+WHERE pg_inherits.inhparent = ANY (%(parents)s::regclass[])
 """
+# Every batch that begins waits for the lock above, two seconds at most. Whoever holds it must not wait as long for the
+# next one, which a detach has for up to half a minute.
+BRIEFLY = "SET LOCAL lock_timeout = 500; "
 
 
 def name_partition(table: str, racing_day: date) -> str:
@@ -58,10 +61,16 @@ class Partitions(Record):
     """Racing days that have a partition of every history table, those asked for and all others."""
 
 
-def create_partitions(transaction: Transaction, days: Iterable[date]) -> Partitions:
-    """Makes the partitions of ``days`` that are missing, in the caller's transaction."""
+def create_partitions(transaction: Transaction, days: Iterable[date], race_id: str = "") -> Partitions:
+    """Makes the partitions of ``days`` that are missing, in the caller's transaction.
+
+    Raises:
+        WriteError: A partition of one of the days is half detached; ``race_id`` is the race that needs it, if one does.
+    """
     values = {"key": PARTITION_LOCK_KEY, "parents": list(PARTITIONED_TABLES)}
-    existing = set(transaction.run("lock", LOCK_AND_READ, values).scalars())
+    found = transaction.run("lock", LOCK_AND_READ, values).mappings().all()
+    half_detached = {row["relname"] for row in found if row["inhdetachpending"]}
+    existing = {row["relname"] for row in found} - half_detached
     missing = [
         (table, day)
         for day in sorted(set(days))
@@ -69,6 +78,9 @@ def create_partitions(transaction: Transaction, days: Iterable[date]) -> Partiti
         if name_partition(table, day) not in existing
     ]
     for table, day in missing:
+        if (name := name_partition(table, day)) in half_detached:
+            message = f"{name} is half archived: run the job maintenance, which ends that, and then this again"
+            raise WriteError(message, race_id=race_id, retryable=False)
         _create_partition(transaction, table, day)
     made = tuple(name_partition(table, day) for table, day in missing)
     present = existing.union(made)
@@ -89,7 +101,5 @@ def _create_partition(transaction: Transaction, table: str, day: date) -> None:
     name = name_partition(table, day)
     # A table of that name that is not attached is an archived day being put back: LIKE must not fail on it.
     transaction.run(table, f"CREATE TABLE IF NOT EXISTS {name} (LIKE {table} INCLUDING ALL)")
-    transaction.run(
-        table,
-        f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')",
-    )
+    bounds = f"FROM ('{day}') TO ('{day + timedelta(days=1)}')"
+    transaction.run(table, f"{BRIEFLY}ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES {bounds}")

@@ -27,14 +27,8 @@ WHERE race.status IN ('open', 'closed', 'interim')
     AND meeting.country = ANY (%(countries)s) AND race.type = ANY (%(categories)s)
 ORDER BY race.start_time, race.race_id
 """
-UNFINISHED = """
-SELECT race_id FROM races
-WHERE racing_day = %(racing_day)s AND status IN ('open', 'closed', 'interim')
-ORDER BY start_time, race_id
-"""
 ANSWERED = "SELECT run_id, race_id FROM race_polls WHERE run_id = ANY (%(run_ids)s)"
 LISTED = "SELECT EXISTS (SELECT FROM racing_days WHERE racing_day = %(racing_day)s)"
-COUNT = "SELECT count(*) FROM races WHERE racing_day = %(racing_day)s"
 
 
 def read_polled_races(
@@ -70,13 +64,3 @@ def read_answered(connection: Connection, asked: Mapping[str, Collection[str]]) 
 def is_listed(connection: Connection, racing_day: date) -> bool:
     """Whether the list of a racing day was stored."""
     return bool(connection.exec_driver_sql(LISTED, {"racing_day": racing_day}).scalar_one())
-
-
-def read_unfinished_race_ids(connection: Connection, racing_day: date) -> list[str]:
-    """Races of a racing day that are neither final nor abandoned, the earliest start first."""
-    return list(connection.exec_driver_sql(UNFINISHED, {"racing_day": racing_day}).scalars())
-
-
-def count_races(connection: Connection, racing_day: date) -> int:
-    """Stored races of a racing day."""
-    return int(connection.exec_driver_sql(COUNT, {"racing_day": racing_day}).scalar_one())

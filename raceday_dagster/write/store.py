@@ -140,10 +140,6 @@ class RaceStore:
         """
         return self._read(reading.read_polled_races, now, countries, categories)
 
-    def read_unfinished_race_ids(self, racing_day: date) -> list[str]:
-        """Races of a racing day that are not over, the earliest start first. Raises ``DatabaseError``."""
-        return self._read(reading.read_unfinished_race_ids, racing_day)
-
     def read_answered(self, asked: Mapping[str, Collection[str]]) -> set[tuple[str, str]]:
         """Pairs of run and race, of those ``asked`` for by run, that the ledger has. Raises ``DatabaseError``."""
         return self._read(reading.read_answered, asked)
@@ -152,21 +148,18 @@ class RaceStore:
         """Whether the list of a racing day was stored. Raises ``DatabaseError``."""
         return self._read(reading.is_listed, racing_day)
 
-    def count_races(self, racing_day: date) -> int:
-        """Stored races of a racing day. Raises ``DatabaseError``."""
-        return self._read(reading.count_races, racing_day)
-
     # What the backfill and the alerts ask.
 
     def read_unsettled_races(self, racing_days: Sequence[date], now: datetime) -> list[UnsettledRace]:
-        """Started races of these days to ask about again, by the feed's clock ``now``. Raises ``DatabaseError``."""
+        """Races to ask about again: started ones of these days, overdue ones of the last week. ``now`` is the feed's.
+        Raises ``DatabaseError``."""
         return self._read(unsettled.read_unsettled_races, racing_days, now)
 
     def read_overdue_races(
-        self, racing_days: Sequence[date], now: datetime, *, countries: Sequence[str], categories: Sequence[str]
+        self, now: datetime, *, countries: Sequence[str], categories: Sequence[str]
     ) -> list[OverdueRace]:
-        """Races of these days not over two hours after their start, by the feed's clock. Raises ``DatabaseError``."""
-        return self._read(unsettled.read_overdue_races, racing_days, now, countries, categories)
+        """Races of the last week not over two hours after their start. Raises ``DatabaseError``."""
+        return self._read(unsettled.read_overdue_races, now, countries, categories)
 
     def _write_race(self, snapshot: RaceSnapshot, poll: Poll, deadline_s: float) -> WriteReport:
         started_s = self._monotonic()
@@ -203,7 +196,7 @@ class RaceStore:
         wanted = choose_days(self._utc_now(), days)
         refuse_far_days(wanted, race_id)
         partitions = self._transactions.run(
-            lambda transaction: create_partitions(transaction, wanted), race_id=race_id, deadline_s=deadline_s
+            lambda transaction: create_partitions(transaction, wanted, race_id), race_id=race_id, deadline_s=deadline_s
         )
         with self._days_lock:
             self._days.update(partitions.days)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import re
 import resource
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import NullPool, create_engine
 
+from raceday_dagster.errors import ArchiveError, WriteError
 from raceday_dagster.sandbox.postmaster import wait_for
 from raceday_dagster.write.archive import ArchiveStep, archive_partitions
-from raceday_dagster.errors import ArchiveError
 from raceday_dagster.write.archive_folder import open_folder
 from raceday_dagster.write.store import RaceStore
+from raceday_dagster.write.transactions import LOCK_TIMEOUT_MS
 from raceday_dagster_tests.integration.archive_fixture import (
     BEFORE,
     MONEY,
@@ -35,6 +39,7 @@ from raceday_dagster_tests.write_snapshots import make_snapshot
 WAITING_DETACH = """
 SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'ALTER TABLE%%DETACH%%' AND wait_event_type = 'Lock'
 """
+OLD_START = datetime(OLD_DAY.year, OLD_DAY.month, OLD_DAY.day, tzinfo=UTC)
 HALF_DETACHED = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhdetachpending"
 
 
@@ -77,12 +82,37 @@ def test_a_detach_that_waits_too_long_is_cut_off_and_ended_by_the_next_run(
     with transaction(database_url, "SELECT count(*) FROM money_flow_history"), observe(database_url) as run:
         steps = archive(store, tmp_path, detach_within_s=0.2)
         assert run(HALF_DETACHED) == [(MONEY,)]
+        replay = make_snapshot("replayed", race={"start_time": OLD_START, "race_date_nz": OLD_DAY})
+        with pytest.raises(WriteError, match="no partition"):
+            write(store, replay)  # by a process that knew the day
+        with pytest.raises(WriteError, match=f"^{MONEY} is half archived: run the job maintenance") as caught:
+            write(store, replay)
+        assert (caught.value.race_id, caught.value.retryable) == ("replayed", False)
     assert [(step.stage, step.partition) for step in steps[:1]] == [("not_detached", MONEY)]
     assert "something else uses it for too long" in steps[0].reason
     assert [step.partition for step in steps[1:]] == [ODDS] * 3  # the other table's day is archived all the same
     assert count_stages(archive(store, tmp_path)) == {"detached": 1, "exported": 1, "dropped": 1}
     assert len(list_files(tmp_path)) == 2
     assert list_partitions(database_url) == []
+
+
+def test_a_replay_waits_for_a_detach_no_longer_than_a_batch_waits_for_the_replay(
+    store: RaceStore, database_url: str
+) -> None:
+    busy = "LOCK TABLE money_flow_history IN SHARE UPDATE EXCLUSIVE MODE"
+    waits: list[int] = []
+
+    def read_limit(connection: Any, statement: str) -> str:
+        if "ATTACH PARTITION" in statement:
+            waits.append(int(re.findall(r"lock_timeout = (\d+)", statement)[-1]))
+        return statement
+
+    watching = watch_statements(store.engine, at=1, times=99, action=read_limit)
+    with transaction(database_url, busy), watching, pytest.raises(WriteError, match="55P03") as caught:
+        store.ensure_partitions([OLD_DAY - timedelta(days=1)])
+    assert caught.value.retryable
+    assert len(waits) == 2  # one more try
+    assert sum(waits) < LOCK_TIMEOUT_MS
 
 
 def do_after_export(store: RaceStore, folder: Path, deed: Callable[[], object]) -> list[ArchiveStep]:

@@ -28,6 +28,7 @@ def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         pytest.MonkeyPatch.context() as monkeypatch,
         open_race_day(database_url, tmp_path_factory.mktemp("instance"), monkeypatch) as opened,
     ):
+        monkeypatch.setenv("RACE_CATEGORIES", "H")
         yield opened
 
 
@@ -43,8 +44,8 @@ def test_meetings_races_entrants_and_first_odds_are_there(day: RaceDay, loaded: 
         " (SELECT count(DISTINCT race_id) FROM entrants) AS with_entrants,"
         " (SELECT count(DISTINCT race_id) FROM odds_history) AS with_odds"
     )
-    assert counts["meetings"] >= 8
-    assert counts["races"] >= 60
+    assert counts["meetings"] >= 3
+    assert counts["races"] >= 30
     assert counts["with_entrants"] == counts["with_odds"] == counts["races"]
     batch = day.read_batch(loaded.run_id)
     assert (batch["successes"], batch["total_races"]) == (counts["races"], counts["races"])
@@ -55,7 +56,7 @@ def test_meetings_races_entrants_and_first_odds_are_there(day: RaceDay, loaded: 
 def test_only_the_configured_countries_and_categories_are_taken(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
     assert loaded.success
     kinds = {(row["country"], row["category"]) for row in day.ask("SELECT DISTINCT country, category FROM meetings")}
-    assert kinds == {("NZ", "T"), ("NZ", "H"), ("AUS", "T"), ("AUS", "H")}
+    assert kinds == {("NZ", "H"), ("AUS", "H")}
 
 
 def test_races_after_midnight_belong_to_the_day_of_their_meeting(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
@@ -78,10 +79,7 @@ def test_one_race_that_cannot_be_read_does_not_stop_the_day(
 ) -> None:
     assert loaded.success
     monkeypatch.setenv("RACE_COUNTRIES", "NZ")
-    monkeypatch.setenv("RACE_CATEGORIES", "H")
-    (row,) = day.ask(
-        "SELECT race_id FROM races JOIN meetings USING (meeting_id) WHERE country = 'NZ' AND type = 'H' LIMIT 1"
-    )
+    (row,) = day.ask("SELECT race_id FROM races JOIN meetings USING (meeting_id) WHERE country = 'NZ' LIMIT 1")
     broken = row["race_id"]
     rule = day.simulator.add_fault(broken, "garbage")
     again = run_day(day, "daily_baseline")
@@ -136,7 +134,7 @@ def test_no_more_than_five_events_are_asked_for_at_once_whatever_the_config_says
     day.simulator.clear_faults()
     assert result.success
     asked = day.simulator.requests()
-    assert asked["total"] > 30
+    assert asked["total"] > 10
     assert asked["events_in_flight_peak"] == 5
     batch = day.read_batch(result.run_id)
     assert (batch["requested_concurrency"], batch["effective_concurrency"]) == (10, 5)
@@ -145,19 +143,25 @@ def test_no_more_than_five_events_are_asked_for_at_once_whatever_the_config_says
 # The last two tests move the clock of the day past its end.
 
 
-def test_the_next_day_reads_the_races_again_that_are_not_over(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
+def test_the_next_day_reads_the_races_again_that_are_not_settled(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
+    """Also those that are final without a result, as an evening backfill that failed leaves them."""
     assert loaded.success
+    lost, *_others = [row["race_id"] for row in day.ask("SELECT race_id FROM races WHERE status = 'final'")]
+    with day.engine.begin() as connection:
+        connection.execute(text("DELETE FROM meetings WHERE country = 'AUS'"))  # one country's tell it all
+        connection.execute(text("DELETE FROM race_results WHERE race_id = :race_id"), {"race_id": lost})
     unfinished = {
         row["race_id"] for row in day.ask("SELECT race_id FROM races WHERE status IN ('open', 'closed', 'interim')")
     }
-    assert len(unfinished) > 20
+    assert len(unfinished) > 10
     day.simulator.set_clock(NIGHT)
     following = run_day(day, "daily_baseline", NEXT_DAY)
     assert following.success
-    assert set(day.read_polls(following.run_id)) == unfinished
-    said = read_metadata(following, "write_meetings")
-    assert (said["day_before"], said["reread_of_day_before"]) == (RACING_DAY.isoformat(), len(unfinished))
-    assert {row["status"] for row in day.ask("SELECT DISTINCT status FROM races")} == {"final", "abandoned"}
+    polled = set(day.read_polls(following.run_id))
+    assert polled >= unfinished | {lost}
+    assert read_metadata(following, "write_meetings")["reread"] == len(polled)
+    assert {row["status"] for row in day.ask("SELECT DISTINCT status FROM races")} == {"final"}
+    assert day.ask("SELECT 1 FROM race_results WHERE race_id = :race_id", race_id=lost)
     again = run_day(day, "daily_baseline", NEXT_DAY)
     assert day.read_batch(again.run_id)["total_races"] == 0
 
@@ -179,5 +183,5 @@ def test_a_past_day_whose_races_are_all_over_is_loaded_by_its_date(
     )
     batch = day.read_batch(result.run_id)
     assert batch["successes"] == batch["total_races"] == counts["races"] == counts["with_entrants"]
-    assert counts["final"] == counts["with_results"] > 30
+    assert counts["final"] == counts["with_results"] > 10
     assert counts["with_odds"] >= counts["final"]

@@ -33,13 +33,12 @@ def kill_postmaster(server: EmbeddedPostgres) -> int:
 
 
 def test_a_server_that_cannot_end_is_one_line(server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postmaster, "_FAST_STOP_WAIT_S", 0)
     monkeypatch.setattr(postmaster, "_IMMEDIATE_STOP_WAIT_S", 0)
     pid, data_dir = read_pid(server), server.status().data_dir
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(SandboxError, match="does not end"):
-            server.stop()
+            server.stop(within_s=0)
     finally:
         os.kill(pid, signal.SIGCONT)
     assert postmaster.wait_for(lambda: not postmaster.is_postmaster(pid, data_dir), 60)

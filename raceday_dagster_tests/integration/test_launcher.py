@@ -136,15 +136,15 @@ def test_a_server_told_to_stop_cancels_what_hangs_and_kills_what_does_not_listen
     instance: dg.DagsterInstance, url: str, tmp_path: Path
 ) -> None:
     with open_yard(instance, url, tmp_path / "y") as yard:
-        hanging, deaf = yard.start_waiting(), yard.start_waiting(deaf=True)
+        hanging, deaf, suspended = yard.start_waiting(), yard.start_waiting(deaf=True), yard.start_waiting()
+        yard.find_worker(suspended).suspend()
         began_s = time.monotonic()
         yard.server.send_signal(signal.SIGTERM)
         assert yard.server.wait(STOPS_WITHIN_S) == 0
         assert time.monotonic() - began_s > launcher.FINISH_WITHIN_S, "it waited for neither"
         assert yard.read_status(hanging) is Status.CANCELED
-        assert yard.read_status(deaf) is Status.FAILURE
-        assert yard.has_worker_left(hanging)
-        assert yard.has_worker_left(deaf)
+        assert [yard.read_status(run_id) for run_id in (deaf, suspended)] == [Status.FAILURE] * 2
+        assert all(yard.has_worker_left(run_id) for run_id in (hanging, deaf, suspended))
 
 
 def test_the_command_serves_our_definitions_and_a_live_batch_of_races_goes_through(

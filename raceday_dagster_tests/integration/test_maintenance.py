@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -27,9 +26,7 @@ from raceday_dagster_tests.integration.maintenance_fixture import (
     OPS,
     Housekeeping,
     choosing_job,
-    failing_job,
     open_housekeeping,
-    quiet_job,
     read_metadata,
 )
 from raceday_dagster_tests.integration.postgres_fixture import make_database
@@ -166,45 +163,26 @@ def test_a_race_that_a_pending_run_or_backfill_names_keeps_its_key(house: Housek
         house.instance.delete_run(run_id)
 
 
-def test_runs_leave_with_their_events_tags_and_folders(house: Housekeeping) -> None:
-    old, failed_long_ago = house.make_run(ended_hours_ago=49), house.make_run(failing_job, ended_hours_ago=14 * 24 + 1)
-    young, failed = house.make_run(ended_hours_ago=47), house.make_run(failing_job, ended_hours_ago=49)
-    result = house.run()
-    runs = (old, failed_long_ago, young, failed)
-    assert [house.instance.has_run(run_id) for run_id in runs] == [False, False, True, True]
-    assert [house.has_folder(run_id) for run_id in runs] == [False, False, True, True]
-    said = read_metadata(result, "delete_old_runs")
-    assert (said["runs_deleted"], said["run_folders_deleted"]) == (2, 2)
-    assert said["event_rows_deleted"] > 10
-    assert "event_logs" in said["vacuumed"]
-    for table in ("event_logs", "run_tags"):
-        orphans = f"SELECT count(*) FROM {table} WHERE run_id NOT IN (SELECT run_id FROM runs)"
-        assert house.ask(orphans) == 0
-        assert house.ask(f"SELECT count(*) FROM {table} WHERE run_id = '{young}'") != 0
-    assert house.ask("SELECT last_vacuum IS NOT NULL FROM pg_stat_user_tables WHERE relname = 'event_logs'")
-
-
-def test_a_run_that_has_not_ended_stays_however_old(house: Housekeeping, dagster_url: str) -> None:
-    pending = house.plan_run(status=dg.DagsterRunStatus.STARTED)
+def test_a_step_that_fails_half_way_says_what_it_did(house: Housekeeping, dagster_url: str) -> None:
+    runs = [house.make_run(ended_hours_ago=ago) for ago in (52, 51)]
+    house.instance.add_dynamic_partitions(RACES, ["first", "second"])
+    refusals = {"runs": f"OLD.run_id = '{runs[1]}'", "dynamic_partitions": "OLD.partition = 'second'"}
     with observe(dagster_url) as run:
-        run("UPDATE runs SET update_timestamp = update_timestamp - interval '90 days'")
+        run("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''no''; END'")
+        for table, which in refusals.items():
+            run(f"CREATE TRIGGER no BEFORE DELETE ON {table} FOR EACH ROW WHEN ({which}) EXECUTE FUNCTION refuse()")
+        try:
+            result = house.run(delete_old_runs={"batch_size": 1})
+        finally:
+            run("DROP FUNCTION refuse() CASCADE")
+    failures = {event.step_key: event.step_failure_data for event in result.get_step_failure_events()}
+    assert set(failures) == {"remove_old_partitions", "delete_old_runs"}
+    assert all("P0001 no; the next run goes on" in str(data.user_failure_data) for data in failures.values())
+    assert read_metadata(result, "remove_old_partitions")["partitions_removed"] == 1
+    said = read_metadata(result, "delete_old_runs")
+    assert (said["runs_deleted"], said["vacuumed"]) == (1, "nothing")
     assert house.run().success
-    assert house.instance.has_run(pending)
-    house.instance.delete_run(pending)
-
-
-def test_of_many_failed_runs_only_the_newest_stay_longer(house: Housekeeping) -> None:
-    hours = (60, 50, 52, 54)
-    failed = [house.make_run(failing_job, ended_hours_ago=ago) for ago in hours]
-    house.run(delete_old_runs={"most_failed": 2})
-    assert [house.instance.has_run(run_id) for run_id in failed] == [False, True, True, False]
-
-
-def test_runs_are_deleted_the_oldest_first_and_no_more_than_allowed(house: Housekeeping) -> None:
-    runs = [house.make_run(ended_hours_ago=ago) for ago in (52, 51, 50)]
-    result = house.run(delete_old_runs={"batch_size": 1, "most_runs": 2})
-    assert [house.instance.has_run(run_id) for run_id in runs] == [False, False, True]
-    assert read_metadata(result, "delete_old_runs")["runs_left_to_next_time"]
+    assert not any(house.instance.has_run(run_id) for run_id in runs)
 
 
 def test_a_race_is_written_again_and_again_meanwhile(house: Housekeeping, database_url: str) -> None:
@@ -236,16 +214,3 @@ def test_a_race_is_written_again_and_again_meanwhile(house: Housekeeping, databa
     assert set(statuses) == {"written"}
     with observe(database_url) as run:
         assert run("SELECT count(DISTINCT polling_timestamp) FROM money_flow_history") == [(len(statuses),)]
-
-
-def test_on_another_storage_runs_leave_one_by_one_and_nothing_is_vacuumed(house: Housekeeping, tmp_path: Path) -> None:
-    (tmp_path / "sqlite").mkdir()
-    with dg.DagsterInstance.local_temp(str(tmp_path / "sqlite"), overrides={"telemetry": {"enabled": False}}) as other:
-        ended = quiet_job.execute_in_process(instance=other).run_id
-        storage: Any = other.run_storage
-        with storage.connect() as connection:
-            connection.exec_driver_sql("UPDATE runs SET update_timestamp = '2025-01-01 00:00:00.000000'")
-        result = Housekeeping(other, house.dagster_url, house.folder).run()
-        assert not other.has_run(ended)
-    said = read_metadata(result, "delete_old_runs")
-    assert (said["runs_deleted"], said["vacuumed"]) == (1, "nothing: this storage is not ours")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -12,7 +12,6 @@ import pytest
 from sqlalchemy import text
 
 from raceday_dagster_tests.integration.day_runs import (
-    EVENING,
     NEXT_DAY,
     NIGHT,
     read_failure,
@@ -71,6 +70,19 @@ def test_a_day_that_nobody_loaded_is_left_to_the_baseline(day: RaceDay) -> None:
     assert day.ask("SELECT 1 FROM racing_days") == day.ask("SELECT 1 FROM races") == []
 
 
+def test_a_day_whose_list_came_empty_has_its_races_from_the_next_list(
+    day: RaceDay, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("RACE_COUNTRIES", "USA")
+        assert run_day(day, "daily_baseline").success
+    said = [line for line in read_log(capfd.readouterr().err) if line["event"] == "daily_initialization_empty"]
+    assert [(line["level"], line["nz_date"]) for line in said] == [("warning", RACING_DAY.isoformat())]
+    assert list_races(day) == []
+    assert read_counts(run_day(day, "meeting_status"))[1] == len(list_races(day)) > 10
+    assert set(day.instance.get_dynamic_partitions("races")) == set(list_races(day))
+
+
 def test_a_list_that_says_nothing_new_changes_nothing(day: RaceDay) -> None:
     assert run_day(day, "daily_baseline").success
     before = read_rows(day)
@@ -124,11 +136,13 @@ def test_the_feed_moves_races_on_without_a_poll(day: RaceDay) -> None:
 
 
 def test_every_race_that_hangs_is_named_in_one_alert_each_time(day: RaceDay, capfd: pytest.CaptureFixture[str]) -> None:
-    """The feed says of three races, two of them started long ago, that they are open."""
+    """Whatever day the list is of, and also when there is none."""
     hung = hang_races(day)
-    for _repetition in range(2):
+    for broken in (False, True):
+        if broken:
+            rule = day.simulator.add_fault("/racing/meetings", "status", code=500)
         result = run_day(day, "meeting_status", NEXT_DAY)
-        assert result.success
+        assert result.success is not broken
         (alert,) = [line for line in read_log(capfd.readouterr().err) if line["event"] == "race_unfinished"]
         assert (alert["level"], alert["count"]) == ("error", 2)
         assert [race["race_id"] for race in alert["races"]] == hung
@@ -136,22 +150,25 @@ def test_every_race_that_hangs_is_named_in_one_alert_each_time(day: RaceDay, cap
         said = read_metadata(result, "report_overdue_races")
         assert said["overdue"] == 2
         assert all(race_id in said["overdue_races"] for race_id in hung)
-        (shown,) = [event for event in day.instance.all_logs(result.run_id) if event.level == 40]
-        assert all(race_id in shown.user_message for race_id in hung)
+        errors = [event.user_message for event in day.instance.all_logs(result.run_id) if event.level == 40]
+        assert any(all(race_id in message for race_id in hung) for message in errors)
+    assert day.simulator.fired(rule) == 4
+    day.simulator.clear_faults()
 
 
 def hang_races(day: RaceDay) -> list[str]:
-    """Makes two races interim that started more than two hours before the clock, one that did an hour before, and all
-    others final; the ids of the first two. The list of the day after, which is empty, leaves them so."""
-    day.simulator.set_clock(EVENING)
-    rows = day.ask("SELECT race_id, start_time FROM races ORDER BY start_time")
-    hung = [row["race_id"] for row in rows if row["start_time"] < EVENING - timedelta(hours=2)][-2:]
-    recent = next(row["race_id"] for row in rows if row["start_time"] > EVENING - timedelta(hours=1))
+    """Makes one race interim that started six days ago, one three hours ago, one eight days ago and one an hour ago,
+    and all others final; the ids of the first two. The list of the day after, which is empty, leaves them so."""
     edit(day, "UPDATE races SET status = 'final', finalized_at = start_time")
-    edit(
-        day, "UPDATE races SET status = 'interim', finalized_at = NULL WHERE race_id = ANY (:ids)", ids=[*hung, recent]
-    )
-    return hung
+    chosen = list_races(day)[:4]
+    for race_id, hours in zip(chosen, (6 * 24, 3, 8 * 24, 1), strict=True):
+        edit(
+            day,
+            "UPDATE races SET status = 'interim', finalized_at = NULL, start_time = :start WHERE race_id = :id",
+            start=datetime.now(UTC) - timedelta(hours=hours),
+            id=race_id,
+        )
+    return chosen[:2]
 
 
 def test_a_race_that_the_list_knows_to_be_over_raises_no_alert(day: RaceDay, capfd: pytest.CaptureFixture[str]) -> None:
@@ -160,6 +177,10 @@ def test_a_race_that_the_list_knows_to_be_over_raises_no_alert(day: RaceDay, cap
     result = run_day(day, "meeting_status")
     assert read_metadata(result, "report_overdue_races")["overdue"] == 0
     assert "race_unfinished" not in capfd.readouterr().err
+    # Not only because the list also says again when they started: the alert looks when the list is stored.
+    steps = [event.step_key for event in result.all_events if event.event_type is dg.DagsterEventType.STEP_START]
+    assert steps == ["fetch_meetings", "update_meetings", "report_overdue_races"]
+    assert {row["status"] for row in day.ask("SELECT DISTINCT status FROM races")} == {"final"}
 
 
 def test_a_list_that_cannot_be_read_is_one_clear_failure(day: RaceDay, capfd: pytest.CaptureFixture[str]) -> None:

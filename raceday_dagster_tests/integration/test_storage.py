@@ -124,6 +124,27 @@ def test_the_webserver_may_take_its_own_connections(instance: dg.DagsterInstance
         assert connection.execute(sa.text("SHOW statement_timeout")).scalar_one() == "5s"
 
 
+def test_a_database_that_goes_away_is_one_error_of_ours_and_no_line_in_the_logs(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise sa.exc.OperationalError("connect", {}, ConnectionError("gone"))
+
+    monkeypatch.setattr(storage, "WRITE_WITHIN_S", 0.0)
+    _engine(instance).dispose()
+    sa.event.listen(_engine(instance), "do_connect", refuse)
+    questions = [
+        instance.get_daemon_heartbeats,
+        lambda: instance.get_run_by_id("x"),
+        lambda: instance.all_logs("x"),
+        instance.all_instigator_state,
+    ]
+    for ask in questions:
+        with pytest.raises(StorageError, match="cannot be reached: gone"):
+            ask()
+    assert caplog.records == []
+
+
 FORKING_PROGRAM = """
 import os, sys
 import dagster as dg, sqlalchemy as sa

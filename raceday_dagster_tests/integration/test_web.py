@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import click
 import pytest
 import requests
 
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-from raceday_dagster.webserver import open_listener
+from raceday_dagster.web_address import AddressError, open_listener
 from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
 from raceday_dagster_tests.integration.test_commands import PROJECT, read_only_line, type_command
 from raceday_dagster_tests.integration.web_fixture import (
@@ -195,7 +194,8 @@ def test_a_host_that_was_allowed_is_served(served: Served) -> None:
 def test_a_port_in_use_is_one_line(web: Web) -> None:
     port = urlsplit(web.url).port
     assert port is not None
-    with pytest.raises(click.ClickException, match=f"^port {port} of 127.0.0.1 is in use: choose another with --port$"):
+    said = f"^cannot listen on 127.0.0.1:{port}: Address already in use; choose another with --port$"
+    with pytest.raises(AddressError, match=said):
         open_listener("127.0.0.1", port)
 
 

@@ -10,15 +10,16 @@ import pytest
 
 from raceday_dagster.racing.snapshots import ResultsRow
 from raceday_dagster.write.store import RaceStore
-from raceday_dagster.write.unsettled import CHECK_AFTER
+from raceday_dagster.write.unsettled import CHECK_AFTER, GIVEN_UP_AFTER, OVERDUE, UNSETTLED
 from raceday_dagster_tests.integration.test_write_ledger import make_failure
-from raceday_dagster_tests.integration.write_fixture import open_store, write
+from raceday_dagster_tests.integration.write_fixture import observe, open_store, write
 from raceday_dagster_tests.integration.write_lists import make_list
 from raceday_dagster_tests.write_snapshots import START, make_results, make_snapshot
 
 DAY = START.date()
 ENDED = START + timedelta(minutes=9)
 SECOND = timedelta(seconds=1)
+HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
@@ -123,9 +124,31 @@ def test_only_the_days_asked_about_and_the_earliest_start_first(store: RaceStore
     assert len(store.read_unsettled_races([DAY - timedelta(days=1), DAY], START)) == 2
 
 
+def test_an_overdue_race_of_any_day_is_asked_about_for_a_week(store: RaceStore) -> None:
+    store.write_racing_day(make_list())
+    poll(store, START - timedelta(minutes=1), "open")
+    other_days = [DAY + timedelta(days=5), DAY + timedelta(days=6)]
+    asked = {
+        after: [race.reason for race in store.read_unsettled_races(other_days, START + after)]
+        for after in (2 * HOUR - SECOND, 2 * HOUR, GIVEN_UP_AFTER - SECOND, GIVEN_UP_AFTER)
+    }
+    assert list(asked.values()) == [[], ["not_over"], ["not_over"], []]
+    poll(store, START + HOUR, "final", make_results("final"))
+    assert store.read_unsettled_races(other_days, START + 3 * HOUR) == []
+
+
+def test_both_questions_find_unfinished_races_by_their_index(store: RaceStore, database_url: str) -> None:
+    bounds = {"now": START, "after": START, "started_by": START, "wait": CHECK_AFTER}
+    values = {"racing_days": [DAY], "countries": ["NZ"], "categories": ["T"], **bounds}
+    with observe(database_url) as run:
+        run("SET enable_seqscan = off")
+        for question in (UNSETTLED, OVERDUE):
+            assert any("ix_races_unfinished" in line for (line,) in run(f"EXPLAIN {question}", values))
+
+
 def overdue(store: RaceStore, now: datetime, **chosen: Any) -> list[str]:
     codes = {"countries": ["NZ"], "categories": ["T"], **chosen}
-    return [race.race_id for race in store.read_overdue_races([DAY], now, **codes)]
+    return [race.race_id for race in store.read_overdue_races(now, **codes)]
 
 
 def test_a_race_is_overdue_two_hours_after_its_start(store: RaceStore) -> None:
@@ -134,9 +157,11 @@ def test_a_race_is_overdue_two_hours_after_its_start(store: RaceStore) -> None:
     assert overdue(store, line - SECOND) == []
     assert overdue(store, line) == ["race-1"]
     assert overdue(store, line + timedelta(minutes=20)) == ["race-1", "race-2"]
-    (race,) = store.read_overdue_races([DAY], line, countries=["NZ"], categories=["T"])
+    (race,) = store.read_overdue_races(line, countries=["NZ"], categories=["T"])
     assert (race.start_time, race.start_time.tzinfo, race.status) == (START, UTC, "open")
     assert (race.meeting_name, race.race_number) == ("Awapuni", 1)
+    assert overdue(store, START + GIVEN_UP_AFTER - SECOND) == ["race-1", "race-2"]
+    assert overdue(store, START + GIVEN_UP_AFTER) == ["race-2"]
 
 
 @pytest.mark.parametrize("status", ["final", "abandoned"])

@@ -13,21 +13,21 @@ NAME = "raceday_dagster"
 
 FOUNDATION = {"racing", "errors", "outcomes", "settings", "logs"}
 STAGES = {"fetch", "transform", "write"}
-ALONE = {"simulator", "executor", "event_buffer", "launcher"}
+ALONE = {"simulator", "executor", "event_buffer", "launcher", "run_deletion", "web_address"}
 LAYERS: dict[str, set[str]] = {
     **dict.fromkeys(FOUNDATION, FOUNDATION),
     **{stage: FOUNDATION | {stage} for stage in STAGES},
     **{module: {module} for module in ALONE},
-    "storage": {"event_buffer", "storage"},
+    "storage": {"event_buffer", "run_deletion", "storage"},
     "run_preload": {"definitions", "launcher", "storage", "transform", "run_preload"},
     "web_guard": {"web_guard"},
-    "webserver": {"web_guard", "webserver"},
+    "webserver": {"web_address", "web_guard", "webserver"},
     "defs": FOUNDATION | STAGES | {"executor", "launcher", "storage", "defs"},
     "sandbox": FOUNDATION | STAGES | ALONE | {"storage", "sandbox", NAME},
     "service": FOUNDATION | STAGES | ALONE | {"storage", "sandbox", "service", NAME},
 }
 TOP = {"definitions", "cli", NAME}
-DAGSTER_PRIVATE = {"executor", "storage", "launcher", "webserver"}
+DAGSTER_PRIVATE = {"executor", "storage", "run_deletion", "launcher", "webserver"}
 DAGSTER = DAGSTER_PRIVATE | {"definitions", "defs", "cli", "sandbox", "service"}
 FOUNDATION_PACKAGES = {"pydantic", "structlog"}
 UNNAMED_HOMES = {"utils", "helpers", "common", "core", "manager"}

@@ -39,8 +39,8 @@ def test_a_batch_waits_until_its_races_are_due() -> None:
 def test_a_batch_never_begins_early_though_its_clock_is_slow() -> None:
     clock = Clock(pace=0.5)
     wait(clock, 1.0)
-    assert timedelta(seconds=1) - (clock.now - NOW) < timedelta(microseconds=2)
-    assert len(clock.slept) > 1
+    assert clock.now >= NOW + timedelta(seconds=1)
+    assert 1 < len(clock.slept) < 20
 
 
 @pytest.mark.parametrize(("ahead_s", "behind_ms"), [(0, 0), (-0.25, 250)])

@@ -98,13 +98,10 @@ def test_a_stale_pid_file_loses_its_pid_but_keeps_the_shared_memory_that_postgre
     assert [path.name for path in socket_dir.iterdir()] == ["note"]
 
 
-def test_a_server_that_ignores_the_fast_shutdown_is_ended_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(postmaster, "_FAST_STOP_WAIT_S", 0)
+def test_a_server_that_ignores_the_fast_shutdown_is_ended_at_once(tmp_path: Path) -> None:
     with run_as_postgres(tmp_path) as process:
         write_pid_file(tmp_path, process.pid)
-        postmaster.end_postmaster(tmp_path)
+        postmaster.end_postmaster(tmp_path, within_s=0)
         assert process.wait(timeout=30) == -signal.SIGQUIT
 
 

@@ -7,11 +7,13 @@ import logging
 import multiprocessing
 import os
 import sys
+import threading
 from multiprocessing import forkserver, popen_forkserver
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import dagster as dg
 import pytest
 import yaml
@@ -151,12 +153,25 @@ def test_a_change_is_named_with_its_place(monkeypatch: pytest.MonkeyPatch) -> No
     assert module.startswith("dagster._gone:grpc_command cannot be read")
 
 
-def test_on_a_changed_dagster_the_stock_code_server_runs_with_one_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    class ReplacedError(Exception):
-        """The process is another program now."""
+class ReplacedError(Exception):
+    """The process is another program now."""
 
+
+def refuse_fork_server() -> None:
+    raise OSError("AF_UNIX path too long")
+
+
+@pytest.mark.parametrize(
+    ("place", "changed", "said"),
+    [
+        (launcher, {"STOOD_ON": {"dagster._gone:x": ()}}, "dagster._gone:x cannot be read"),
+        (forkserver, {"ensure_running": refuse_fork_server}, "AF_UNIX path too long"),
+    ],
+    ids=["a changed Dagster", "no fork server"],
+)
+def test_without_what_it_stands_on_the_stock_code_server_runs_with_one_warning(
+    place: Any, changed: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     commands: list[list[str]] = []
 
     def replace(_program: str, command: list[str]) -> None:
@@ -164,12 +179,23 @@ def test_on_a_changed_dagster_the_stock_code_server_runs_with_one_warning(
         raise ReplacedError
 
     monkeypatch.setattr(os, "execv", replace)
-    monkeypatch.setattr(launcher, "STOOD_ON", {"dagster._gone:x": ()})
+    for name, value in changed.items():
+        monkeypatch.setattr(place, name, value)
     with caplog.at_level(logging.WARNING), pytest.raises(ReplacedError):
         launcher.serve(["--socket", "s"])
     assert commands == [[sys.executable, "-m", "dagster", "api", "grpc", "--socket", "s"]]
     (warning,) = caplog.messages
-    assert "dagster._gone:x cannot be read" in warning
+    assert said in warning
+
+
+def test_telling_a_run_that_hears_nothing_to_end_does_not_wait_for_it() -> None:
+    event = launcher._Context().Event()
+    event._cond._sleeping_count.release()  # one waits for it, and will not wake up
+    setting = threading.Thread(target=event.set, daemon=True)
+    setting.start()
+    setting.join(30)
+    assert not setting.is_alive()
+    event._cond._woken_count.release()
 
 
 class Runs:
@@ -181,17 +207,23 @@ class Runs:
         self._shutdown_once_executions_finish_event = SimpleNamespace(set=lambda: self.done.append("refuse"))
         self._until = runs
         self._executions = {name: (SimpleNamespace(kill=self._note("kill", name)), None) for name in runs}
+        self.is_away = False
         self._termination_events = {name: SimpleNamespace(set=self._note("cancel", name)) for name in runs}
 
     def _note(self, deed: str, name: str) -> Any:
         return lambda: self.done.append(f"{deed} {name}")
 
     def _check_for_orphaned_runs(self) -> None:
+        if self.is_away:
+            raise click.ClickException("no database")
         for name in list(self._executions):
             until = self._until[name]
             ended = self.now_s >= until if isinstance(until, float) else f"{until} {name}" in self.done
             if ended:
                 del self._executions[name]
+
+    def cleanup(self) -> None:
+        """Nothing to close."""
 
     def sleep(self, seconds: float) -> None:
         self.now_s += seconds
@@ -221,3 +253,17 @@ def test_a_server_that_stops_lets_runs_finish_then_cancels_then_kills(runs: Runs
     assert runs.done == ["refuse", *done]
     assert runs._executions == {}
     assert runs.now_s < launcher.FINISH_WITHIN_S + launcher.CANCEL_WITHIN_S + launcher.CLEAR_WITHIN_S
+
+
+@pytest.mark.usefixtures("_no_instance")
+def test_without_a_database_runs_are_looked_at_again_and_in_the_end_killed() -> None:
+    runs = Runs(short=0.0)
+    server = launcher.build_server(lambda: runs)
+    runs.is_away = True
+    server._check_for_orphaned_runs()
+    assert list(runs._executions) == ["short"]
+    launcher.end_runs(server, clock=lambda: runs.now_s, sleep=runs.sleep)
+    assert runs.done == ["refuse", "cancel short", "kill short"]
+    runs.is_away = False
+    server._check_for_orphaned_runs()
+    assert runs._executions == {}

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
+import time_machine
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from dagster._utils.schedules import schedule_execution_time_iterator  # what the daemon finds ticks with
 
+from raceday_dagster.defs.jobs import JOBS
 from raceday_dagster.defs.schedules import SCHEDULES
 from raceday_dagster.racing.calendar import NEW_ZEALAND
+from raceday_dagster.racing.first_load import GRACE, is_schedules_turn
 
 BACK, FORWARD, ORDINARY = date(2027, 4, 4), date(2026, 9, 27), date(2026, 7, 15)
 """The day whose night has 25 hours, the one whose night has 23, and one like any other."""
+SECOND = timedelta(seconds=1)
 BY_NAME = {schedule.name: schedule for schedule in SCHEDULES}
 
 
@@ -21,9 +27,14 @@ def at(day: date, hour: int, minute: int = 0) -> datetime:
     return datetime(day.year, day.month, day.day, hour, minute, tzinfo=NEW_ZEALAND).astimezone(UTC)
 
 
-def evaluate(name: str, scheduled_at: datetime) -> dg.RunRequest:
+def tick(name: str, scheduled_at: datetime, *, late: timedelta = timedelta(0)) -> Any:
     context = dg.build_schedule_context(scheduled_execution_time=scheduled_at)
-    asked = BY_NAME[name](context)
+    with time_machine.travel(scheduled_at + late, tick=False):
+        return BY_NAME[name](context)
+
+
+def evaluate(name: str, scheduled_at: datetime) -> dg.RunRequest:
+    asked = tick(name, scheduled_at)
     assert isinstance(asked, dg.RunRequest)
     return asked
 
@@ -74,6 +85,29 @@ def test_a_daily_schedule_fires_once_a_day(name: str, hour: int, day: date) -> N
 def test_morning_and_evening_ask_for_their_own_day(day: date) -> None:
     assert read_day(evaluate("daily_baseline_schedule", at(day, 6))) == day.isoformat()
     assert read_day(evaluate("evening_backfill_schedule", at(day, 21))) == day.isoformat()
+
+
+@pytest.mark.parametrize("day", [ORDINARY, BACK, FORWARD])
+def test_a_morning_that_is_made_up_for_is_the_sensors(day: date) -> None:
+    """Either the schedule loads the day or `first_baseline`, at no moment both and at none neither."""
+    six = at(day, 6)
+    for late in (timedelta(0), GRACE - SECOND, GRACE + SECOND, timedelta(hours=3)):
+        asked = tick("daily_baseline_schedule", six, late=late)
+        assert isinstance(asked, dg.RunRequest) == is_schedules_turn(six + late)
+    assert asked.skip_message == "Too late for 06:00: left to the sensor"
+    for name in set(BY_NAME) - {"daily_baseline_schedule"}:
+        assert isinstance(tick(name, six, late=timedelta(hours=3)), dg.RunRequest)
+
+
+def test_what_the_day_needs_leaves_the_queue_before_a_backfill_by_hand() -> None:
+    runs = [make_queued_run(job.name, job.tags) for job in JOBS if job.name != "process_races"]
+    ordered = [run.job_name for run in QueuedRunCoordinatorDaemon(1)._priority_sort(runs)]
+    assert set(ordered[:3]) == {"daily_baseline", "evening_backfill", "meeting_status"}
+    assert ordered[3:] == ["maintenance", "process_race"]
+
+
+def make_queued_run(job_name: str, tags: Mapping[str, str]) -> dg.DagsterRun:
+    return dg.DagsterRun(job_name=job_name, tags=tags)
 
 
 @pytest.mark.parametrize("day", [ORDINARY, BACK, FORWARD])

@@ -9,10 +9,13 @@ import dagster as dg
 import pytest
 
 from raceday_dagster.defs import due_races as ticks
+from raceday_dagster.defs.concurrency import DEFAULT_CONCURRENCY
 from raceday_dagster.defs.due_races import LEAD, MOST_BATCHES, MOST_RACES, Runs, Stored, request_due_races
+from raceday_dagster.defs.race_ops import FETCH_SHARE, LEDGER_DEADLINE_S
 from raceday_dagster.defs.sensors import SENSORS, due_races
 from raceday_dagster.launcher import LANE_TAG, LIVE
 from raceday_dagster.racing.polling import CLAIM_LASTS, LiveBatch, PolledRace
+from raceday_dagster.settings import Settings
 
 SLOT = datetime(2026, 9, 26, 2, 0, 15, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -107,7 +110,7 @@ def test_all_races_due_make_one_run_the_earliest_start_first() -> None:
     day.add_race("not due", start_in_s=50, polled_at=SLOT)
     request = day.request()
     assert read_config(request) == {"race_ids": ["sooner", "later"], "due_at": SLOT.isoformat()}
-    assert request.tags == {LANE_TAG: LIVE, "raceday/due_at": SLOT.isoformat()}
+    assert request.tags == {LANE_TAG: LIVE, "raceday/due_at": SLOT.isoformat(), "dagster/max_runtime": "300"}
     assert day.slept == []
 
 
@@ -168,11 +171,31 @@ def test_a_tick_with_a_race_in_flight_still_looks_ahead_for_the_others() -> None
     assert day.now == SLOT - LEAD
 
 
-def test_a_run_that_crashed_or_is_too_old_holds_no_race() -> None:
+def test_a_run_that_hangs_holds_no_race_but_its_place() -> None:
     day = Day(SLOT)
     day.add_race("a", polled_at=SLOT - 20 * SECOND)
     day.add_batch("a", age=CLAIM_LASTS)
     assert read_races(day.request()) == ["a"]
+    for _another in range(MOST_BATCHES - 1):
+        day.add_batch("a", age=10 * CLAIM_LASTS)
+    assert "4 live batches are not over" in day.skip()
+
+
+def test_the_races_of_one_run_end_while_their_claim_lasts_however_the_api_hangs() -> None:
+    longest_s = FETCH_SHARE * Settings.from_environment({}).race_deadline_s + LEDGER_DEADLINE_S
+    assert MOST_RACES / DEFAULT_CONCURRENCY * longest_s <= CLAIM_LASTS.total_seconds()
+
+
+@pytest.mark.parametrize(("second", "level"), [(0, "warning"), (5, "warning"), (6, "info"), (59, "info")])
+def test_what_lasts_is_a_warning_once_a_minute(second: int, level: str, capsys: pytest.CaptureFixture[str]) -> None:
+    day = Day(SLOT.replace(second=second))
+    day.add_race("due", polled_at=day.now - 20 * SECOND)
+    for number in range(MOST_BATCHES):
+        day.add_batch(f"other-{number}")
+    day.skip()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'"level": "{level}"' in line
+    assert "scheduler_race_skip" in line
 
 
 def test_no_more_batches_run_at_once_than_may() -> None:
@@ -193,7 +216,7 @@ def test_more_races_than_one_run_takes_come_with_the_next_tick() -> None:
     first = read_races(day.request())
     assert (len(first), first[0], first[-1]) == (MOST_RACES, "race-000", f"race-{MOST_RACES - 1:03}")
     day.add_batch(*first)
-    assert read_races(day.request()) == [f"race-{MOST_RACES + number}" for number in range(3)]
+    assert read_races(day.request()) == [f"race-{MOST_RACES + number:03}" for number in range(3)]
 
 
 def test_races_of_a_day_that_is_being_loaded_are_not_polled_twice() -> None:
