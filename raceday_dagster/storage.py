@@ -52,7 +52,7 @@ REACH_WITHIN_S = 3.0  # a server that restarts is back by then
 MADE_FOR_EACH = {"runs", "instance_info", "event_logs", "jobs", "job_ticks"}
 """Tables whose absence makes one of the three storages create its own."""
 WRITE_WITHIN_S = 10.0  # with a run to lose, about as long as dagster-postgres tries
-_ADVICE = "`raceday sandbox -- COMMAND` runs a command with a working one."
+_ADVICE = f"Look at {URL_VARIABLE}; `raceday sandbox -- COMMAND` runs a command with a working one."
 
 _EVENTS = SqlEventLogStorageTable.c
 _INSERT_EVENT = SqlEventLogStorageTable.insert().inline()

@@ -83,7 +83,7 @@ class LeftRuns:
                 return
             if left and time.monotonic() >= kill_at_s:
                 kill(left)
-                self._say(f"killed {len(left)} processes of runs that went on without their code server")
+                self._say(f"runs went on without their code server: killed their processes ({len(left)})")
             look.over.wait(LOOK_AGAIN_S if finish_within_s else 0.1)
 
     def _end(self, runs: list[LostRun]) -> list[LostRun]:

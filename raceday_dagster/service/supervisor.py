@@ -71,6 +71,7 @@ class Supervisor:
         on_ready: Called once, when every part is ready.
         on_change: Called with the pids after each start.
         on_stop: Called before the parts are ended.
+        on_round: Called in every round, for what the parts stand on.
         monotonic: Clock, seconds.
         sleep: Used while children end.
     """
@@ -84,6 +85,7 @@ class Supervisor:
         on_ready: Callable[[], None] = lambda: None,
         on_change: Callable[[dict[str, int]], None] = lambda _pids: None,
         on_stop: Callable[[], None] = lambda: None,
+        on_round: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -94,6 +96,7 @@ class Supervisor:
         self._on_ready = on_ready
         self._on_change = on_change
         self._on_stop = on_stop
+        self._on_round = on_round
         self._monotonic = monotonic
         self._sleep = sleep
         self._all_ready = False
@@ -109,6 +112,7 @@ class Supervisor:
         try:
             # Mail first: whoever was told to stop while the sandbox came up starts nothing.
             while (stop := self._read_mail()) is None:
+                self._on_round()
                 self.look_after()
                 if not self._all_ready and self._monotonic() - began_s > READY_WITHIN_S:
                     raise ServiceError(f"{self._describe_unready()} within {READY_WITHIN_S:.0f} s")

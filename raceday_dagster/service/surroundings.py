@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,8 +15,10 @@ from pathlib import Path
 
 from raceday_dagster.errors import ServiceError
 from raceday_dagster.racing.calendar import NEW_ZEALAND
+from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.sandbox.sandbox import choose_simulation, open_sandbox, write_instance_config
 from raceday_dagster.settings import Settings
+from raceday_dagster.simulator.running import RunningSimulator
 from raceday_dagster.write.engine import build_engine
 from raceday_dagster.write.failures import describe_place
 from raceday_dagster.write.schema import check_schema
@@ -31,6 +33,8 @@ class Surroundings:
 
     environment: dict[str, str]
     description: str
+    look_after: Callable[[Callable[[str], None]], None] = lambda _say: None
+    """Called again and again with a way to print a line: mends what can be, raises ``ServiceError`` for what cannot."""
 
     @property
     def home(self) -> Path:
@@ -64,7 +68,37 @@ def open_surroundings(
         starts = simulation.first_start.astimezone(NEW_ZEALAND)
         day = f"simulated racing day {simulation.racing_day}, first start {starts:%H:%M} in New Zealand"
         what = day if simulated else f"an embedded database and {settings.nztab_api_url}"
-        yield Surroundings(sandbox.environment, what)
+        watch = SandboxWatch(EmbeddedPostgres(settings.raceday_home.resolve()), sandbox.simulator)
+        yield Surroundings(sandbox.environment, what, watch.look_after)
+
+
+class SandboxWatch:
+    """Sees to it that what the sandbox started still runs."""
+
+    def __init__(self, server: EmbeddedPostgres, simulator: RunningSimulator | None) -> None:
+        self._server = server
+        self._simulator = simulator
+
+    def look_after(self, say: Callable[[str], None]) -> None:
+        """Starts the embedded server again if it has ended.
+
+        Raises:
+            ServiceError: The simulated API has ended: another would show another day.
+            SandboxError: The server does not start.
+        """
+        if self._simulator is not None and has_ended(self._simulator.pid):
+            raise ServiceError("the simulated API has ended: start `raceday up` again")
+        if not self._server.status().running:
+            say("the embedded PostgreSQL has ended; starting it again")
+            self._server.start()
+
+
+def has_ended(child_pid: int) -> bool:
+    """Whether a child of this process is no more; it is left for its owner to bury."""
+    try:
+        return os.waitid(os.P_PID, child_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 def _refuse_unsafe(settings: Settings, *, simulated: bool, feed_latency_ms: int | None) -> None:

@@ -17,7 +17,7 @@ from types import FrameType
 
 from raceday_dagster.errors import ServiceError
 from raceday_dagster.sandbox.sandbox import open_lock
-from raceday_dagster.service.dagster_storage import DaemonWatch, open_instance
+from raceday_dagster.service.dagster_storage import DaemonWatch, describe_switched_off, open_instance
 from raceday_dagster.service.instance_lock import InstanceLock
 from raceday_dagster.service.left_runs import LeftRuns
 from raceday_dagster.service.parts import Web, build_parts, refuse_host, refuse_port
@@ -151,7 +151,21 @@ def _serve(
         except OSError as error:
             raise ServiceError(f"{error.filename or home} cannot be used: {error.strerror}") from error
         ready = f"raceday is up: {web.url} on {surroundings.description}; logs in {home / 'logs'}; Ctrl-C stops it"
-        supervisor = Supervisor(parts, mailbox, say, on_ready=lambda: say(ready), on_change=write, on_stop=stopping.set)
+
+        def say_ready() -> None:
+            say(ready)
+            if off := describe_switched_off(instance):
+                say(off)
+
+        supervisor = Supervisor(
+            parts,
+            mailbox,
+            say,
+            on_ready=say_ready,
+            on_change=write,
+            on_stop=stopping.set,
+            on_round=lambda: surroundings.look_after(say),
+        )
         try:
             supervisor.run()
         finally:
