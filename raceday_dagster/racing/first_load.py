@@ -9,7 +9,7 @@ from raceday_dagster.racing.records import Record
 
 GRACE = timedelta(minutes=5)
 """After the day's turn, while its schedule has it."""
-AGAIN_AFTER = timedelta(minutes=5)
+AGAIN_AFTER = timedelta(minutes=1)
 
 
 class LoadAttempt(Record):
@@ -34,5 +34,6 @@ def explain_wait(last: LoadAttempt | None, now: datetime) -> str | None:
         return "a run of daily_baseline is not over"
     # An attempt from the future, of a clock that went back, is no reason to wait.
     if timedelta(0) <= now - last.began_at < AGAIN_AFTER:
-        return f"the last try began {(now - last.began_at) // timedelta(seconds=1)} s ago, the next follows after 300 s"
+        ago, again = ((span // timedelta(seconds=1)) for span in (now - last.began_at, AGAIN_AFTER))
+        return f"the last try began {ago} s ago, the next follows after {again} s"
     return None

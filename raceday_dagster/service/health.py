@@ -117,7 +117,7 @@ def judge_day(is_listed: bool, now: datetime, up_since: datetime | None) -> Chec
     return Check(
         "FAIL",
         f"day: {day} is not loaded, so its races are not polled; look at the newest run of daily_baseline in the UI "
-        "(tried again every five minutes)",
+        "(tried again every minute)",
     )
 
 

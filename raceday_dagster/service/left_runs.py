@@ -63,9 +63,7 @@ class LeftRuns:
 
     def _run(self, look: _Look, finish_within_s: float) -> None:
         try:
-            runs = find_lost_runs(self._instance)
-            if not look.over.is_set():
-                self._follow(look, runs, finish_within_s)
+            self._follow(look, find_lost_runs(self._instance), finish_within_s)
         except _AWAY:
             if not look.over.is_set():
                 self._say_away()

@@ -9,9 +9,9 @@ from queue import SimpleQueue
 
 import pytest
 
+from raceday_dagster.errors import ServiceError
 from raceday_dagster.sandbox import databases
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-from raceday_dagster.errors import ServiceError
 from raceday_dagster.service.instance_lock import LOCK_KEY, InstanceLock, read_holder
 from raceday_dagster_tests.integration.postgres_fixture import ask
 

@@ -12,6 +12,7 @@ from raceday_dagster.racing.first_load import LoadAttempt
 
 SECOND = timedelta(seconds=1)
 NOON = datetime(2026, 9, 26, 0, 2, tzinfo=UTC)  # in New Zealand
+ON_THE_MINUTE = NOON.replace(second=0, microsecond=0)
 SIX = datetime(2026, 9, 25, 18, 0, tzinfo=UTC)
 TODAY = date(2026, 9, 26)
 
@@ -34,7 +35,7 @@ def attempt(ago: timedelta, *, is_over: bool = True) -> LoadAttempt:
     return LoadAttempt(began_at=NOON - ago, is_over=is_over)
 
 
-@pytest.mark.parametrize("last", [None, attempt(300 * SECOND), attempt(timedelta(days=1)), attempt(-SECOND)])
+@pytest.mark.parametrize("last", [None, attempt(60 * SECOND), attempt(timedelta(days=1)), attempt(-SECOND)])
 def test_a_day_that_nobody_loaded_is_loaded(last: LoadAttempt | None) -> None:
     asked = request_first_load(Load(last=last), NOON)
     assert isinstance(asked, dg.RunRequest)
@@ -48,7 +49,7 @@ def test_a_day_that_nobody_loaded_is_loaded(last: LoadAttempt | None) -> None:
         (Load(listed={TODAY}), "2026-09-26 is loaded"),
         (Load(last=attempt(SECOND, is_over=False)), "a run of daily_baseline is not over"),
         (Load(last=attempt(timedelta(days=1), is_over=False)), "a run of daily_baseline is not over"),
-        (Load(last=attempt(299 * SECOND)), "the last try began 299 s ago"),
+        (Load(last=attempt(59 * SECOND)), "the last try began 59 s ago, the next follows after 60 s"),
     ],
 )
 def test_a_day_is_loaded_once_and_tried_again_in_its_time(known: Load, reason: str) -> None:
@@ -57,13 +58,13 @@ def test_a_day_is_loaded_once_and_tried_again_in_its_time(known: Load, reason: s
     assert reason in (skipped.skip_message or "")
 
 
-def test_a_request_to_load_a_day_is_the_same_for_five_minutes() -> None:
+def test_a_request_to_load_a_day_is_the_same_for_a_minute() -> None:
     keys = [
         request.run_key
-        for after in (0, 60, 179, 180)
-        if isinstance(request := request_first_load(Load(), NOON + after * SECOND), dg.RunRequest)
+        for after in (0, 30, 59, 60)
+        if isinstance(request := request_first_load(Load(), ON_THE_MINUTE + after * SECOND), dg.RunRequest)
     ]
-    assert keys == ["2026-09-26 2026-09-26T00:00Z"] * 3 + ["2026-09-26 2026-09-26T00:05Z"]
+    assert keys[0] == keys[1] == keys[2] != keys[3]
 
 
 @pytest.mark.parametrize(
