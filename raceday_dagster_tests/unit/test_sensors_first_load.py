@@ -12,7 +12,6 @@ from raceday_dagster.racing.first_load import LoadAttempt
 
 SECOND = timedelta(seconds=1)
 NOON = datetime(2026, 9, 26, 0, 2, tzinfo=UTC)  # in New Zealand
-ON_THE_MINUTE = NOON.replace(second=0, microsecond=0)
 SIX = datetime(2026, 9, 25, 18, 0, tzinfo=UTC)
 TODAY = date(2026, 9, 26)
 
@@ -62,7 +61,7 @@ def test_a_request_to_load_a_day_is_the_same_for_a_minute() -> None:
     keys = [
         request.run_key
         for after in (0, 30, 59, 60)
-        if isinstance(request := request_first_load(Load(), ON_THE_MINUTE + after * SECOND), dg.RunRequest)
+        if isinstance(request := request_first_load(Load(), NOON + after * SECOND), dg.RunRequest)
     ]
     assert keys[0] == keys[1] == keys[2] != keys[3]
 
