@@ -206,12 +206,14 @@ def test_the_first_races_are_polled_without_a_hand_and_the_service_is_healthy(ru
 
 
 def test_it_outlives_its_database_also_when_a_part_dies_meanwhile(running: Service) -> None:
-    server = EmbeddedPostgres(running.home)
-    server.stop()
-    os.kill(running.read_children()["daemon"], signal.SIGKILL)
-    running.wait_for_line("daemon died with exit code")  # it cannot start
-    server.start()
+    daemon = running.read_children()["daemon"]
+    EmbeddedPostgres(running.home).stop()
+    os.kill(daemon, signal.SIGKILL)
+    running.wait_for_line("the embedded PostgreSQL has ended; starting it again")
+    running.wait_for_line("daemon died with SIGKILL")
+    wait_until(lambda: running.read_children().get("daemon", daemon) != daemon)
     running.wait_for_line("Dagster's database is back")
+    assert psutil.pid_exists(running.read_children()["daemon"])
     assert not [line for line in running.lines if "Traceback" in line or "WARNING:root" in line]
 
 
