@@ -20,7 +20,7 @@ import dagster as dg
 import psutil
 
 from benchmarks.contenders import run_job, run_processes, run_threads, threaded_job
-from benchmarks.measure import read_cpu_s, watching_memory
+from benchmarks.measure import NOT_OURS, read_cpu_s, watching_memory
 from raceday_dagster.sandbox.job_runs import build_command
 from raceday_dagster.sandbox.sandbox import Sandbox, Simulation, open_sandbox
 from raceday_dagster.write.engine import build_engine
@@ -28,7 +28,6 @@ from raceday_dagster.write.reports import read_next_races
 
 RACES = 5
 LATENCY_MS = 300
-NOT_OURS = {"DATABASE_URL", "DAGSTER_PG_URL", "DAGSTER_HOME", "NZTAB_API_URL"}
 
 
 @dataclass

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from benchmarks.cadence import LAST_MINUTES, Batch, LiveRace, Poll, find_percentile
@@ -106,7 +107,7 @@ def split_batches(day: LiveDay, began_at: datetime) -> list[Split]:
     return [split for split in splits if split.committed_s]
 
 
-def _split(batch: Batch, marks: Mapping[str, datetime], starts: Mapping[str, datetime], polls: Sequence[Poll]) -> Split:
+def _split(batch: Batch, marks: Mapping[str, Any], starts: Mapping[str, datetime], polls: Sequence[Poll]) -> Split:
     def after_due_s(instant: datetime) -> float:
         return (instant.replace(tzinfo=UTC) - batch.due_at).total_seconds()
 
@@ -121,7 +122,7 @@ def _split(batch: Batch, marks: Mapping[str, datetime], starts: Mapping[str, dat
         ],
         done_s=after_due_s(marks["done_at"]),
         races=len(own),
-        events=int(str(marks["events"])),
+        events=marks["events"],
     )
 
 

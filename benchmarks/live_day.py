@@ -21,11 +21,11 @@ import psutil
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 
 from benchmarks.cadence import Batch, LiveRace, Poll
+from benchmarks.measure import NOT_OURS, read_cpu_s
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 
 READY_WITHIN_S = 120
 STOP_WITHIN_S = 30
-STARTED_AT_ONCE = {"DATABASE_URL", "DAGSTER_PG_URL", "DAGSTER_HOME", "NZTAB_API_URL", "RACEDAY_HOME"}
 
 POLLS = """
 SELECT run_id, race_id, polled_at, total_ms - fetch_ms AS after_ms, status, error_stage, error_message
@@ -131,14 +131,14 @@ class LiveDay:
         postgres = EmbeddedPostgres(self.home).status().pid
         if postgres is not None:
             parts["postgres"] = psutil.Process(postgres)
-        return {name: _read_tree_cpu_s(root) for name, root in parts.items()}
+        return {name: read_cpu_s(root) for name, root in parts.items()}
 
 
 @contextmanager
 def open_live_day(home: Path, *, latency_ms: int, categories: str = "T,H") -> Iterator[LiveDay]:
     """``raceday up`` with its state in ``home``, until the block ends; what it prints goes to ``home``/up.log."""
     port = _find_free_port()
-    environment = {name: value for name, value in os.environ.items() if name not in STARTED_AT_ONCE}
+    environment = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
     home.mkdir(parents=True, exist_ok=True)
     log = home / "up.log"
     command = (sys.executable, "-m", "raceday_dagster.cli", "up", "--port", str(port))
@@ -175,17 +175,6 @@ def wait_until_up(day: LiveDay) -> None:
 
 def _read_epoch(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
-def _read_tree_cpu_s(root: psutil.Process) -> float:
-    total = 0.0
-    for process in (root, *root.children(recursive=True)):
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
 
 
 def _find_free_port() -> int:

@@ -8,6 +8,8 @@ from pathlib import Path
 import psutil
 
 SAMPLE_S = 0.02
+NOT_OURS = {"DATABASE_URL", "DAGSTER_PG_URL", "DAGSTER_HOME", "NZTAB_API_URL"}
+"""Variables that a benchmark must not inherit: each has a sandbox of its own."""
 
 
 def read_cpu_s(root: psutil.Process, besides: int | None = None) -> float:

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -35,7 +35,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from raceday_dagster.event_buffer import ROWS_AT_ONCE, EventBuffer, Row
-from raceday_dagster.run_deletion import DeletesRuns
+from raceday_dagster.run_deletion import delete_runs, take_time, vacuum
 
 URL_VARIABLE = "DAGSTER_PG_URL"
 POOL_SIZE = 2
@@ -168,13 +168,23 @@ class _Reached:
         return open_connection(self._engine, WRITE_WITHIN_S)
 
 
-class _RunStorage(_Reached, DeletesRuns, PostgresRunStorage):
+class _RunStorage(_Reached, PostgresRunStorage):
     _has_run_times = False
 
     def has_run_stats_index_cols(self) -> bool:
         """Whether runs have columns for their times: asked for each event of a run, and never untrue again."""
         self._has_run_times = self._has_run_times or super().has_run_stats_index_cols()
         return self._has_run_times
+
+    def delete_runs(self, run_ids: Sequence[str]) -> int:
+        """Delete runs with their tags and events, in few statements; return the event rows."""
+        with take_time(self.connect()) as connection:
+            return delete_runs(connection, run_ids)
+
+    def vacuum(self) -> list[str]:
+        """Give the space of deleted rows back; return the names of the tables."""
+        with take_time(self.connect()) as connection:
+            return vacuum(connection)
 
     def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
         self._engine.dispose()  # the one that all three share until here

@@ -6,11 +6,17 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
-from pydantic import Field
 
 from raceday_dagster.defs.baseline_ops import DAY_BUDGET_MS
 from raceday_dagster.defs.batch_ops import Batch, send_races
-from raceday_dagster.defs.day_list import choose_racing_day, fetch_day, order_races, register_races, reporting_failure
+from raceday_dagster.defs.day_list import (
+    RacingDayUnderWay,
+    choose_racing_day,
+    fetch_day,
+    order_races,
+    register_races,
+    reporting_failure,
+)
 from raceday_dagster.defs.progress import ProgressBoard
 from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.logs import get_logger
@@ -23,16 +29,6 @@ from raceday_dagster.write.store import RaceStore
 from raceday_dagster.write.unsettled import REASONS
 
 FAILED = "evening_backfill_failed"
-
-
-class FetchEveningMeetings(dg.Config):
-    """Which racing day to settle."""
-
-    racing_day: str = Field(
-        default="",
-        description="The racing day, YYYY-MM-DD as the TAB labels it. Empty: the one under way, which in New Zealand "
-        "turns at 06:00.",
-    )
 
 
 class Backfill(Record):
@@ -49,7 +45,7 @@ class Backfill(Record):
 @dg.op(description="Meetings and races of the racing day once more: statuses, and races that were missed.")
 def fetch_evening_meetings(
     context: dg.OpExecutionContext,
-    config: FetchEveningMeetings,
+    config: RacingDayUnderWay,
     settings: dg.ResourceParam[Settings],
     racing_api: dg.ResourceParam[RacingApi],
 ) -> RacingDay:

@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date
+from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from raceday_dagster.defs.partitions import RACES
 from raceday_dagster.errors import PipelineError, RacedayError
@@ -19,6 +21,21 @@ from raceday_dagster.settings import Settings
 from raceday_dagster.transform.meetings import select_meetings
 
 LIST_DEADLINE_S = 60.0
+
+
+class RacingDayUnderWay(dg.Config):
+    """Which racing day, unless it is the present one."""
+
+    racing_day: str = Field(
+        default="",
+        description="The racing day, YYYY-MM-DD as the TAB labels it. Empty: the one under way, which in New Zealand "
+        "turns at 06:00.",
+    )
+
+
+def build_day_config(racing_day: date) -> dict[str, Any]:
+    """Run config that names the racing day; in each of these jobs the same one."""
+    return {"ops": {"fetch_meetings": {"config": {"racing_day": racing_day.isoformat()}}}}
 
 
 def choose_racing_day(asked_for: str, otherwise: date) -> date:

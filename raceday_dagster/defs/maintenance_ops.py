@@ -1,7 +1,7 @@
 """The day's housekeeping in the database and in Dagster's list of partitions: each op alone, each safe to repeat."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from raceday_dagster.defs.partitions import RACES
 from raceday_dagster.defs.refusals import failing_plainly
+from raceday_dagster.defs.unfinished_runs import UNFINISHED, find_races_in_config
 from raceday_dagster.errors import RacedayError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.calendar import choose_today
@@ -27,13 +28,6 @@ DAYS_AHEAD = 4
 KEEP_DAYS = 30
 SHOWN = 20
 KEYS_AT_ONCE = 100
-PENDING = (
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-)
 PARTITION_TAG = "dagster/partition"
 UNFINISHED_BACKFILLS = frozenset({"REQUESTED", "CANCELING", "FAILING"})
 NEWEST_BACKFILLS = 20
@@ -165,7 +159,7 @@ def choose_unnamed_keys(instance: dg.DagsterInstance, keys: Sequence[str]) -> It
 def read_races_in_runs(instance: dg.DagsterInstance) -> set[str]:
     """Races that an unfinished run names, as its partition or in its config."""
     named: set[str] = set()
-    for run in instance.get_runs(dg.RunsFilter(statuses=PENDING)):
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         named.update(find_races_in_config(run.run_config))
         if PARTITION_TAG in run.tags:
             named.add(run.tags[PARTITION_TAG])
@@ -176,12 +170,6 @@ def find_races_in_backfills(backfills: Iterable[Any]) -> set[str]:
     """Partitions of backfills that are not over."""
     unfinished = (backfill for backfill in backfills if backfill.status.value in UNFINISHED_BACKFILLS)
     return {race_id for backfill in unfinished for race_id in backfill.partition_names or ()}
-
-
-def find_races_in_config(run_config: Mapping[str, Any]) -> list[str]:
-    """``race_ids`` of ``select_races`` in a run's config."""
-    select_races = (run_config.get("ops") or {}).get("select_races") or {}
-    return [str(race_id) for race_id in (select_races.get("config") or {}).get("race_ids") or ()]
 
 
 def summarise_steps(steps: Iterable[ArchiveStep]) -> dict[str, Any]:

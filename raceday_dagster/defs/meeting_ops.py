@@ -5,9 +5,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
-from pydantic import Field
 
-from raceday_dagster.defs.day_list import choose_racing_day, fetch_day, order_races, register_races, reporting_failure
+from raceday_dagster.defs.day_list import (
+    RacingDayUnderWay,
+    choose_racing_day,
+    fetch_day,
+    order_races,
+    register_races,
+    reporting_failure,
+)
 from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
@@ -19,20 +25,10 @@ from raceday_dagster.write.unsettled import OverdueRace
 FAILED = "meeting_status_failed"
 
 
-class FetchMeetingStatus(dg.Config):
-    """Which racing day to bring up to date."""
-
-    racing_day: str = Field(
-        default="",
-        description="The racing day, YYYY-MM-DD as the TAB labels it. Empty: the one under way, which in New Zealand "
-        "turns at 06:00.",
-    )
-
-
 @dg.op(description="Meetings and races of the racing day as they stand now.", tags={"dagster/priority": "2"})
 def fetch_meeting_status(
     context: dg.OpExecutionContext,
-    config: FetchMeetingStatus,
+    config: RacingDayUnderWay,
     settings: dg.ResourceParam[Settings],
     racing_api: dg.ResourceParam[RacingApi],
 ) -> RacingDay:

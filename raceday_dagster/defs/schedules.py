@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from raceday_dagster.defs.day_list import build_day_config
 from raceday_dagster.defs.jobs import daily_baseline_job, evening_backfill_job, meeting_status_job
 from raceday_dagster.defs.maintenance_job import maintenance_job
 from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
@@ -20,8 +21,7 @@ RunConfig = Mapping[str, Any]
 
 def choose_day_config(scheduled_at: datetime) -> RunConfig:
     """Run config with the racing day that is under way at an instant."""
-    racing_day = choose_current_racing_day(scheduled_at).isoformat()
-    return {"ops": {"fetch_meetings": {"config": {"racing_day": racing_day}}}}
+    return build_day_config(choose_current_racing_day(scheduled_at))
 
 
 def build_schedule(

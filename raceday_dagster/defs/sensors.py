@@ -4,13 +4,15 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 import dagster as dg
 
+from raceday_dagster.defs.day_list import build_day_config
 from raceday_dagster.defs.due_races import Runs, Stored, request_due_races
 from raceday_dagster.defs.jobs import daily_baseline_job, process_races_job
 from raceday_dagster.defs.refusals import refusing_plainly
+from raceday_dagster.defs.unfinished_runs import UNFINISHED, find_races_in_config
 from raceday_dagster.launcher import LANE_TAG, LIVE
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.racing.first_load import AGAIN_AFTER, LoadAttempt, explain_wait, is_schedules_turn
@@ -21,13 +23,6 @@ from raceday_dagster.write.store import RaceStore
 
 LOAD_LASTS = timedelta(minutes=15)
 """The ceiling of `daily_baseline`: a run of it that is older polls nothing any more."""
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 Clock = Callable[[], datetime]
 
@@ -122,7 +117,7 @@ def request_first_load(reader: LoadReader, now: datetime) -> dg.RunRequest | dg.
     slot = EPOCH + (now - EPOCH) // AGAIN_AFTER * AGAIN_AFTER
     return dg.RunRequest(
         run_key=f"{racing_day} {slot:%Y-%m-%dT%H:%MZ}",
-        run_config={"ops": {"fetch_meetings": {"config": {"racing_day": racing_day.isoformat()}}}},
+        run_config=build_day_config(racing_day),
     )
 
 
@@ -163,11 +158,9 @@ def _open_store(settings: Settings) -> Iterator[RaceStore]:
 
 
 def _build_batch(record: dg.RunRecord) -> LiveBatch:
-    ops: Any = record.dagster_run.run_config.get("ops") or {}
-    config = (ops.get("select_races") or {}).get("config") or {}
     return LiveBatch(
         run_id=record.dagster_run.run_id,
-        race_ids=tuple(config.get("race_ids", ())),
+        race_ids=find_races_in_config(record.dagster_run.run_config),
         created_at=_read_utc(record.create_timestamp),
     )
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import dagster as dg
 
+from raceday_dagster.service.process_stat import PROC, read_process
+
 LAUNCHED_TAG = ".dagster/grpc_info"
 UNFINISHED = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 _CLOCK_SLACK_S = 2.0
@@ -75,17 +77,16 @@ def end_lost_runs(
     return working
 
 
-def is_worker_alive(worker: Worker, *, proc: Path = Path("/proc")) -> bool:
+def is_worker_alive(worker: Worker, *, proc: Path = PROC) -> bool:
     """Whether the process still runs, and is not a later one with the same id."""
-    try:
-        state, *rest = (proc / str(worker.pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
-        boot = next(line for line in (proc / "stat").read_text().splitlines() if line.startswith("btime"))
-    except OSError:
-        if (proc / "stat").exists():
-            return False
-        return _answers(worker.pid)  # no /proc here
-    started_at_s = int(boot.split()[1]) + int(rest[18]) / os.sysconf("SC_CLK_TCK")
-    return state not in "ZX" and started_at_s <= worker.seen_at_s + _CLOCK_SLACK_S
+    if not (proc / "stat").exists():
+        return _answers(worker.pid)
+    found = read_process(worker.pid, proc=proc)
+    if found is None:
+        return False
+    boot = next(line for line in (proc / "stat").read_text().splitlines() if line.startswith("btime"))
+    started_at_s = int(boot.split()[1]) + found.start_ticks / os.sysconf("SC_CLK_TCK")
+    return started_at_s <= worker.seen_at_s + _CLOCK_SLACK_S
 
 
 def _answers(pid: int) -> bool:

@@ -15,6 +15,7 @@ from typing import IO, Protocol
 import raceday_dagster
 from raceday_dagster.service import tied_start
 from raceday_dagster.service.child_output import ChildOutput
+from raceday_dagster.service.process_stat import list_pids, read_process
 
 LONGEST_LINE = 65_536
 """Bytes; a longer line is cut in two."""
@@ -101,21 +102,12 @@ def read_lines(stream: IO[bytes], take: Callable[[str], None]) -> None:
 
 
 def has_living_group(group: int) -> bool:
-    """Whether a process of the group lives; zombies, which somebody has yet to bury, do not count."""
-    proc = Path("/proc")
-    if not (proc / "self/stat").exists():
+    """Whether a process of the group lives; zombies do not count."""
+    pids = list_pids()
+    if not pids:  # no /proc here
         try:
             os.killpg(group, 0)
         except (ProcessLookupError, PermissionError):
             return False
         return True
-    return any(_is_living_member(folder / "stat", group) for folder in proc.iterdir() if folder.name.isdecimal())
-
-
-def _is_living_member(stat: Path, group: int) -> bool:
-    try:
-        # After the name, which may hold anything: state, parent, group.
-        state, _parent, found = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
-    except (OSError, ValueError):
-        return False  # it ended meanwhile
-    return int(found) == group and state not in "ZX"
+    return any(found.group == group for pid in pids if (found := read_process(pid)) is not None)

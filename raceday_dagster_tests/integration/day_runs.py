@@ -47,6 +47,11 @@ def run_day(
     return dg.execute_job(dg.reconstructable(JOBS[f"{job}_job"]), instance=day.instance, run_config=config)
 
 
+def list_races(day: RaceDay) -> list[str]:
+    """Every stored race, the earliest start first."""
+    return [row["race_id"] for row in day.ask("SELECT race_id FROM races ORDER BY start_time, race_id")]
+
+
 def read_metadata(result: dg.JobExecutionResult, step: str) -> Mapping[str, Any]:
     """Everything that the outputs of a step carry."""
     outputs = [event for event in result.all_events if event.is_successful_output and event.step_key == step]

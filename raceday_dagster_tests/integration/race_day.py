@@ -112,6 +112,20 @@ def open_race_day(
         yield RaceDay(simulator, instance, engine, find_open_races(simulator))
 
 
+@contextmanager
+def open_module_day(
+    database_url: str, folders: pytest.TempPathFactory, *, speed: float = 1.0, **environment: str
+) -> Iterator[RaceDay]:
+    """``open_race_day`` for the tests of a whole module, with more of the environment set."""
+    with (
+        pytest.MonkeyPatch.context() as monkeypatch,
+        open_race_day(database_url, folders.mktemp("instance"), monkeypatch, speed=speed) as day,
+    ):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield day
+
+
 def find_open_races(simulator: RunningSimulator) -> list[str]:
     """Open New Zealand and Australian races after the simulator's clock, by start, straight from its list."""
     import urllib.request

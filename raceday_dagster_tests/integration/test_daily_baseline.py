@@ -19,16 +19,12 @@ from raceday_dagster_tests.integration.day_runs import (
     read_metadata,
     run_day,
 )
-from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_race_day
+from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_module_day
 
 
 @pytest.fixture(scope="module")
 def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
-    with (
-        pytest.MonkeyPatch.context() as monkeypatch,
-        open_race_day(database_url, tmp_path_factory.mktemp("instance"), monkeypatch) as opened,
-    ):
-        monkeypatch.setenv("RACE_CATEGORIES", "H")
+    with open_module_day(database_url, tmp_path_factory, RACE_CATEGORIES="H") as opened:
         yield opened
 
 

@@ -14,20 +14,17 @@ from raceday_dagster_tests.integration.day_runs import (
     EVENING,
     NEXT_DAY,
     NIGHT,
+    list_races,
     read_failure,
     read_metadata,
     run_day,
 )
-from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_race_day, read_log
+from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_module_day, read_log
 
 
 @pytest.fixture(scope="module")
 def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
-    with (
-        pytest.MonkeyPatch.context() as monkeypatch,
-        open_race_day(database_url, tmp_path_factory.mktemp("instance"), monkeypatch, speed=0) as opened,
-    ):
-        monkeypatch.setenv("RACE_COUNTRIES", "NZ")
+    with open_module_day(database_url, tmp_path_factory, speed=0, RACE_COUNTRIES="NZ") as opened:
         yield opened
 
 
@@ -49,10 +46,6 @@ def evening(day: RaceDay, missed: str) -> dg.JobExecutionResult:
     day.simulator.set_clock(EVENING)
     day.simulator.clear_requests()
     return run_day(day, "evening_backfill")
-
-
-def list_races(day: RaceDay) -> list[str]:
-    return [row["race_id"] for row in day.ask("SELECT race_id FROM races ORDER BY start_time, race_id")]
 
 
 def read_choice(result: dg.JobExecutionResult) -> dict[str, int]:

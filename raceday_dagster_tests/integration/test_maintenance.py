@@ -12,7 +12,6 @@ import pytest
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
 from raceday_dagster.defs.partitions import RACES
-from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.write.engine import build_engine
 from raceday_dagster.write.partitions import NEW_ZEALAND, name_partition
 from raceday_dagster.write.store import RaceStore
@@ -29,7 +28,6 @@ from raceday_dagster_tests.integration.maintenance_fixture import (
     open_housekeeping,
     read_metadata,
 )
-from raceday_dagster_tests.integration.postgres_fixture import make_database
 from raceday_dagster_tests.integration.race_day import read_log
 from raceday_dagster_tests.integration.write_fixture import observe, write
 from raceday_dagster_tests.write_snapshots import make_snapshot
@@ -37,19 +35,13 @@ from raceday_dagster_tests.write_snapshots import make_snapshot
 DAY = timedelta(days=1)
 
 
-@pytest.fixture(scope="module")
-def dagster_url(embedded_postgres: EmbeddedPostgres) -> Iterator[str]:
-    with make_database(embedded_postgres) as url:
-        yield url
-
-
 @pytest.fixture
 def house(
-    database_url: str, dagster_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database_url: str, empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Housekeeping]:
     with (
         open_old_day(database_url),
-        open_housekeeping(database_url, dagster_url, tmp_path, monkeypatch) as house,
+        open_housekeeping(database_url, empty_database_url, tmp_path, monkeypatch) as house,
     ):
         for key in house.instance.get_dynamic_partitions(RACES):
             house.instance.delete_dynamic_partition(RACES, key)
@@ -163,11 +155,11 @@ def test_a_race_that_a_pending_run_or_backfill_names_keeps_its_key(house: Housek
         house.instance.delete_run(run_id)
 
 
-def test_a_step_that_fails_half_way_says_what_it_did(house: Housekeeping, dagster_url: str) -> None:
+def test_a_step_that_fails_half_way_says_what_it_did(house: Housekeeping, empty_database_url: str) -> None:
     runs = [house.make_run(ended_hours_ago=ago) for ago in (52, 51)]
     house.instance.add_dynamic_partitions(RACES, ["first", "second"])
     refusals = {"runs": f"OLD.run_id = '{runs[1]}'", "dynamic_partitions": "OLD.partition = 'second'"}
-    with observe(dagster_url) as run:
+    with observe(empty_database_url) as run:
         run("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''no''; END'")
         for table, which in refusals.items():
             run(f"CREATE TRIGGER no BEFORE DELETE ON {table} FOR EACH ROW WHEN ({which}) EXECUTE FUNCTION refuse()")

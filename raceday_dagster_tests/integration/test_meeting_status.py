@@ -14,21 +14,17 @@ from sqlalchemy import text
 from raceday_dagster_tests.integration.day_runs import (
     NEXT_DAY,
     NIGHT,
+    list_races,
     read_failure,
     read_metadata,
     run_day,
 )
-from raceday_dagster_tests.integration.race_day import FIRST_START, RACING_DAY, RaceDay, open_race_day, read_log
+from raceday_dagster_tests.integration.race_day import FIRST_START, RACING_DAY, RaceDay, open_module_day, read_log
 
 
 @pytest.fixture(scope="module")
 def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
-    with (
-        pytest.MonkeyPatch.context() as monkeypatch,
-        open_race_day(database_url, tmp_path_factory.mktemp("instance"), monkeypatch, speed=0) as opened,
-    ):
-        monkeypatch.setenv("RACE_COUNTRIES", "NZ")
-        monkeypatch.setenv("RACE_CATEGORIES", "H")
+    with open_module_day(database_url, tmp_path_factory, speed=0, RACE_COUNTRIES="NZ", RACE_CATEGORIES="H") as opened:
         yield opened
 
 
@@ -38,10 +34,6 @@ def read_rows(day: RaceDay) -> dict[str, dict[str, Any]]:
         "SELECT race_id AS id, to_jsonb(r)::text AS whole FROM races AS r"
     )
     return {row["id"]: json.loads(row["whole"]) for row in rows}
-
-
-def list_races(day: RaceDay) -> list[str]:
-    return [row["race_id"] for row in day.ask("SELECT race_id FROM races ORDER BY start_time, race_id")]
 
 
 def find_changes(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> dict[str, set[str]]:

@@ -12,7 +12,6 @@ import dagster as dg
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster_tests.integration.maintenance_fixture import (
     Housekeeping,
     failing_job,
@@ -20,22 +19,15 @@ from raceday_dagster_tests.integration.maintenance_fixture import (
     quiet_job,
     read_metadata,
 )
-from raceday_dagster_tests.integration.postgres_fixture import make_database
 from raceday_dagster_tests.integration.race_day import read_log
 from raceday_dagster_tests.integration.write_fixture import observe
 
 
-@pytest.fixture(scope="module")
-def dagster_url(embedded_postgres: EmbeddedPostgres) -> Iterator[str]:
-    with make_database(embedded_postgres) as url:
-        yield url
-
-
 @pytest.fixture
 def house(
-    database_url: str, dagster_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database_url: str, empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Housekeeping]:
-    with open_housekeeping(database_url, dagster_url, tmp_path, monkeypatch) as house:
+    with open_housekeeping(database_url, empty_database_url, tmp_path, monkeypatch) as house:
         yield house
 
 
@@ -57,7 +49,7 @@ def test_runs_leave_with_their_events_tags_and_folders(house: Housekeeping) -> N
     assert house.ask("SELECT last_vacuum IS NOT NULL FROM pg_stat_user_tables WHERE relname = 'event_logs'")
 
 
-def test_a_statement_that_takes_long_is_not_cut_off(house: Housekeeping, dagster_url: str) -> None:
+def test_a_statement_that_takes_long_is_not_cut_off(house: Housekeeping, empty_database_url: str) -> None:
     """Whatever the role allows its statements, and without a word to those that come after."""
     role = "DO $$ BEGIN EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %%I {} ', current_database()); END $$"
     run_ids = [house.make_run(), house.make_run()]
@@ -65,7 +57,7 @@ def test_a_statement_that_takes_long_is_not_cut_off(house: Housekeeping, dagster
     slow = (
         "CREATE FUNCTION take_long() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.2); RETURN OLD; END'"
     )
-    with observe(dagster_url) as run:
+    with observe(empty_database_url) as run:
         run(slow)
         run("CREATE TRIGGER slow BEFORE DELETE ON runs FOR EACH STATEMENT EXECUTE FUNCTION take_long()")
         run(role.format("SET statement_timeout = 100"))
@@ -106,9 +98,9 @@ def test_a_folder_that_cannot_be_deleted_is_named_and_holds_nothing_up(
     assert (warned["level"], warned["count"]) == ("warning", 1)
 
 
-def test_a_run_that_has_not_ended_stays_however_old(house: Housekeeping, dagster_url: str) -> None:
+def test_a_run_that_has_not_ended_stays_however_old(house: Housekeeping, empty_database_url: str) -> None:
     pending = house.plan_run(status=dg.DagsterRunStatus.STARTED)
-    with observe(dagster_url) as run:
+    with observe(empty_database_url) as run:
         run("UPDATE runs SET update_timestamp = update_timestamp - interval '90 days'")
     assert house.run().success
     assert house.instance.has_run(pending)

@@ -17,17 +17,10 @@ from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.storage import PooledPostgresStorage, StorageError
 from raceday_dagster_tests.integration import executor_jobs as jobs
 from raceday_dagster_tests.integration.executor_probe import probe, run
+from raceday_dagster_tests.integration.maintenance_fixture import DAGSTER_YAML
 from raceday_dagster_tests.integration.postgres_fixture import make_database
 
 SECRET = "s3cret-of-dagster"
-DAGSTER_YAML = """
-storage:
-  custom:
-    module: raceday_dagster.storage
-    class: PooledPostgresStorage
-    config: {}
-telemetry: {enabled: false}
-"""
 
 
 @pytest.fixture(scope="module")

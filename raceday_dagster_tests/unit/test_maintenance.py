@@ -67,7 +67,7 @@ def test_a_key_goes_if_and_only_if_nothing_holds_it(keys: set[str], recent: set[
     ],
 )
 def test_races_are_found_in_the_config_of_a_batch(run_config: dict[str, object], races: list[str]) -> None:
-    assert find_races_in_config(run_config) == races
+    assert find_races_in_config(run_config) == tuple(races)
 
 
 @pytest.mark.parametrize(
