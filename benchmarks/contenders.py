@@ -12,10 +12,10 @@ from raceday_dagster.definitions import defs
 from raceday_dagster.defs.jobs import poll_races
 from raceday_dagster.defs.resources import RESOURCES, open_race_store
 from raceday_dagster.fetch.client import RacingApi
-from raceday_dagster.outcomes import BatchOutcome, PoolUse, ProcessResult, Timings, WorkerUse
+from raceday_dagster.racing.outcomes import BatchOutcome, PoolUse, ProcessResult, Timings, WorkerUse
 from raceday_dagster.settings import Settings
-from raceday_dagster.transform.workers import TransformWorkers
-from raceday_dagster.write.store import Poll, RaceStore
+from raceday_dagster.store.race_store import Poll, RaceStore
+from raceday_dagster.workers.pool import TransformWorkers
 
 
 def threaded_job() -> dg.JobDefinition:

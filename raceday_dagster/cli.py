@@ -27,7 +27,7 @@ from raceday_dagster.sandbox.sandbox import (
 )
 from raceday_dagster.settings import Settings
 from raceday_dagster.simulator.server import serve
-from raceday_dagster.write.migrations import upgrade
+from raceday_dagster.store.schema.migrations import upgrade
 
 
 class _OneLineErrors(click.Group):

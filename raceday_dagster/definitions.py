@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from raceday_dagster.defs.automation.schedules import SCHEDULES
+from raceday_dagster.defs.automation.sensors import SENSORS
 from raceday_dagster.defs.jobs import JOBS
 from raceday_dagster.defs.resources import RESOURCES
-from raceday_dagster.defs.schedules import SCHEDULES
-from raceday_dagster.defs.sensors import SENSORS
 
 
 def build_definitions(resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:

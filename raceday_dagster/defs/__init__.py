@@ -1,5 +1,5 @@
-"""Dagster, thin: ops that call the stages, jobs that wire the ops, resources that own the shared things.
+"""Dagster, thin: ops that call the stages, jobs that wire the ops, resources that own what they share.
 
-What belongs here: turning a stage's value or error into outputs, metadata and log lines. What does not: SQL, HTTP,
-arithmetic. No module here postpones its annotations: Dagster reads them.
+Must not import ``dagster._*``, nor hold SQL, HTTP or arithmetic: a stage's value or error becomes outputs, metadata and
+log lines here. No module postpones its annotations: Dagster reads them.
 """

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from raceday_dagster.defs.refusals import refusing_plainly
-from raceday_dagster.executor import build_threaded_executor
+from raceday_dagster.dagster_plugins.executor import build_threaded_executor
+from raceday_dagster.defs.failures import refusing_plainly
 from raceday_dagster.logs import get_logger
 from raceday_dagster.settings import Settings
 

@@ -2,15 +2,15 @@
 
 import dagster as dg
 
-from raceday_dagster.defs.backfill_ops import fetch_evening_meetings, report_evening_backfill, select_unsettled_races
-from raceday_dagster.defs.baseline_ops import fetch_meetings, write_meetings
-from raceday_dagster.defs.batch_ops import select_race, select_races, summarise_batch
 from raceday_dagster.defs.concurrency import DAY_TAGS, day_executor, race_executor
 from raceday_dagster.defs.maintenance_job import maintenance_job
-from raceday_dagster.defs.meeting_ops import fetch_meeting_status, report_overdue_races, update_meetings
+from raceday_dagster.defs.ops.backfill import fetch_evening_meetings, report_evening_backfill, select_unsettled_races
+from raceday_dagster.defs.ops.batch import select_race, select_races, summarise_batch
+from raceday_dagster.defs.ops.day import fetch_meetings, write_meetings
+from raceday_dagster.defs.ops.meetings import fetch_meeting_status, report_overdue_races, update_meetings
+from raceday_dagster.defs.ops.race import fetch_race, transform_race, write_race
 from raceday_dagster.defs.partitions import race_partitions
-from raceday_dagster.defs.race_ops import fetch_race, transform_race, write_race
-from raceday_dagster.outcomes import BatchOutcome, ProcessResult
+from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult
 
 # A live batch is worth nothing once its seconds have passed: the next poll is the retry.
 NO_RUN_RETRY = {"dagster/max_retries": "0"}

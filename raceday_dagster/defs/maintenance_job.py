@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from raceday_dagster.defs.maintenance_ops import archive_history, create_history_partitions, remove_old_partitions
-from raceday_dagster.defs.run_retention import delete_old_runs
-from raceday_dagster.executor import build_threaded_executor
+from raceday_dagster.dagster_plugins.executor import build_threaded_executor
+from raceday_dagster.defs.ops.maintenance import archive_history, create_history_partitions, remove_old_partitions
+from raceday_dagster.defs.ops.run_retention import delete_old_runs
 
 LONGEST_RUN_S = 3_600  # after weeks without maintenance; a live batch gets far less
 # One connection beside live polling. Nothing joins the ops: one that fails leaves the others their turn, in the order

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from raceday_dagster.outcomes import BatchProgress, Status
+from raceday_dagster.racing.outcomes import BatchProgress, Status
 
 
 class ProgressBoard:

@@ -7,7 +7,7 @@ import dagster as dg
 from raceday_dagster.defs.progress import ProgressBoard
 from raceday_dagster.errors import PipelineError
 from raceday_dagster.logs import get_logger
-from raceday_dagster.outcomes import RACE_BUDGET_MS, ProcessResult, RaceError, Timings
+from raceday_dagster.racing.outcomes import RACE_BUDGET_MS, ProcessResult, RaceError, Timings
 
 
 def fail_race(context: dg.OpExecutionContext, error: PipelineError, timings: Timings) -> ProcessResult:

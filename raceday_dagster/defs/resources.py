@@ -10,14 +10,14 @@ from typing import Any
 
 import dagster as dg
 
+from raceday_dagster.defs.failures import refusing_plainly
 from raceday_dagster.defs.progress import ProgressBoard
-from raceday_dagster.defs.refusals import refusing_plainly
 from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.settings import Settings
-from raceday_dagster.transform.workers import TransformWorkers
-from raceday_dagster.write.engine import PoolGauge, build_engine
-from raceday_dagster.write.schema import check_schema
-from raceday_dagster.write.store import RaceStore
+from raceday_dagster.store.engine import PoolGauge, build_engine
+from raceday_dagster.store.race_store import RaceStore
+from raceday_dagster.store.schema.check import check_schema
+from raceday_dagster.workers.pool import TransformWorkers
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from typing import Any
 import dagster as dg
 
 from raceday_dagster.logs import get_logger
-from raceday_dagster.outcomes import BatchOutcome, ProcessResult
-from raceday_dagster.write.engine import describe_utilisation
+from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult
+from raceday_dagster.store.engine import describe_utilisation
 
 SHOWN_RACES = 50
 """Rows of the table in the UI; the table race_polls has them all."""

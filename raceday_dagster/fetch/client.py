@@ -15,13 +15,13 @@ import requests
 from structlog.typing import FilteringBoundLogger
 
 from raceday_dagster.errors import FetchError
-from raceday_dagster.fetch.deadline import Deadline
+from raceday_dagster.fetch.cutoff import Deadline
+from raceday_dagster.fetch.event import parse_race_event
 from raceday_dagster.fetch.exchange import ExchangeError, read_answer
-from raceday_dagster.fetch.race_event import parse_race_event
+from raceday_dagster.fetch.meetings import MeetingsPage, build_racing_day, parse_meetings_page
 from raceday_dagster.fetch.retries import Retries, read_utc_clock
 from raceday_dagster.fetch.session import build_session, is_on_this_machine
 from raceday_dagster.fetch.wire_fields import WireError
-from raceday_dagster.fetch.wire_meetings import MeetingsPage, build_racing_day, parse_meetings_page
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.events import RaceEvent, RacingDay
 from raceday_dagster.settings import ApiIdentity

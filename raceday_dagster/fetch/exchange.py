@@ -15,7 +15,7 @@ import requests
 from requests import exceptions
 from urllib3.exceptions import NameResolutionError
 
-from raceday_dagster.fetch.deadline import CutOff, NoThreadError
+from raceday_dagster.fetch.cutoff import CutOff, NoThreadError
 
 BODY_MAX_BYTES = 5 * 1024 * 1024
 """Of the decoded body: the largest real answers are below 700 kB, and a compressed bomb has to stop somewhere."""

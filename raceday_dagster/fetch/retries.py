@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from structlog.typing import FilteringBoundLogger
 
 from raceday_dagster.errors import FetchError
-from raceday_dagster.fetch.deadline import Deadline
+from raceday_dagster.fetch.cutoff import Deadline
 from raceday_dagster.fetch.exchange import ExchangeError
 
 

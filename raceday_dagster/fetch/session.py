@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from raceday_dagster.fetch.deadline import CuttingAdapter
+from raceday_dagster.fetch.cutoff import CuttingAdapter
 
 
 class FeedSession(requests.Session):

@@ -24,7 +24,7 @@ from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.sandbox.postmaster import STOP_WITHIN_S
 from raceday_dagster.settings import Settings
 from raceday_dagster.simulator.running import RunningSimulator, SimulatorError, running_simulator
-from raceday_dagster.write.migrations import upgrade
+from raceday_dagster.store.schema.migrations import upgrade
 
 DAGSTER_CONNECTION_LIMIT = 80
 WINDOW_HOURS = 4

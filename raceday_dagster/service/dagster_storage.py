@@ -12,10 +12,10 @@ from pathlib import Path
 import dagster as dg
 from sqlalchemy.exc import DBAPIError
 
+from raceday_dagster.dagster_plugins.launcher import LiveLaneRunCoordinator
+from raceday_dagster.dagster_plugins.storage import StorageError, is_on
 from raceday_dagster.errors import ServiceError
-from raceday_dagster.launcher import LiveLaneRunCoordinator
 from raceday_dagster.service.health import HELPERS, SENSOR
-from raceday_dagster.storage import StorageError, is_on
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
+from raceday_dagster.dagster_plugins.storage import StorageError
 from raceday_dagster.errors import DatabaseError, ServiceError
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.sandbox.sandbox import write_instance_config
@@ -24,12 +25,11 @@ from raceday_dagster.service.health import (
 from raceday_dagster.service.instance_lock import Holder, read_holder
 from raceday_dagster.service.service_files import ServiceState, read_state
 from raceday_dagster.settings import Settings
-from raceday_dagster.storage import StorageError
-from raceday_dagster.write.engine import build_engine
-from raceday_dagster.write.failures import describe_place
-from raceday_dagster.write.live_polls import read_live_races
-from raceday_dagster.write.schema import check_schema
-from raceday_dagster.write.store import RaceStore
+from raceday_dagster.store.engine import build_engine
+from raceday_dagster.store.live_polls import read_live_races
+from raceday_dagster.store.race_store import RaceStore
+from raceday_dagster.store.schema.check import check_schema
+from raceday_dagster.store.sql_errors import describe_place
 
 
 def check_health(environment: Mapping[str, str], now: datetime) -> list[Check]:

@@ -16,8 +16,14 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from raceday_dagster.dagster_plugins.storage import (
+    REACH_WITHIN_S,
+    StorageError,
+    build_engine,
+    normalise_url,
+    open_connection,
+)
 from raceday_dagster.errors import ServiceError
-from raceday_dagster.storage import REACH_WITHIN_S, StorageError, build_engine, normalise_url, open_connection
 
 LOCK_KEY = 0x7261_6365_6461_7901
 LOOK_EVERY_S = 5.0

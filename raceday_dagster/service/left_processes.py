@@ -13,7 +13,7 @@ from pathlib import Path
 
 from raceday_dagster.service.process_stat import PROC, list_pids, read_process
 
-FORKED = (b"multiprocessing.forkserver", b"raceday_dagster.run_preload")
+FORKED = (b"multiprocessing.forkserver", b"raceday_dagster.dagster_plugins.run_preload")
 """What the command line of our fork server says, and that of every run, which is a fork of it."""
 
 

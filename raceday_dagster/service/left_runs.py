@@ -13,9 +13,9 @@ from pathlib import Path
 import dagster as dg
 from sqlalchemy.exc import DBAPIError
 
+from raceday_dagster.dagster_plugins.storage import StorageError
 from raceday_dagster.service.left_processes import find_left_processes, kill
 from raceday_dagster.service.lost_runs import LostRun, end_lost_runs, find_lost_runs
-from raceday_dagster.storage import StorageError
 
 LOOK_WITHIN_S = 3.0
 LAST_LOOK_WITHIN_S = 0.8

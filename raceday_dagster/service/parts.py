@@ -15,7 +15,7 @@ from raceday_dagster.service.processes import ChildProcess
 from raceday_dagster.service.service_files import SOCKET, write_workspace
 from raceday_dagster.service.supervisor import Part
 from raceday_dagster.service.surroundings import Surroundings
-from raceday_dagster.web_address import AddressError, check_exposure, check_names, open_listener
+from raceday_dagster.web.address import AddressError, check_exposure, check_names, open_listener
 
 UI_STOP_S, DAEMON_STOP_S = 2.0, 2.0
 CODE_SERVER_STOP_S = 4.8
@@ -48,7 +48,7 @@ class Web:
 
     @property
     def arguments(self) -> list[str]:
-        """Of ``python -m raceday_dagster.webserver``, but for the workspace."""
+        """Of ``python -m raceday_dagster.web.server``, but for the workspace."""
         flags = [*(["--read-only"] if self.read_only else []), *(["--expose"] if self.expose else [])]
         names = [part for name in self.allow_hosts for part in ("--allow-host", name)]
         return ["--port", str(self.port), "--host", self.host, *flags, *names]
@@ -111,7 +111,7 @@ def build_parts(
         Part(
             name=CODE_SERVER,
             log_file=logs / f"{CODE_SERVER}.log",
-            start=build_start(CODE_SERVER, "raceday_dagster.launcher", "--socket", str(code_socket)),
+            start=build_start(CODE_SERVER, "raceday_dagster.dagster_plugins.launcher", "--socket", str(code_socket)),
             is_ready=lambda: answers_socket(code_socket),
             stop_within_s=CODE_SERVER_STOP_S,
             before_restart=clear_code_server,
@@ -127,7 +127,7 @@ def build_parts(
         Part(
             name=WEB,
             log_file=logs / f"{WEB}.log",
-            start=build_start(WEB, "raceday_dagster.webserver", "--workspace", workspace, *web.arguments),
+            start=build_start(WEB, "raceday_dagster.web.server", "--workspace", workspace, *web.arguments),
             is_ready=lambda: answers_http(web.reachable_host, web.port),
             stop_within_s=UI_STOP_S,
         ),

@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from raceday_dagster.launcher import LOCATION
+from raceday_dagster.dagster_plugins.launcher import LOCATION
 from raceday_dagster.sandbox.placement import LONGEST_SOCKET_PATH, make_private_folder
 from raceday_dagster.sandbox.server_account import ServerAccount
 

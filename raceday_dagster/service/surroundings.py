@@ -19,9 +19,9 @@ from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.sandbox.sandbox import choose_simulation, open_sandbox, write_instance_config
 from raceday_dagster.settings import Settings
 from raceday_dagster.simulator.running import RunningSimulator
-from raceday_dagster.write.engine import build_engine
-from raceday_dagster.write.failures import describe_place
-from raceday_dagster.write.schema import check_schema
+from raceday_dagster.store.engine import build_engine
+from raceday_dagster.store.schema.check import check_schema
+from raceday_dagster.store.sql_errors import describe_place
 
 SANDBOX_STOP_S = 1.5
 """For a checkpoint; a server that is ended without it recovers at the next start."""

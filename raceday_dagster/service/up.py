@@ -32,7 +32,7 @@ from raceday_dagster.service.service_files import (
 from raceday_dagster.service.supervisor import Mailbox, Stop, Supervisor
 from raceday_dagster.service.surroundings import Surroundings, open_surroundings
 from raceday_dagster.settings import Settings
-from raceday_dagster.web_address import is_loopback
+from raceday_dagster.web.address import is_loopback
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

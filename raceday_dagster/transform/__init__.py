@@ -1,5 +1,5 @@
-"""From what the API said to what will be stored: pure calculation, and the processes it runs in.
+"""From what the API said to what is stored: calculation and nothing else.
 
-Nothing here reads the network, the database, a clock or the environment. ``race.transform_race`` is the calculation;
-``workers.TransformWorkers`` runs it in processes of their own.
+May import ``racing`` and ``errors``. Must not read a clock, the environment, a file, the network or a database, nor
+start a thread or a process, nor log.
 """

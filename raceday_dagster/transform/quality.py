@@ -8,8 +8,8 @@ from fractions import Fraction
 from raceday_dagster.racing.events import RaceEvent
 from raceday_dagster.racing.snapshots import IntervalType, Quality
 from raceday_dagster.transform.money_flow import MoneyFlow
-from raceday_dagster.transform.pools import Pools
 from raceday_dagster.transform.rounding import to_hundredths
+from raceday_dagster.transform.tote_pools import Pools
 
 VALID_FROM = 80
 TOLERANCE = 5

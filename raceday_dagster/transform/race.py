@@ -23,10 +23,10 @@ from raceday_dagster.racing.snapshots import (
 )
 from raceday_dagster.transform.money_flow import MoneyFlow, follow_money
 from raceday_dagster.transform.odds import ODDS_TYPES, Prices, list_candidates, read_prices
-from raceday_dagster.transform.pools import read_pools
 from raceday_dagster.transform.quality import assess_quality
 from raceday_dagster.transform.rounding import round_half_up
 from raceday_dagster.transform.timing import choose_interval_type, choose_time_interval, measure_time_to_start
+from raceday_dagster.transform.tote_pools import read_pools
 
 STATUSES: frozenset[str] = frozenset(get_args(RaceStatus))
 RACE_TYPES: Mapping[Category, RaceType] = {"T": "thoroughbred", "H": "harness", "G": "greyhound"}

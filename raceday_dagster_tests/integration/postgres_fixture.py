@@ -80,7 +80,7 @@ def server(own_server: EmbeddedPostgres) -> EmbeddedPostgres:
 @pytest.fixture(scope="session")
 def schema_template(embedded_postgres: EmbeddedPostgres) -> str:
     """The name of a database with the newest schema, to copy from."""
-    from raceday_dagster.write.migrations import upgrade
+    from raceday_dagster.store.schema.migrations import upgrade
 
     name = "schema_template"
     upgrade(embedded_postgres.create_database(name, owner=APPLICATION_ROLE, connection_limit=CONNECTION_LIMIT))

@@ -1,0 +1,287 @@
+"""Dagster's PostgreSQL storage on pooled connections: name `PooledPostgresStorage` in `dagster.yaml`.
+
+dagster-postgres opens a connection for each statement, which costs several times the statement itself. Here its three
+storages (runs, events, schedules) share one small pool. Belongs here: where Dagster's database is, and how connections
+to it are kept. Does not: the application's own database, which has a pool and a limit of its own.
+
+A process keeps at most `POOL_SIZE` connections open. A run writes its events over one, however many steps it has at
+once, because Dagster's log handlers let one thread through at a time. More are opened while more threads need one and
+closed after: the pool never makes a thread wait, so one that takes a second while it holds a first cannot lock up.
+
+A database that is away is one `StorageError` after seconds, whoever asks: dagster-postgres logs each try of its own.
+"""
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import click
+import dagster as dg
+from dagster._config.config_schema import UserConfigSchema
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._serdes import ConfigurableClassData
+from dagster_postgres.event_log import PostgresEventLogStorage
+from dagster_postgres.run_storage import PostgresRunStorage
+from dagster_postgres.schedule_storage import PostgresScheduleStorage
+from dagster_postgres.storage import DagsterPostgresStorage
+from sqlalchemy import Connection, Engine, create_engine, inspect, select
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import QueuePool
+
+from raceday_dagster.dagster_plugins.event_buffer import ROWS_AT_ONCE, EventBuffer, Row
+from raceday_dagster.dagster_plugins.run_deletion import delete_runs, take_time, vacuum
+
+URL_VARIABLE = "DAGSTER_PG_URL"
+POOL_SIZE = 2
+CONNECT_ARGUMENTS = {
+    "connect_timeout": 5,  # seconds
+    # A host that vanishes is noticed in 11 s, where the system's own defaults are two hours, and 15 minutes while
+    # something sent waits to be acknowledged.
+    "keepalives_idle": 5,  # seconds
+    "keepalives_interval": 2,  # seconds
+    "keepalives_count": 3,
+    "tcp_user_timeout": 11_000,  # milliseconds
+}
+REACH_WITHIN_S = 3.0  # a server that restarts is back by then
+MADE_FOR_EACH = {"runs", "instance_info", "event_logs", "jobs", "job_ticks"}
+"""Tables whose absence makes one of the three storages create its own."""
+WRITE_WITHIN_S = 10.0  # with a run to lose, about as long as dagster-postgres tries
+_ADVICE = f"Look at {URL_VARIABLE}; `raceday sandbox -- COMMAND` runs a command with a working one."
+
+_EVENTS = SqlEventLogStorageTable.c
+_INSERT_EVENT = SqlEventLogStorageTable.insert().inline()
+_engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
+_event_logs: "weakref.WeakSet[_EventLogStorage]" = weakref.WeakSet()
+
+
+class StorageError(click.ClickException):
+    """Dagster's database is not given, not a PostgreSQL URL, or out of reach: one line, without the password."""
+
+
+class PooledPostgresStorage(DagsterPostgresStorage):
+    """`DagsterPostgresStorage` whose three storages share one pool.
+
+    Config: `postgres_url` (a string or `{env: NAME}`; without it, `DAGSTER_PG_URL`), `should_autocreate_tables`.
+    Raises `StorageError`.
+    """
+
+    def __init__(
+        self,
+        postgres_url: str,
+        should_autocreate_tables: bool = True,
+        inst_data: ConfigurableClassData | None = None,
+    ) -> None:
+        url = normalise_url(postgres_url)
+        engine = build_engine(url)
+        with open_connection(engine, REACH_WITHIN_S) as connection:
+            # Each of the three would look for itself, and a run waits for it.
+            is_missing = bool(MADE_FOR_EACH - set(inspect(connection).get_table_names()))
+        self.postgres_url = url.render_as_string(hide_password=False)
+        self.should_autocreate_tables = should_autocreate_tables
+        self._inst_data = inst_data
+        self._run_storage = _RunStorage(self.postgres_url, should_autocreate_tables and is_missing)
+        self._event_log_storage = _EventLogStorage(self.postgres_url, should_autocreate_tables and is_missing)
+        self._schedule_storage = _ScheduleStorage(self.postgres_url, should_autocreate_tables and is_missing)
+        for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
+            storage._engine = engine  # in place of one without a pool, which holds nothing to close
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        return {
+            "postgres_url": dg.Field(dg.StringSource, is_required=False),
+            "should_autocreate_tables": dg.Field(bool, is_required=False, default_value=True),
+        }
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
+        url = config_value.get("postgres_url") or os.environ.get(URL_VARIABLE)
+        if not url:
+            raise StorageError(f"{URL_VARIABLE}, the PostgreSQL URL of Dagster's own storage, is not set. {_ADVICE}")
+        return cls(url, config_value.get("should_autocreate_tables", True), inst_data)
+
+
+def normalise_url(url: str) -> URL:
+    """Read any `postgres://` or `postgresql://` URL as one for psycopg2. Raises `StorageError`."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        parsed = None  # and no word of the error: it may quote the password
+    if parsed is None or parsed.drivername not in {"postgres", "postgresql", "postgresql+psycopg2"}:
+        raise StorageError(f"{URL_VARIABLE} must look like postgresql://user:password@host:5432/database. {_ADVICE}")
+    return parsed.set(drivername="postgresql+psycopg2")
+
+
+def build_engine(url: URL) -> Engine:
+    """Build the engine that the storages of a process share."""
+    engine = create_engine(
+        url,
+        isolation_level="AUTOCOMMIT",
+        poolclass=QueuePool,
+        pool_size=POOL_SIZE,
+        max_overflow=-1,
+        pool_pre_ping=True,  # 0.1 ms, and a restart of the server goes unnoticed
+        insertmanyvalues_page_size=ROWS_AT_ONCE,  # more would be several statements, each stored or not
+        connect_args={name: value for name, value in CONNECT_ARGUMENTS.items() if name not in url.query},
+    )
+    _engines.add(engine)
+    return engine
+
+
+def open_connection(
+    engine: Engine,
+    within_s: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Connection:
+    """Try to connect for `within_s`, without a word in the logs. Raises `StorageError` with the server's reason."""
+    give_up_at_s = clock() + within_s
+    while True:
+        try:
+            return engine.connect()
+        except DBAPIError as error:
+            if clock() >= give_up_at_s:
+                reason = str(error.orig).strip().partition("\n")[0]
+                address = engine.url.set(query={}).render_as_string(hide_password=True)  # a query may hold one too
+                raise StorageError(f"Dagster's storage {address} cannot be reached: {reason}. {_ADVICE}") from error
+            sleep(0.3)
+
+
+def is_on(instance: dg.DagsterInstance, url: str) -> bool:
+    """Whether an instance keeps its runs in a `PooledPostgresStorage` on that database."""
+    storage = instance.run_storage
+    return isinstance(storage, _RunStorage) and storage._engine.url == normalise_url(url)
+
+
+class _Reached:
+    """How the three storages connect."""
+
+    _engine: Engine
+
+    def connect(self, *_: str | None, **_named: str | None) -> Connection:
+        return open_connection(self._engine, WRITE_WITHIN_S)
+
+
+class _RunStorage(_Reached, PostgresRunStorage):
+    _has_run_times = False
+
+    def has_run_stats_index_cols(self) -> bool:
+        """Whether runs have columns for their times: asked for each event of a run, and never untrue again."""
+        self._has_run_times = self._has_run_times or super().has_run_stats_index_cols()
+        return self._has_run_times
+
+    def delete_runs(self, run_ids: Sequence[str]) -> int:
+        """Delete runs with their tags and events, in few statements; return the event rows."""
+        with take_time(self.connect()) as connection:
+            return delete_runs(connection, run_ids)
+
+    def vacuum(self) -> list[str]:
+        """Give the space of deleted rows back; return the names of the tables."""
+        with take_time(self.connect()) as connection:
+            return vacuum(connection)
+
+    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
+        self._engine.dispose()  # the one that all three share until here
+        super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)
+
+    def dispose(self) -> None:
+        super().dispose()
+        self._engine.dispose()
+
+
+class _EventLogStorage(_Reached, PostgresEventLogStorage):
+    _buffer: EventBuffer | None = None
+
+    def __init__(self, postgres_url: str, should_autocreate_tables: bool) -> None:
+        super().__init__(postgres_url, should_autocreate_tables)
+        self.forget_buffer()
+        _event_logs.add(self)
+
+    def store_event(self, event: dg.EventLogEntry) -> None:
+        """Store an event with one statement, compiled once.
+
+        The stock method builds and compiles its statement for each event, asks for the new id, and sends a NOTIFY that
+        Dagster no longer listens to. Events about assets need the id: they go the stock way.
+        """
+        if event.dagster_event is not None and event.dagster_event.event_type in ASSET_EVENTS | ASSET_CHECK_EVENTS:
+            super().store_event(event)
+            return
+        row = self._event_to_row(event)
+        buffer = self._buffer
+        if buffer is None:
+            self._insert([row])
+        elif event.step_key is None:  # what is said of the run itself is the end of a chapter
+            buffer.flush(row)
+        else:
+            buffer.add(row)
+
+    @contextmanager
+    def buffered(self) -> Iterator[None]:
+        """Let a thread write what the steps of a run say, while they go on. All of it is written when the block ends,
+        before an event of the run itself, and before anything is read; a process that is killed loses the last few
+        milliseconds. Without it each step waits for its own events in turn, and with it most of them share a statement.
+        Runs at the same time share a buffer.
+        """
+        with self._entering:
+            buffer = self._buffer = self._buffer or EventBuffer(self._insert, self._is_stored)
+            self._users += 1
+        try:
+            yield
+        finally:
+            if self._buffer is buffer:  # and not in a process forked meanwhile
+                self._leave(buffer)
+
+    def _leave(self, buffer: EventBuffer) -> None:
+        with self._entering:
+            self._users -= 1
+            if self._users:
+                buffer.flush()
+                return
+            try:
+                buffer.close()
+            finally:
+                self._buffer = None
+
+    def forget_buffer(self) -> None:
+        self._buffer, self._users, self._entering = None, 0, threading.Lock()
+
+    def _insert(self, rows: list[Row]) -> None:
+        with open_connection(self._engine, WRITE_WITHIN_S) as connection:
+            connection.execute(_INSERT_EVENT, rows)
+
+    def _is_stored(self, row: Row) -> bool:
+        same = select(_EVENTS.id).where(_EVENTS.run_id == row["run_id"], _EVENTS.event == row["event"]).limit(1)
+        with open_connection(self._engine, WRITE_WITHIN_S) as connection:
+            return connection.execute(same).first() is not None
+
+    @contextmanager
+    def _connect(self) -> Iterator[Connection]:
+        if (buffer := self._buffer) is not None:
+            buffer.flush()
+        with self.connect() as connection:
+            yield connection
+
+    def dispose(self) -> None:
+        super().dispose()
+        self._engine.dispose()
+
+
+class _ScheduleStorage(_Reached, PostgresScheduleStorage):
+    """No more than the connection."""
+
+
+def _leave_all_to_parent() -> None:
+    """In a forked child: the parent goes on using the sockets, and its thread writes what is gathered."""
+    for engine in _engines:
+        engine.dispose(close=False)
+    for event_log in _event_logs:
+        event_log.forget_buffer()
+
+
+os.register_at_fork(after_in_child=_leave_all_to_parent)

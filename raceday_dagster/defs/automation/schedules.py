@@ -1,0 +1,82 @@
+"""What happens by the clock, in New Zealand time. What happens because a race is due is a sensor's.
+
+Each run is told its racing day by the time it was scheduled for, so a run that is late or caught up still does the day
+it was meant for. Nothing fires between 02:00 and 03:00, an hour that two nights a year skip or repeat.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from raceday_dagster.defs.jobs import daily_baseline_job, evening_backfill_job, meeting_status_job
+from raceday_dagster.defs.maintenance_job import maintenance_job
+from raceday_dagster.defs.ops.day_list import build_day_config
+from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
+from raceday_dagster.racing.first_load import GRACE
+
+RunConfig = Mapping[str, Any]
+
+
+def choose_day_config(scheduled_at: datetime) -> RunConfig:
+    """Run config with the racing day that is under way at an instant."""
+    return build_day_config(choose_current_racing_day(scheduled_at))
+
+
+def build_schedule(
+    job: dg.JobDefinition,
+    cron: str,
+    description: str,
+    build_run_config: Callable[[datetime], RunConfig] = choose_day_config,
+    *,
+    latest: timedelta | None = None,
+) -> dg.ScheduleDefinition:
+    """A schedule of ``job``, on from the start, that asks for one run a tick however often the tick is repeated; for
+    none, later than ``latest`` after its time."""
+
+    @dg.schedule(
+        name=f"{job.name}_schedule",
+        job=job,
+        cron_schedule=cron,
+        execution_timezone=NEW_ZEALAND.key,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=description,
+    )
+    def evaluate(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        scheduled_at = context.scheduled_execution_time
+        if latest is not None and datetime.now(UTC) - scheduled_at > latest:
+            return dg.SkipReason(f"Too late for {scheduled_at.astimezone(NEW_ZEALAND):%H:%M}: left to the sensor")
+        return dg.RunRequest(
+            run_key=f"{job.name} {scheduled_at.astimezone(NEW_ZEALAND).isoformat()}",
+            run_config=build_run_config(scheduled_at),
+        )
+
+    return evaluate
+
+
+SCHEDULES: tuple[dg.ScheduleDefinition, ...] = (
+    build_schedule(
+        maintenance_job,
+        "0 4 * * *",
+        "Every night at 04:00: history partitions made ahead and behind, old races and old runs removed.",
+        lambda _scheduled_at: {},
+    ),
+    build_schedule(
+        daily_baseline_job,
+        "0 6 * * *",
+        "Every morning at 06:00: the racing day is loaded, and what yesterday left open is read again. The sensor "
+        "first_baseline does it when nothing ran at 06:00.",
+        latest=GRACE,  # from then on the sensor loads the day: two would do it at once
+    ),
+    build_schedule(
+        evening_backfill_job,
+        "0 21 * * *",
+        "Every evening at 21:00: results, dividends and corrections, and races that were missed.",
+    ),
+    build_schedule(
+        meeting_status_job,
+        "*/15 0-1,6-23 * * *",
+        "Every 15 minutes but from 02:00 to 06:00: statuses, starts, track and weather of the meetings.",
+    ),
+)

@@ -1,0 +1,177 @@
+"""The sensors: what each asks Dagster and the database, and which job it asks for. Decisions are in ``racing``."""
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from typing import Protocol
+
+import dagster as dg
+
+from raceday_dagster.dagster_plugins.launcher import LANE_TAG, LIVE
+from raceday_dagster.defs.automation.due_races import Runs, Stored, request_due_races
+from raceday_dagster.defs.automation.unfinished_runs import UNFINISHED, find_races_in_config
+from raceday_dagster.defs.failures import refusing_plainly
+from raceday_dagster.defs.jobs import daily_baseline_job, process_races_job
+from raceday_dagster.defs.ops.day_list import build_day_config
+from raceday_dagster.racing.cadence import EPOCH, LiveBatch
+from raceday_dagster.racing.calendar import choose_current_racing_day
+from raceday_dagster.racing.first_load import AGAIN_AFTER, LoadAttempt, explain_wait, is_schedules_turn
+from raceday_dagster.settings import Settings
+from raceday_dagster.store.engine import build_engine
+from raceday_dagster.store.race_store import RaceStore
+
+LOAD_LASTS = timedelta(minutes=15)
+"""The ceiling of `daily_baseline`: a run of it that is older polls nothing any more."""
+
+Clock = Callable[[], datetime]
+
+
+def read_utc_clock() -> datetime:
+    """Now."""
+    return datetime.now(UTC)
+
+
+class SensorReader:
+    """Reads for one tick. Each call opens what it needs and closes it: a tick sleeps, and the code server lives long.
+
+    Raises ``Refused``, one line, where the settings or the database do not allow an answer.
+    """
+
+    def __init__(self, context: dg.SensorEvaluationContext, clock: Clock = read_utc_clock) -> None:
+        self._context = context
+        self._clock = clock
+
+    def read_runs(self) -> Runs:
+        """Unfinished runs of the live lane, and whether `daily_baseline` is at work."""
+        with self._open_instance() as instance:
+            live = instance.get_run_records(dg.RunsFilter(tags={LANE_TAG: LIVE}, statuses=UNFINISHED))
+            loading = instance.get_run_records(
+                dg.RunsFilter(job_name=daily_baseline_job.name, statuses=[dg.DagsterRunStatus.STARTED])
+            )
+        now = self._clock()
+        return Runs(
+            live=[_build_batch(record) for record in live],
+            is_loading=any(abs(now - _find_begin(record)) < LOAD_LASTS for record in loading),
+        )
+
+    def read_stored(self, asked: Mapping[str, Collection[str]]) -> Stored:
+        """The races in the polling window, and which of those ``asked`` for the ledger has."""
+        with refusing_plainly():
+            settings = Settings.from_environment()
+            with _open_store(settings) as store:
+                answered = store.read_answered(asked)
+                now = self._clock()
+                races = store.read_polled_races(
+                    now, countries=settings.race_countries, categories=settings.race_categories
+                )
+        return Stored(races=races, answered=answered, read_at=now)
+
+    def is_listed(self, racing_day: date) -> bool:
+        """Whether the list of a racing day was stored."""
+        with refusing_plainly(), _open_store(Settings.from_environment()) as store:
+            return store.is_listed(racing_day)
+
+    def read_last_load(self) -> LoadAttempt | None:
+        """The newest run of `daily_baseline`, or the newest that is not over."""
+        of_job = dg.RunsFilter(job_name=daily_baseline_job.name)
+        with self._open_instance() as instance:
+            unfinished = instance.get_run_records(
+                dg.RunsFilter(job_name=daily_baseline_job.name, statuses=UNFINISHED), limit=1
+            )
+            records = unfinished or instance.get_run_records(of_job, limit=1)
+        return LoadAttempt(began_at=_find_begin(records[0]), is_over=not unfinished) if records else None
+
+    @contextmanager
+    def _open_instance(self) -> Iterator[dg.DagsterInstance]:
+        # The instance of the context would keep its connections open while the tick sleeps.
+        if self._context.instance_ref is None:
+            yield self._context.instance
+        else:
+            with dg.DagsterInstance.from_ref(self._context.instance_ref) as instance:
+                yield instance
+
+
+class LoadReader(Protocol):
+    """Where the sensor `first_baseline` looks."""
+
+    def is_listed(self, racing_day: date) -> bool:
+        """Whether the list of a racing day was stored."""
+        ...
+
+    def read_last_load(self) -> LoadAttempt | None:
+        """The newest run of `daily_baseline`, or the newest that is not over."""
+        ...
+
+
+def request_first_load(reader: LoadReader, now: datetime) -> dg.RunRequest | dg.SkipReason:
+    """A run of `daily_baseline` for the racing day under way if nobody has loaded it; else why there is none."""
+    racing_day = choose_current_racing_day(now)
+    if is_schedules_turn(now):
+        return dg.SkipReason(f"The schedule is about to load {racing_day}")
+    if reader.is_listed(racing_day):
+        return dg.SkipReason(f"{racing_day} is loaded")
+    reason = explain_wait(reader.read_last_load(), now)
+    if reason:
+        return dg.SkipReason(f"{racing_day} is not loaded, but {reason}")
+    slot = EPOCH + (now - EPOCH) // AGAIN_AFTER * AGAIN_AFTER
+    return dg.RunRequest(
+        run_key=f"{racing_day} {slot:%Y-%m-%dT%H:%MZ}",
+        run_config=build_day_config(racing_day),
+    )
+
+
+# By the names of their jobs: with the jobs themselves, Dagster builds each sensor again to give its job the resources,
+# and warns of parameters that it passes itself.
+@dg.sensor(
+    job_name=process_races_job.name,
+    minimum_interval_seconds=1,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Polls the races that are due: one run for all of them, asked for just before they fall due.",
+)
+def due_races(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    return request_due_races(SensorReader(context), sleep=time.sleep)
+
+
+@dg.sensor(
+    job_name=daily_baseline_job.name,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Loads the racing day under way if its schedule could not: at the first start, or after a failure.",
+)
+def first_baseline(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    return request_first_load(SensorReader(context), read_utc_clock())
+
+
+SENSORS = (due_races, first_baseline)
+
+
+@contextmanager
+def _open_store(settings: Settings) -> Iterator[RaceStore]:
+    # Without the look at the schema that a run begins with: it would be refused, where a read waits, while runs have
+    # every connection of the role.
+    engine = build_engine(settings.require_database_url(), pool_max=1)
+    try:
+        yield RaceStore(engine)
+    finally:
+        engine.dispose()
+
+
+def _build_batch(record: dg.RunRecord) -> LiveBatch:
+    return LiveBatch(
+        run_id=record.dagster_run.run_id,
+        race_ids=find_races_in_config(record.dagster_run.run_config),
+        created_at=_read_utc(record.create_timestamp),
+    )
+
+
+def _find_begin(record: dg.RunRecord) -> datetime:
+    return _read_utc(record.create_timestamp) if record.start_time is None else _from_epoch(record.start_time)
+
+
+def _read_utc(instant: datetime) -> datetime:
+    return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def _from_epoch(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,211 @@
+"""Both ends of a batch: which races are in it, and what it came to."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from raceday_dagster.defs.concurrency import lower_concurrency, read_limit, read_requested_concurrency
+from raceday_dagster.defs.failures import failing_plainly
+from raceday_dagster.defs.ops.due_time import parse_due_at, wait_until
+from raceday_dagster.defs.partitions import build_mapping_key
+from raceday_dagster.defs.progress import ProgressBoard
+from raceday_dagster.defs.summary import build_summary_metadata, log_pool_use, log_summary, warn_of_budgets
+from raceday_dagster.logs import get_logger
+from raceday_dagster.racing.cadence import plan_polls
+from raceday_dagster.racing.outcomes import BATCH_BUDGET_MS, BatchOutcome, ProcessResult, WorkerUse
+from raceday_dagster.racing.records import Record
+from raceday_dagster.settings import Settings
+from raceday_dagster.store.race_store import RaceStore
+from raceday_dagster.workers.pool import TransformWorkers
+
+
+class Batch(Record):
+    """What ``summarise_batch`` must know of the beginning."""
+
+    started_at: datetime
+    started_s: float
+    """Reading of ``time.monotonic``."""
+    budget_ms: int
+    requested_concurrency: int
+    effective_concurrency: int
+
+
+class SelectRaces(dg.Config):
+    """Which races to poll."""
+
+    race_ids: list[str] = Field(
+        default=[],
+        description="Races to poll, each once, in this order. Empty: every stored race that is due now.",
+    )
+    due_at: str = Field(
+        default="",
+        description="When the races fall due, as an instant with its zone: the first fetch waits for it, at most 5 s. "
+        "Empty, or past: no wait.",
+    )
+
+
+class FailRunWhen(Enum):
+    """When a batch with failed races makes its run red. Members are named as they are written in a run config."""
+
+    all = "all"
+    any = "any"
+    never = "never"
+
+
+class SummariseBatch(dg.Config):
+    """How to judge a batch."""
+
+    fail_run_when: FailRunWhen = Field(
+        default=FailRunWhen.all,
+        description="Fail the run, after its summary is stored: when races failed and none succeeded (all), "
+        "when any failed, or never.",
+    )
+
+
+@dg.op(
+    description="The races of this batch: those asked for, or every stored race that is due.",
+    out={"races": dg.DynamicOut(str), "batch": dg.Out(Batch)},
+)
+def select_races(
+    context: dg.OpExecutionContext,
+    config: SelectRaces,
+    settings: dg.ResourceParam[Settings],
+    race_store: dg.ResourceParam[RaceStore],
+    progress_board: dg.ResourceParam[ProgressBoard],
+) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
+    due_at = parse_due_at(config.due_at)
+    with failing_plainly():
+        race_store.ensure_partitions()
+        # With the partitions made, a connection is open by now: what can be ready before the races are due, is.
+        waited = wait_until(due_at) if due_at else {}
+        race_ids = list(dict.fromkeys(config.race_ids)) or _read_due_races(context, settings, race_store)
+    yield from send_races(context, race_ids, race_store, progress_board, budget_ms=BATCH_BUDGET_MS, metadata=waited)
+
+
+@dg.op(description="The race of this run's partition.", out={"races": dg.DynamicOut(str), "batch": dg.Out(Batch)})
+def select_race(
+    context: dg.OpExecutionContext,
+    race_store: dg.ResourceParam[RaceStore],
+    progress_board: dg.ResourceParam[ProgressBoard],
+) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
+    if not context.has_partition_key:
+        raise dg.Failure(
+            "process_race polls the race of its partition and was given none: choose one in the UI, or type "
+            "process_races with race_ids",
+            allow_retries=False,
+        )
+    with failing_plainly():
+        race_store.ensure_partitions()
+    yield from send_races(context, [context.partition_key], race_store, progress_board, budget_ms=BATCH_BUDGET_MS)
+
+
+def send_races(
+    context: dg.OpExecutionContext,
+    race_ids: Sequence[str],
+    race_store: RaceStore,
+    board: ProgressBoard,
+    *,
+    budget_ms: int,
+    metadata: Mapping[str, Any] | None = None,
+) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
+    """The outputs of an op that begins a batch: the batch, then each race under a mapping key of its own."""
+    batch = begin_batch(context, race_ids, race_store, board, budget_ms=budget_ms)
+    yield dg.Output(batch, "batch", metadata={"races": len(race_ids), **(metadata or {})})
+    for race_id in race_ids:
+        yield dg.DynamicOutput(race_id, build_mapping_key(race_id), "races")
+
+
+def begin_batch(
+    context: dg.OpExecutionContext,
+    race_ids: Sequence[str],
+    race_store: RaceStore,
+    board: ProgressBoard,
+    *,
+    budget_ms: int,
+) -> Batch:
+    """Starts the clock, the counters and the log of a batch."""
+    pool_max = race_store.gauge.max
+    requested = read_requested_concurrency(context.run.run_config)
+    batch = Batch(
+        started_at=datetime.now(UTC),
+        started_s=time.monotonic(),
+        budget_ms=budget_ms,
+        requested_concurrency=requested,
+        effective_concurrency=lower_concurrency(requested, pool_max, read_limit(context.run.tags)),
+    )
+    race_store.gauge.reset_peak()
+    board.begin(len(race_ids))
+    get_logger(run_id=context.run_id).info(
+        "batch_start",
+        total=len(race_ids),
+        requested_concurrency=requested,
+        effective_concurrency=batch.effective_concurrency,
+        db_pool={"max": pool_max, "in_use": race_store.gauge.in_use},
+    )
+    log_pool_use(context.run_id, race_store.gauge.in_use, pool_max, race_store.gauge.waiting)
+    return batch
+
+
+def _read_due_races(context: dg.OpExecutionContext, settings: Settings, race_store: RaceStore) -> list[str]:
+    now = datetime.now(UTC)
+    stored = race_store.read_polled_races(now, countries=settings.race_countries, categories=settings.race_categories)
+    due = plan_polls(stored, (), now).race_ids
+    if not due:
+        known = f"{len(stored)} races are stored around now" if stored else "no race is stored around now"
+        context.log.info(f"Nothing is due: {known}. `daily_baseline` loads a racing day.")
+    return list(due)
+
+
+@dg.op(
+    description="What the batch came to: stored, logged and shown, also when every race failed.",
+    out=dg.Out(BatchOutcome),
+)
+def summarise_batch(
+    context: dg.OpExecutionContext,
+    config: SummariseBatch,
+    batch: Batch,
+    races: list[ProcessResult],
+    race_store: dg.ResourceParam[RaceStore],
+    transform_workers: dg.ResourceParam[TransformWorkers],
+) -> Iterator[dg.Output[BatchOutcome]]:
+    workers = transform_workers.metrics()
+    outcome = BatchOutcome.of(
+        races,
+        started_at=batch.started_at,
+        batch_duration_ms=round(1000 * (time.monotonic() - batch.started_s)),
+        budget_ms=batch.budget_ms,
+        requested_concurrency=batch.requested_concurrency,
+        effective_concurrency=batch.effective_concurrency,
+        db_pool=race_store.gauge.read_use(),
+        workers=WorkerUse(
+            total=workers.total,
+            busy_peak=workers.busy_peak,
+            queue_depth_peak=workers.queue_depth_peak,
+            restarts=workers.restarts,
+        ),
+    )
+    log_summary(context.run_id, outcome)
+    warn_of_budgets(context, outcome)
+    # The UI has the outcome even when the ledger cannot be written.
+    yield dg.Output(outcome, metadata=build_summary_metadata(outcome))
+    with failing_plainly():
+        race_store.record_batch(context.run_id, outcome)
+    if is_failed(outcome, config.fail_run_when):
+        raise dg.Failure(
+            f"{outcome.failures} of {outcome.total_races} races failed "
+            f"({outcome.retryable_failures} may succeed at the next poll); the summary is stored, and each race's "
+            "reason is in its steps and in the table race_polls",
+            allow_retries=False,
+        )
+
+
+def is_failed(outcome: BatchOutcome, policy: FailRunWhen) -> bool:
+    """Whether the run of this batch is red under a policy. An empty batch never is."""
+    if policy is FailRunWhen.all:
+        return outcome.failures > 0 and outcome.successes == 0
+    return policy is FailRunWhen.any and outcome.failures > 0

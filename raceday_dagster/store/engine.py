@@ -1,0 +1,160 @@
+"""The one pool of connections of a process, and what can be seen of its use.
+
+Everything here is safe behind PgBouncer in transaction mode: no ``options=`` at start-up, no session-level setting
+(``transaction`` sets what it needs with ``SET LOCAL``), no named prepared statement, no session-level lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from pydantic import SecretStr
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.pool import QueuePool
+
+from raceday_dagster.racing.outcomes import PoolUse
+from raceday_dagster.racing.records import Record
+
+CONNECT_ARGS: Mapping[str, str | int] = {
+    "application_name": "raceday",
+    "connect_timeout": 3,
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
+"""Of libpq, seconds but for the milliseconds of ``tcp_user_timeout``. A server that is gone is given up after about ten
+seconds, whether something was sent or its answer is awaited; otherwise a cut network hangs for hours."""
+KEPT_OPEN = 2
+"""Idle connections a process keeps. The role's ceiling is shared by all of them, and a batch has a connection in use
+for a few hundredths of its time: one that sat on all it ever opened would shut the next batch out."""
+POOL_MAX = "raceday_pool_max"
+BUSY_PERCENT = 70
+NEARLY_FULL_PERCENT = 80
+
+
+def build_engine(database_url: SecretStr | str, *, pool_max: int, checkout_timeout_s: float = 2.0) -> Engine:
+    """An engine whose pool never opens more than ``pool_max`` connections.
+
+    A checkout waits ``checkout_timeout_s`` for a free connection, then raises ``sqlalchemy.exc.TimeoutError``.
+    Nothing connects yet. Errors of this engine never show parameters, which may hold payload text.
+    """
+    url = database_url.get_secret_value() if isinstance(database_url, SecretStr) else database_url
+    return create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=min(KEPT_OPEN, pool_max),
+        max_overflow=max(0, pool_max - KEPT_OPEN),
+        pool_timeout=checkout_timeout_s,
+        pool_pre_ping=True,
+        pool_use_lifo=True,
+        hide_parameters=True,
+        connect_args=dict(CONNECT_ARGS),
+        execution_options={POOL_MAX: pool_max},
+    )
+
+
+class PoolGauge:
+    """How many connections of an engine's pool are out, how many threads wait for one, and the most of each.
+
+    ``waiting`` counts the threads that asked through ``asking`` while every connection was out or already claimed.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._asking = 0
+        self._waiting = 0
+        self._peak = 0
+        self._waiting_peak = 0
+        event.listen(engine, "checkout", self._on_checkout)
+
+    @property
+    def _pool(self) -> QueuePool:
+        # Asked anew each time: an engine that is disposed of has another pool afterwards.
+        pool = self._engine.pool
+        if not isinstance(pool, QueuePool):
+            raise TypeError("a gauge needs an engine with a QueuePool")
+        return pool
+
+    @property
+    def max(self) -> int:
+        """The ceiling."""
+        return int(self._engine.get_execution_options()[POOL_MAX])
+
+    @property
+    def in_use(self) -> int:
+        """Connections out now."""
+        return self._pool.checkedout()
+
+    @property
+    def peak(self) -> int:
+        """The most connections that were out at once since the start or ``reset_peak``."""
+        return self._peak
+
+    @property
+    def waiting(self) -> int:
+        """Threads that wait for a connection now."""
+        return self._waiting
+
+    @property
+    def waiting_peak(self) -> int:
+        """The most threads that waited at once."""
+        return self._waiting_peak
+
+    def reset_peak(self) -> None:
+        """Starts both peaks again from what is in use and waiting now."""
+        with self._lock:
+            self._peak = self.in_use
+            self._waiting_peak = self._waiting
+
+    def read_use(self) -> PoolUse:
+        """The ceiling and the peaks."""
+        return PoolUse(max=self.max, peak=self.peak, waiting_peak=self.waiting_peak)
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Wraps one checkout, so that a wait for it is seen."""
+        with self._lock:
+            waits = self.in_use + self._asking >= self.max
+            self._asking += 1
+            self._waiting += waits
+            self._waiting_peak = max(self._waiting_peak, self._waiting)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asking -= 1
+                self._waiting -= waits
+
+    def _on_checkout(self, *_: Any) -> None:
+        with self._lock:
+            self._peak = max(self._peak, self.in_use)
+
+
+class PoolUtilisation(Record):
+    """How full a pool was, and how loudly to say so."""
+
+    in_use: int
+    idle: int
+    waiting: int
+    max: int
+    percent: int
+    level: Literal["info", "warning", "error"]
+
+
+def describe_utilisation(in_use: int, maximum: int, waiting: int = 0) -> PoolUtilisation:
+    """Fields of a ``db_pool_utilization`` line: a warning from 70 %, an error from 80 % or when somebody waits."""
+    percent = round(100 * in_use / maximum)
+    level: Literal["info", "warning", "error"] = "warning" if percent >= BUSY_PERCENT else "info"
+    return PoolUtilisation(
+        in_use=in_use,
+        idle=maximum - in_use,
+        waiting=waiting,
+        max=maximum,
+        percent=percent,
+        level="error" if waiting or percent >= NEARLY_FULL_PERCENT else level,
+    )

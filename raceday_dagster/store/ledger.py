@@ -1,0 +1,113 @@
+"""The ledger: one row per race and poll in ``race_polls``, one per batch in ``batches``. Never the race data itself.
+
+Rows are keyed by the run, so telling the ledger twice adds nothing. A failure gives way to a later success of the same
+run; nothing else is replaced, least of all a committed success by a failure that only looked like one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult, RowCounts
+from raceday_dagster.store.schema.tables import COUNTED_TABLES, batches, race_polls
+from raceday_dagster.store.transaction import Transaction
+from raceday_dagster.store.upsert import LARGEST_STATEMENT
+
+_POLL_COLUMNS = tuple(column.name for column in race_polls.columns)
+_POLL_KEY = ("run_id", "race_id")
+_BATCH_COLUMNS = tuple(column.name for column in batches.columns)
+
+INSERT_POLLS = "\n".join(
+    (
+        f"INSERT INTO race_polls AS stored ({', '.join(_POLL_COLUMNS)})",
+        f"SELECT {', '.join(_POLL_COLUMNS)}",
+        "FROM jsonb_populate_recordset(NULL::race_polls, %(rows)s::jsonb)",
+        "ORDER BY race_id",
+        "ON CONFLICT (run_id, race_id) DO UPDATE",
+        f"SET {', '.join(f'{name} = EXCLUDED.{name}' for name in _POLL_COLUMNS if name not in _POLL_KEY)}",
+        "WHERE stored.status = 'failed' AND EXCLUDED.status <> 'failed'",
+    )
+)
+READ_COUNTS = "\n".join(
+    (
+        f"SELECT {', '.join(f'{table}_rows AS {table}' for table in COUNTED_TABLES)}",
+        "FROM race_polls",
+        "WHERE run_id = %(run_id)s AND race_id = %(race_id)s AND polled_at = %(polled_at)s AND status = 'success'",
+    )
+)
+LONGEST_KEY = 200
+"""Characters: two of them fit an index row (2704 bytes) in any script."""
+READABLE_KEY = 100
+INSERT_BATCH = "\n".join(
+    (
+        f"INSERT INTO batches ({', '.join(_BATCH_COLUMNS)})",
+        f"VALUES ({', '.join(f'%({name})s' for name in _BATCH_COLUMNS)})",
+        "ON CONFLICT (run_id) DO NOTHING",
+    )
+)
+
+
+def build_poll_row(result: ProcessResult, run_id: str) -> dict[str, Any]:
+    """The ledger's row of a race that ended, as JSON values."""
+    counts = result.row_counts.model_dump()
+    error = result.error
+    return {
+        "run_id": make_key(run_id),
+        "race_id": make_key(result.race_id),
+        "polled_at": result.polled_at.isoformat(),
+        "status": result.status,
+        **result.timings.model_dump(),
+        **{f"{table}_rows": counts[table] for table in COUNTED_TABLES},
+        "quality_score": result.quality_score,
+        "error_stage": error.stage if error else None,
+        "error_type": error.type if error else None,
+        "error_message": make_storable(error.message) if error else None,
+        "retryable": error.retryable if error else None,
+    }
+
+
+def write_polls(transaction: Transaction, rows: Sequence[dict[str, Any]]) -> int:
+    """Adds rows of ``build_poll_row`` that the ledger does not have, of two with one key the last; returns how many."""
+    added = 0
+    rows = list({(row["run_id"], row["race_id"]): row for row in rows}.values())
+    for start in range(0, len(rows), LARGEST_STATEMENT):
+        part = json.dumps(rows[start : start + LARGEST_STATEMENT])
+        added += transaction.run("race_polls", INSERT_POLLS, {"rows": part}).rowcount
+    return added
+
+
+def read_written(transaction: Transaction, *, run_id: str, race_id: str, polled_at: datetime) -> RowCounts | None:
+    """Rows that this very poll wrote, if the ledger says that it was committed."""
+    key = {"run_id": make_key(run_id), "race_id": make_key(race_id), "polled_at": polled_at}
+    row = transaction.run("race_polls", READ_COUNTS, key).mappings().one_or_none()
+    return None if row is None else RowCounts(**row)
+
+
+def write_batch(transaction: Transaction, run_id: str, outcome: BatchOutcome) -> int:
+    """Adds the batch's row unless the ledger has one of that run."""
+    values = {
+        "run_id": make_key(run_id),
+        "pool_max": outcome.db_pool.max,
+        "pool_peak": outcome.db_pool.peak,
+        **{name: getattr(outcome, name) for name in _BATCH_COLUMNS if hasattr(outcome, name)},
+    }
+    return transaction.run("batches", INSERT_BATCH, values).rowcount
+
+
+def make_key(text: str) -> str:
+    """The text itself where an index takes it; else its readable start and a digest, so that two never become one."""
+    storable = make_storable(text)
+    if storable == text and len(text) <= LONGEST_KEY:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{storable[:READABLE_KEY]}~{digest}"
+
+
+def make_storable(text: str) -> str:
+    """The text without what PostgreSQL refuses (NUL, half a surrogate pair): a failure must be recordable whatever
+    the payload that caused it held."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")

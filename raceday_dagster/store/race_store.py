@@ -1,0 +1,216 @@
+"""The door to the database: each call is one transaction on one connection of the pool, or a typed error and nothing.
+
+Shared by all threads of a process. What is written lives in ``races``, ``listing`` and ``ledger``; here is only when.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from raceday_dagster.errors import WriteError
+from raceday_dagster.racing.cadence import PolledRace
+from raceday_dagster.racing.events import RacingDay
+from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult, RowCounts
+from raceday_dagster.racing.snapshots import RaceSnapshot
+from raceday_dagster.store import day_list, ledger, queries, race_write, unsettled
+from raceday_dagster.store.decisions import choose_racing_day
+from raceday_dagster.store.engine import PoolGauge
+from raceday_dagster.store.race_write import NeedsPartitionError, Poll, WriteReport
+from raceday_dagster.store.schema.partitions import choose_days, create_partitions, refuse_far_days
+from raceday_dagster.store.sql_errors import build_database_error, is_missing_partition
+from raceday_dagster.store.transaction import Transaction, Transactions
+from raceday_dagster.store.unsettled import OverdueRace, UnsettledRace
+
+__all__ = ["Poll", "RaceStore", "WriteReport"]
+
+DEADLINE_S = 10.0
+LIST_DEADLINE_S = 30.0
+
+Asked = ParamSpec("Asked")
+Answer = TypeVar("Answer")
+
+
+class RaceStore:
+    """Writes races, racing days and the ledger; reads what the schedule needs.
+
+    Args:
+        engine: From ``engine.build_engine``; the store never makes another.
+        gauge: Of that engine's pool; one is made if none is given.
+        monotonic: Clock of durations and deadlines, seconds.
+        utc_now: Clock that says which racing days are near.
+        sleep: Called before the one retry of a failure that may pass.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        gauge: PoolGauge | None = None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.engine = engine
+        self.gauge = gauge or PoolGauge(engine)
+        self._monotonic = monotonic
+        self._utc_now = utc_now
+        self._transactions = Transactions(engine, self.gauge, monotonic=monotonic, sleep=sleep)
+        self._days: set[date] = set()
+        self._days_lock = threading.Lock()
+
+    def write_race(self, snapshot: RaceSnapshot, poll: Poll, *, deadline_s: float = DEADLINE_S) -> WriteReport:
+        """Writes one poll of one race, its ledger row included, or nothing.
+
+        The first race of a racing day makes that day's partitions, in a transaction of its own before this one.
+
+        Args:
+            snapshot: What the transform made of the answer.
+            poll: The run and the stages before, for the ledger.
+            deadline_s: Seconds left for the write, its one retry included.
+
+        Raises:
+            WriteError: Nothing of it is stored; ``retryable`` says whether the same snapshot may be written later.
+        """
+        ends_s = self._monotonic() + deadline_s
+        while True:
+            try:
+                return self._write_race(snapshot, poll, ends_s - self._monotonic())
+            except NeedsPartitionError as missing:
+                left_s = ends_s - self._monotonic()
+                self._create_partitions([missing.racing_day], snapshot.race_id, left_s)
+
+    def record_poll(self, result: ProcessResult, run_id: str, *, deadline_s: float = DEADLINE_S) -> None:
+        """Puts a race that failed or was skipped into the ledger; a second time adds nothing.
+
+        Raises:
+            WriteError: It is not there.
+        """
+        rows = [ledger.build_poll_row(result, run_id)]
+        self._transactions.run(
+            lambda transaction: ledger.write_polls(transaction, rows), race_id=result.race_id, deadline_s=deadline_s
+        )
+
+    def record_batch(self, run_id: str, outcome: BatchOutcome) -> None:
+        """Puts a batch, and those of its races the ledger misses, into the ledger; a second time adds nothing.
+
+        Raises:
+            WriteError: Nothing of it is there.
+        """
+        rows = [ledger.build_poll_row(race, run_id) for race in outcome.races]
+
+        def write(transaction: Transaction) -> None:
+            ledger.write_polls(transaction, rows)
+            ledger.write_batch(transaction, run_id, outcome)
+
+        self._transactions.run(write, deadline_s=DEADLINE_S)
+
+    def write_racing_day(self, day: RacingDay) -> RowCounts:
+        """Writes the meetings and races of a list: changed rows only, nothing erased, newer answers left alone.
+
+        Raises:
+            WriteError: Nothing of it is stored.
+        """
+        self.ensure_partitions({day.racing_day, *(race.racing_day for race in day.races)})
+        return self._transactions.run(
+            lambda transaction: day_list.write_list(transaction, day), deadline_s=LIST_DEADLINE_S
+        )
+
+    def ensure_partitions(self, days: Iterable[date] = ()) -> list[str]:
+        """Makes the missing partitions of today, the next three days (New Zealand) and ``days``; returns their names.
+
+        Raises:
+            WriteError: None of them was made.
+        """
+        return self._create_partitions(days, "", LIST_DEADLINE_S)
+
+    def read_polled_races(
+        self, now: datetime, *, countries: Sequence[str], categories: Sequence[str]
+    ) -> list[PolledRace]:
+        """Unfinished races that start in the polling window, for ``racing.polling.plan_polls``.
+
+        Raises:
+            DatabaseError: The database cannot be used.
+        """
+        return self._read(queries.read_polled_races, now, countries, categories)
+
+    def read_answered(self, asked: Mapping[str, Collection[str]]) -> set[tuple[str, str]]:
+        """Pairs of run and race, of those ``asked`` for by run, that the ledger has. Raises ``DatabaseError``."""
+        return self._read(queries.read_answered, asked)
+
+    def is_listed(self, racing_day: date) -> bool:
+        """Whether the list of a racing day was stored. Raises ``DatabaseError``."""
+        return self._read(queries.is_listed, racing_day)
+
+    # What the backfill and the alerts ask.
+
+    def read_unsettled_races(self, racing_days: Sequence[date], now: datetime) -> list[UnsettledRace]:
+        """Races to ask about again: started ones of these days, overdue ones of the last week. ``now`` is the feed's.
+        Raises ``DatabaseError``."""
+        return self._read(unsettled.read_unsettled_races, racing_days, now)
+
+    def read_overdue_races(
+        self, now: datetime, *, countries: Sequence[str], categories: Sequence[str]
+    ) -> list[OverdueRace]:
+        """Races of the last week not over two hours after their start. Raises ``DatabaseError``."""
+        return self._read(unsettled.read_overdue_races, now, countries, categories)
+
+    def _write_race(self, snapshot: RaceSnapshot, poll: Poll, deadline_s: float) -> WriteReport:
+        started_s = self._monotonic()
+        breakdowns: list[dict[str, float]] = []
+
+        def elapsed_ms() -> int:
+            return round(1_000 * (self._monotonic() - started_s))
+
+        def write(transaction: Transaction) -> WriteReport:
+            breakdowns.append(transaction.breakdown_ms)
+            stored = race_write.lock_race(transaction, snapshot.race_id, snapshot.meeting.meeting_id)
+            if len(breakdowns) > 1 and (counts := race_write.read_committed(transaction, snapshot, poll)) is not None:
+                # The first attempt did it; only the answer to its commit was lost.
+                return WriteReport(status="written", row_counts=counts, write_ms=0, breakdown_ms={})
+            if stored.has_newer_poll(snapshot.event_timestamp):
+                error = race_write.record_stale(transaction, snapshot, poll, stored, elapsed_ms())
+                return WriteReport(status="stale", row_counts=RowCounts(), write_ms=0, breakdown_ms={}, error=error)
+            racing_day = choose_racing_day(stored, snapshot.race)
+            if racing_day not in self._days:
+                raise NeedsPartitionError(racing_day)
+            counts = race_write.write_snapshot(transaction, snapshot, stored, racing_day)
+            race_write.record_written(transaction, snapshot, poll, counts, elapsed_ms())
+            return WriteReport(status="written", row_counts=counts, write_ms=0, breakdown_ms={})
+
+        try:
+            report = self._transactions.run(write, race_id=snapshot.race_id, deadline_s=deadline_s)
+        except WriteError as error:
+            if error.__cause__ is not None and is_missing_partition(error.__cause__):
+                self._forget_days()
+            raise
+        return report.model_copy(update={"write_ms": elapsed_ms(), "breakdown_ms": breakdowns[-1]})
+
+    def _create_partitions(self, days: Iterable[date], race_id: str, deadline_s: float) -> list[str]:
+        wanted = choose_days(self._utc_now(), days)
+        refuse_far_days(wanted, race_id)
+        partitions = self._transactions.run(
+            lambda transaction: create_partitions(transaction, wanted, race_id), race_id=race_id, deadline_s=deadline_s
+        )
+        with self._days_lock:
+            self._days.update(partitions.days)
+        return list(partitions.made)
+
+    def _forget_days(self) -> None:
+        with self._days_lock:
+            self._days.clear()
+
+    def _read(
+        self, read: Callable[Concatenate[Connection, Asked], Answer], *args: Asked.args, **kwargs: Asked.kwargs
+    ) -> Answer:
+        try:
+            with self._transactions.connect(self._monotonic() + DEADLINE_S) as connection:
+                return read(connection, *args, **kwargs)
+        except SQLAlchemyError as error:
+            raise build_database_error(self.engine, error) from error

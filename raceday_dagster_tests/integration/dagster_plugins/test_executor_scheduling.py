@@ -1,0 +1,161 @@
+"""What runs at once, in which order, and within which limits."""
+
+import threading
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from dagster._core.execution.api import execute_run_iterator
+
+from raceday_dagster_tests.integration.dagster_plugins import executor_jobs as jobs
+from raceday_dagster_tests.integration.dagster_plugins.executor_probe import PATIENCE_S, probe, run
+
+DONE = dg.DagsterEventType.STEP_SUCCESS
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+@pytest.fixture(autouse=True)
+def fresh_probe() -> None:
+    probe.reset()
+
+
+def test_five_steps_are_inside_at_once_and_never_a_sixth(instance: dg.DagsterInstance) -> None:
+    probe.reset(parties=5)
+    result = run(jobs.meeting_job, instance, ops={"fan_out": {"items": 10}})
+    assert result.success
+    assert probe.peak == 5
+
+
+def test_max_concurrent_comes_from_the_run_config(instance: dg.DagsterInstance) -> None:
+    probe.reset(parties=3)
+    assert run(jobs.meeting_job, instance, ops={"fan_out": {"items": 6}}, execution={"max_concurrent": 3}).success
+    assert probe.peak == 3
+
+
+def test_the_default_of_max_concurrent_is_the_builders(instance: dg.DagsterInstance) -> None:
+    probe.reset(parties=2)
+    assert run(jobs.two_at_once_job, instance, ops={"fan_out": {"items": 4}}).success
+    assert probe.peak == 2
+
+
+def test_one_at_a_time_is_serial(instance: dg.DagsterInstance) -> None:
+    assert run(jobs.doubling_job, instance, execution={"max_concurrent": 1}).success
+    assert probe.peak == 1
+
+
+def test_a_ceiling_lowers_what_was_asked_for(instance: dg.DagsterInstance) -> None:
+    probe.reset(parties=3)
+    assert run(jobs.ceiling_job, instance, ops={"fan_out": {"items": 6}}, execution={"max_concurrent": 50}).success
+    assert probe.peak == 3
+    assert "asked for 50" in probe.happened
+
+
+@pytest.mark.parametrize("max_concurrent", [0, -1])
+@pytest.mark.parametrize("job", [jobs.doubling_job, jobs.ceiling_job], ids=["plain", "with a ceiling"])
+def test_less_than_one_at_a_time_fails_the_run_in_one_line_before_any_step(
+    instance: dg.DagsterInstance, job: dg.JobDefinition, max_concurrent: int
+) -> None:
+    result = run(job, instance, execution={"max_concurrent": max_concurrent})
+    assert not result.success
+    (failure,) = [event for event in result.all_events if event.is_run_failure]
+    assert failure.job_failure_data.error is not None
+    assert failure.job_failure_data.error.message.strip().endswith(
+        f"max_concurrent must be 1 or more, not {max_concurrent}."
+    )
+    assert probe.happened == []
+
+
+def test_every_mapped_step_runs_and_then_the_collecting_one(instance: dg.DagsterInstance) -> None:
+    result = run(jobs.doubling_job, instance, ops={"fan_out": {"items": 25}})
+    assert result.success
+    assert sorted(probe.happened[:-1]) == sorted(f"double {number}" for number in range(25))
+    assert probe.happened[-1] == f"sum {sum(range(25)) * 2}"
+
+
+def test_an_empty_fan_out_still_reaches_the_collecting_step(instance: dg.DagsterInstance) -> None:
+    assert run(jobs.doubling_job, instance, ops={"fan_out": {"items": 0}}).success
+    assert probe.happened == ["sum 0"]
+
+
+def test_with_rising_priorities_an_item_ends_before_a_new_one_starts(instance: dg.DagsterInstance) -> None:
+    result = run(jobs.depth_first_job, instance, ops={"fan_out": {"items": 20}}, execution={"max_concurrent": 3})
+    assert result.success
+    assert probe.peak == 3
+    assert probe.inside == set()
+
+
+def test_a_tag_limit_holds_within_the_run(instance: dg.DagsterInstance) -> None:
+    limits = [{"key": "lane", "value": "slow", "limit": 2}]
+    assert run(jobs.tagged_job, instance, execution={"tag_concurrency_limits": limits}).success
+    assert probe.peak == 2
+
+
+def test_a_tag_limit_that_lets_nothing_run_is_an_error_and_not_a_wait_for_ever(instance: dg.DagsterInstance) -> None:
+    limits = [{"key": "lane", "value": "slow", "limit": 0}]
+    result = run(jobs.tagged_job, instance, execution={"tag_concurrency_limits": limits})
+    (failure,) = [event for event in result.all_events if event.is_run_failure]
+    assert "without completing the execution plan" in str(failure.job_failure_data.error)
+
+
+def test_an_op_pool_holds_and_gives_its_places_back(instance: dg.DagsterInstance) -> None:
+    instance.event_log_storage.set_concurrency_slots("lane", 2)
+    result = run(jobs.pooled_job, instance)
+    assert result.success
+    assert probe.peak == 2
+    assert instance.event_log_storage.get_concurrency_info("lane").active_slot_count == 0
+    assert instance.event_log_storage.get_concurrency_info("lane").pending_step_count == 0
+
+
+def test_a_run_waits_for_an_op_pool_that_another_run_has_taken(instance: dg.DagsterInstance) -> None:
+    slots = instance.event_log_storage
+    slots.set_concurrency_slots("lane", 1)
+    assert slots.claim_concurrency_slot("lane", "another-run", "its-step").is_claimed
+    blocked = threading.Event()
+
+    def give_back_once_blocked() -> None:
+        assert blocked.wait(PATIENCE_S)
+        slots.free_concurrency_slot_for_step("another-run", "its-step")
+
+    helper = threading.Thread(target=give_back_once_blocked)
+    helper.start()
+    job = dg.reconstructable(jobs.pooled_job)
+    created = instance.create_run_for_job(jobs.pooled_job, job_code_origin=job.get_python_origin())
+    for event in execute_run_iterator(job, created, instance):
+        if "blocked by limit for pool lane" in (event.message or ""):
+            blocked.set()
+    helper.join()
+    assert blocked.is_set()
+    assert probe.peak == 1
+    assert instance.get_run_by_id(created.run_id).status == dg.DagsterRunStatus.SUCCESS
+
+
+def test_a_step_starts_when_its_inputs_are_there_if_the_run_asks_for_that(instance: dg.DagsterInstance) -> None:
+    config = {"step_dependency_config": {"require_upstream_step_success": False}}
+    assert run(jobs.early_output_job, instance, execution=config).success
+    assert probe.happened == ["consumer runs", "producer ends"]
+
+
+def test_the_events_of_each_step_stay_in_order_in_the_run_and_in_the_storage(instance: dg.DagsterInstance) -> None:
+    result = run(jobs.doubling_job, instance, ops={"fan_out": {"items": 12}})
+    stored = [record.event_log_entry.dagster_event for record in instance.get_records_for_run(result.run_id).records]
+    for events in (result.all_events, [event for event in stored if event]):
+        by_step: dict[str, list[str]] = {}
+        for event in events:
+            if event.step_key and event.step_key.startswith("double"):
+                by_step.setdefault(event.step_key, []).append(event.event_type_value)
+        assert len(by_step) == 12
+        assert set(map(tuple, by_step.values())) == {
+            ("STEP_START", "LOADED_INPUT", "STEP_INPUT", "STEP_OUTPUT", "HANDLED_OUTPUT", "STEP_SUCCESS")
+        }
+
+
+def test_an_ephemeral_instance_takes_events_from_several_threads() -> None:
+    probe.reset(parties=5)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = run(jobs.meeting_job, instance, ops={"fan_out": {"items": 10}})
+        assert len([event for event in result.all_events if event.event_type == DONE]) == 11

@@ -1,0 +1,274 @@
+"""Dagster's own storage on the embedded PostgreSQL: few connections, kept, and one line when there is no database."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+from dagster._core.instance.ref import InstanceRef
+from dagster._serdes import deserialize_value, serialize_value
+
+from raceday_dagster.dagster_plugins import storage
+from raceday_dagster.dagster_plugins.storage import PooledPostgresStorage, StorageError
+from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster_tests.integration.dagster_plugins import executor_jobs as jobs
+from raceday_dagster_tests.integration.dagster_plugins.executor_probe import probe, run
+from raceday_dagster_tests.integration.defs.maintenance_fixture import DAGSTER_YAML
+from raceday_dagster_tests.integration.postgres_fixture import make_database
+
+SECRET = "s3cret-of-dagster"
+
+
+@pytest.fixture(scope="module")
+def url(embedded_postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A database for Dagster: nothing in it before the first test."""
+    with make_database(embedded_postgres) as url:
+        yield url
+
+
+@pytest.fixture
+def dagster_home(tmp_path: Path) -> Path:
+    (tmp_path / "dagster.yaml").write_text(DAGSTER_YAML)
+    return tmp_path
+
+
+@pytest.fixture
+def instance(url: str, dagster_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    monkeypatch.setenv("DAGSTER_PG_URL", url)
+    with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
+        yield instance
+
+
+def _engine(instance: dg.DagsterInstance) -> sa.Engine:
+    engine: sa.Engine = instance.event_log_storage._engine
+    return engine
+
+
+def _backends(url: str) -> int:
+    """Connections to the database other than the one that asks."""
+    engine = sa.create_engine(storage.normalise_url(url), poolclass=sa.NullPool)
+    question = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with engine.connect() as connection:
+        return int(connection.execute(sa.text(question)).scalar_one())
+
+
+def test_a_run_of_five_steps_at_once_writes_all_its_events_over_the_pool(
+    instance: dg.DagsterInstance, url: str
+) -> None:
+    opened: list[object] = []
+    sa.event.listen(_engine(instance), "connect", lambda connection, _: opened.append(connection))
+    probe.reset(parties=5)
+    result = run(jobs.meeting_job, instance, ops={"fan_out": {"items": 10}})
+    assert result.success
+    assert probe.peak == 5
+    stored = [entry.dagster_event.event_type for entry in instance.all_logs(result.run_id) if entry.dagster_event]
+    assert stored.count(dg.DagsterEventType.STEP_SUCCESS) == 11
+    assert len(stored) > 60
+    assert len(opened) <= storage.POOL_SIZE
+    assert _backends(url) <= storage.POOL_SIZE
+
+
+def test_the_three_storages_share_one_pool(instance: dg.DagsterInstance) -> None:
+    engines = {instance.run_storage._engine, instance.event_log_storage._engine, instance.schedule_storage._engine}
+    assert len(engines) == 1
+
+
+def test_a_child_process_makes_the_same_storage_from_the_reference(instance: dg.DagsterInstance, url: str) -> None:
+    reference = deserialize_value(serialize_value(instance.get_ref()), InstanceRef)
+    with dg.DagsterInstance.from_ref(reference) as other:
+        assert isinstance(reference.storage, PooledPostgresStorage)
+        assert _engine(other).url == storage.normalise_url(url)
+        assert isinstance(_engine(other).pool, sa.QueuePool)
+
+
+def test_a_terminated_backend_is_replaced_and_nobody_notices(instance: dg.DagsterInstance, url: str) -> None:
+    instance.get_runs()
+    killer = sa.create_engine(storage.normalise_url(url), poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+    statement = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    with killer.connect() as connection:
+        assert connection.execute(sa.text(statement)).scalar_one() >= 1
+    instance.get_runs()
+    assert run(jobs.doubling_job, instance).success
+
+
+def test_a_closed_instance_leaves_no_connection(url: str, dagster_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_PG_URL", url)
+    before = _backends(url)
+    with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
+        instance.get_runs()
+        assert _backends(url) > before
+    assert _backends(url) == before
+
+
+def test_the_webserver_may_take_its_own_connections(instance: dg.DagsterInstance, url: str) -> None:
+    shared = _engine(instance)
+    instance.optimize_for_webserver(statement_timeout=5000, pool_recycle=60, max_overflow=20)
+    instance.get_runs()
+    assert _engine(instance) is not shared
+    assert shared.pool.status().count("Connections in pool: 0") == 1
+    with _engine(instance).connect() as connection:
+        assert connection.execute(sa.text("SHOW statement_timeout")).scalar_one() == "5s"
+
+
+def test_a_database_that_goes_away_is_one_error_of_ours_and_no_line_in_the_logs(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise sa.exc.OperationalError("connect", {}, ConnectionError("gone"))
+
+    monkeypatch.setattr(storage, "WRITE_WITHIN_S", 0.0)
+    _engine(instance).dispose()
+    sa.event.listen(_engine(instance), "do_connect", refuse)
+    questions = [
+        instance.get_daemon_heartbeats,
+        lambda: instance.get_run_by_id("x"),
+        lambda: instance.all_logs("x"),
+        instance.all_instigator_state,
+    ]
+    for ask in questions:
+        with pytest.raises(StorageError, match="cannot be reached: gone"):
+            ask()
+    assert caplog.records == []
+
+
+FORKING_PROGRAM = """
+import os, sys
+import dagster as dg, sqlalchemy as sa
+def backend(instance):
+    with instance.event_log_storage._engine.connect() as connection:
+        return connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+with dg.DagsterInstance.get() as instance:
+    before = backend(instance)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if backend(instance) != before else 1)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), backend(instance) == before)
+"""
+
+
+def test_a_forked_child_leaves_its_parents_connections_alone(url: str, dagster_home: Path) -> None:
+    environment = os.environ | {"DAGSTER_HOME": str(dagster_home), "DAGSTER_PG_URL": url}
+    command = [sys.executable, "-W", "ignore", "-c", FORKING_PROGRAM]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["0", "True"], done.stderr
+
+
+FORKING_RUN = """
+import logging, os, time
+import dagster as dg
+def say(message):
+    log.store_event(dg.EventLogEntry(
+        error_info=None, level=logging.INFO, user_message=message, run_id="forking", timestamp=time.time(),
+        step_key="step", job_name="job", dagster_event=None,
+    ))
+with dg.DagsterInstance.get() as instance:
+    log = instance.event_log_storage
+    child = None
+    with log.buffered():
+        say("before")
+        instance.all_logs("forking")
+        log._buffer._writing.acquire()  # its thread is in the middle of something
+        child = os.fork()
+        if child:
+            log._buffer._writing.release()
+            _, status = os.waitpid(child, 0)
+        else:
+            say("child")
+    if child == 0:
+        os._exit(0 if len(instance.all_logs("forking")) == 2 else 1)
+    print(os.waitstatus_to_exitcode(status), *(entry.user_message for entry in instance.all_logs("forking")))
+"""
+
+
+def test_a_child_forked_during_a_run_writes_its_own_events_only(url: str, dagster_home: Path) -> None:
+    environment = os.environ | {"DAGSTER_HOME": str(dagster_home), "DAGSTER_PG_URL": url}
+    command = [sys.executable, "-W", "ignore", "-c", FORKING_RUN]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["0", "before", "child"], done.stderr
+
+
+def test_a_server_that_vanishes_is_noticed_in_seconds_unless_the_url_says_otherwise(url: str) -> None:
+    engine = storage.build_engine(storage.normalise_url(url).update_query_dict({"keepalives_count": "7"}))
+    with storage.open_connection(engine, 5.0) as connection:
+        used = connection.connection.driver_connection.get_dsn_parameters()
+    engine.dispose()
+    assert used["keepalives_count"] == "7"
+    assert {name: used[name] for name in ("keepalives_idle", "keepalives_interval", "tcp_user_timeout")} == {
+        "keepalives_idle": "5",
+        "keepalives_interval": "2",
+        "tcp_user_timeout": "11000",
+    }
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
+def test_every_postgresql_url_is_one_for_psycopg2(scheme: str) -> None:
+    url = storage.normalise_url(f"{scheme}://user:p%40ss@host:5433/name?sslmode=require")
+    assert url.drivername == "postgresql+psycopg2"
+    assert (url.username, url.password, url.host, url.port, url.database) == ("user", "p@ss", "host", 5433, "name")
+    assert url.query == {"sslmode": "require"}
+
+
+@pytest.mark.parametrize("url", [f"mysql://u:{SECRET}@h/d", f"{SECRET}", f"postgresql://u:{SECRET}@h:port/d", ""])
+def test_what_is_no_postgresql_url_is_refused_in_one_line_without_its_password(url: str) -> None:
+    with pytest.raises(StorageError) as refused:
+        storage.normalise_url(url)
+    assert "\n" not in refused.value.message
+    assert "raceday sandbox" in refused.value.message
+    assert SECRET not in refused.value.message
+
+
+def test_a_server_that_comes_up_late_is_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = storage.build_engine(storage.normalise_url(url))
+    refusals = [sa.exc.OperationalError("connect", {}, ConnectionError("starting up"))] * 2
+
+    def refuse_twice(*_: object) -> None:
+        if refusals:
+            raise refusals.pop()
+
+    sa.event.listen(engine, "do_connect", refuse_twice)
+    storage.open_connection(engine, 1.0, clock=lambda: 0.0, sleep=lambda _: None).close()
+    assert refusals == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (None, "DAGSTER_PG_URL, the PostgreSQL URL of Dagster's own storage, is not set."),
+        (f"postgres://somebody@127.0.0.1:1/nowhere?password={SECRET}", "cannot be reached: connection to server at"),
+    ],
+    ids=["not set", "unreachable"],
+)
+def test_the_dagster_command_says_in_one_line_what_is_missing(
+    dagster_home: Path, url: str | None, expected: str
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_PG_URL"}
+    environment |= {"DAGSTER_HOME": str(dagster_home)} | ({"DAGSTER_PG_URL": url} if url else {})
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "dagster",
+        "job",
+        "execute",
+        "-m",
+        jobs.__name__,
+        "-j",
+        "doubling_job",
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    assert done.returncode == 1
+    assert len(lines) == 1, lines
+    assert expected in lines[0]
+    assert "raceday sandbox -- COMMAND" in lines[0]
+    assert SECRET not in lines[0]

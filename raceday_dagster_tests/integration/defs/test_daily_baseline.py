@@ -1,0 +1,183 @@
+"""The beginning of a racing day: listed, stored, polled once, registered as partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+from threading import Thread
+
+import dagster as dg
+import pytest
+from sqlalchemy import text
+
+from raceday_dagster.sandbox.postmaster import wait_for
+from raceday_dagster_tests.integration.defs.day_runs import (
+    NEXT_DAY,
+    NIGHT,
+    daily_baseline_job,
+    read_failure,
+    read_metadata,
+    run_day,
+)
+from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_module_day
+
+
+@pytest.fixture(scope="module")
+def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
+    with open_module_day(database_url, tmp_path_factory, RACE_CATEGORIES="H") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def loaded(day: RaceDay) -> dg.JobExecutionResult:
+    return run_day(day, "daily_baseline")
+
+
+def test_meetings_races_entrants_and_first_odds_are_there(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
+    assert loaded.success
+    (counts,) = day.ask(
+        "SELECT (SELECT count(*) FROM meetings) AS meetings, (SELECT count(*) FROM races) AS races,"
+        " (SELECT count(DISTINCT race_id) FROM entrants) AS with_entrants,"
+        " (SELECT count(DISTINCT race_id) FROM odds_history) AS with_odds"
+    )
+    assert counts["meetings"] >= 3
+    assert counts["races"] >= 30
+    assert counts["with_entrants"] == counts["with_odds"] == counts["races"]
+    batch = day.read_batch(loaded.run_id)
+    assert (batch["successes"], batch["total_races"]) == (counts["races"], counts["races"])
+    assert batch["effective_concurrency"] == 5
+    assert day.simulator.requests()["events_in_flight_peak"] <= 5
+
+
+def test_only_the_configured_countries_and_categories_are_taken(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
+    assert loaded.success
+    kinds = {(row["country"], row["category"]) for row in day.ask("SELECT DISTINCT country, category FROM meetings")}
+    assert kinds == {("NZ", "H"), ("AUS", "H")}
+
+
+def test_races_after_midnight_belong_to_the_day_of_their_meeting(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
+    assert loaded.success
+    assert {row["racing_day"] for row in day.ask("SELECT DISTINCT racing_day FROM races")} == {RACING_DAY}
+    late = day.ask("SELECT race_id FROM races WHERE race_date_nz > racing_day")
+    assert late, "the simulated day has races after midnight in New Zealand"
+    for table in ("money_flow_history", "odds_history"):
+        assert {row["racing_day"] for row in day.ask(f"SELECT DISTINCT racing_day FROM {table}")} == {RACING_DAY}
+
+
+def test_every_race_is_a_partition(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
+    assert loaded.success
+    stored = {row["race_id"] for row in day.ask("SELECT race_id FROM races")}
+    assert set(day.instance.get_dynamic_partitions("races")) == stored
+
+
+def test_one_race_that_cannot_be_read_does_not_stop_the_day(
+    day: RaceDay, loaded: dg.JobExecutionResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert loaded.success
+    monkeypatch.setenv("RACE_COUNTRIES", "NZ")
+    (row,) = day.ask("SELECT race_id FROM races JOIN meetings USING (meeting_id) WHERE country = 'NZ' LIMIT 1")
+    broken = row["race_id"]
+    rule = day.simulator.add_fault(broken, "garbage")
+    again = run_day(day, "daily_baseline")
+    assert day.simulator.fired(rule) == 1
+    day.simulator.clear_faults()
+    assert again.success
+    polls = day.read_polls(again.run_id)
+    assert {race_id for race_id, row in polls.items() if row["status"] == "failed"} == {broken}
+
+
+def test_a_list_that_cannot_be_read_is_one_clear_failure(day: RaceDay) -> None:
+    rule = day.simulator.add_fault("/racing/meetings", "status", code=500)
+    result = run_day(day, "daily_baseline")
+    assert day.simulator.fired(rule) == 4
+    day.simulator.clear_faults()
+    assert not result.success
+    step, said = read_failure(result)
+    assert step == "fetch_meetings"
+    assert f"The meetings of {RACING_DAY} could not be read" in said
+
+
+def test_a_day_without_racing_is_an_empty_success(day: RaceDay) -> None:
+    result = run_day(day, "daily_baseline", date(2026, 1, 1))
+    assert result.success
+    assert day.read_batch(result.run_id)["total_races"] == 0
+
+
+def test_a_day_that_is_no_date_is_refused_before_anything_is_asked(day: RaceDay) -> None:
+    day.simulator.clear_requests()
+    config = {"ops": {"fetch_meetings": {"config": {"racing_day": "tomorrow"}}}}
+    result = dg.execute_job(dg.reconstructable(daily_baseline_job), instance=day.instance, run_config=config)
+    _step, said = read_failure(result)
+    assert "racing_day must be a date like 2026-01-31, not 'tomorrow'" in said
+    assert day.simulator.requests()["total"] == 0
+
+
+def test_no_more_than_five_events_are_asked_for_at_once_whatever_the_config_says(
+    day: RaceDay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RACE_COUNTRIES", "NZ")
+    day.simulator.clear_requests()
+    day.simulator.add_fault("/racing/events/", "hold")
+
+    def release_when_five_wait() -> None:
+        wait_for(lambda: day.simulator.faults()[0]["waiting"] == 5, 20)
+        day.simulator.release()
+
+    releasing = Thread(target=release_when_five_wait)
+    releasing.start()
+    result = run_day(day, "daily_baseline", max_concurrent=10)
+    releasing.join()
+    day.simulator.clear_faults()
+    assert result.success
+    asked = day.simulator.requests()
+    assert asked["total"] > 10
+    assert asked["events_in_flight_peak"] == 5
+    batch = day.read_batch(result.run_id)
+    assert (batch["requested_concurrency"], batch["effective_concurrency"]) == (10, 5)
+
+
+# The last two tests move the clock of the day past its end.
+
+
+def test_the_next_day_reads_the_races_again_that_are_not_settled(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
+    """Also those that are final without a result, as an evening backfill that failed leaves them."""
+    assert loaded.success
+    lost, *_others = [row["race_id"] for row in day.ask("SELECT race_id FROM races WHERE status = 'final'")]
+    with day.engine.begin() as connection:
+        connection.execute(text("DELETE FROM meetings WHERE country = 'AUS'"))  # one country's tell it all
+        connection.execute(text("DELETE FROM race_results WHERE race_id = :race_id"), {"race_id": lost})
+    unfinished = {
+        row["race_id"] for row in day.ask("SELECT race_id FROM races WHERE status IN ('open', 'closed', 'interim')")
+    }
+    assert len(unfinished) > 10
+    day.simulator.set_clock(NIGHT)
+    following = run_day(day, "daily_baseline", NEXT_DAY)
+    assert following.success
+    polled = set(day.read_polls(following.run_id))
+    assert polled >= unfinished | {lost}
+    assert read_metadata(following, "write_meetings")["reread"] == len(polled)
+    assert {row["status"] for row in day.ask("SELECT DISTINCT status FROM races")} == {"final"}
+    assert day.ask("SELECT 1 FROM race_results WHERE race_id = :race_id", race_id=lost)
+    again = run_day(day, "daily_baseline", NEXT_DAY)
+    assert day.read_batch(again.run_id)["total_races"] == 0
+
+
+def test_a_past_day_whose_races_are_all_over_is_loaded_by_its_date(
+    day: RaceDay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RACE_COUNTRIES", "NZ")
+    with day.engine.begin() as connection:
+        connection.execute(text("TRUNCATE meetings, racing_days, money_flow_history, odds_history CASCADE"))
+    result = run_day(day, "daily_baseline")
+    assert result.success
+    (counts,) = day.ask(
+        "SELECT (SELECT count(*) FROM races WHERE status IN ('final', 'abandoned')) AS races,"
+        " (SELECT count(DISTINCT race_id) FROM entrants) AS with_entrants,"
+        " (SELECT count(*) FROM races WHERE status = 'final') AS final,"
+        " (SELECT count(*) FROM race_results WHERE result_status = 'final') AS with_results,"
+        " (SELECT count(DISTINCT race_id) FROM odds_history) AS with_odds"
+    )
+    batch = day.read_batch(result.run_id)
+    assert batch["successes"] == batch["total_races"] == counts["races"] == counts["with_entrants"]
+    assert counts["final"] == counts["with_results"] > 10
+    assert counts["with_odds"] >= counts["final"]

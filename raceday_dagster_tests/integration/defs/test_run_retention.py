@@ -1,0 +1,134 @@
+"""Dagster's own runs under `maintenance`: which leave, what leaves with them, and what stays in the way."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from raceday_dagster_tests.integration.defs.maintenance_fixture import (
+    Housekeeping,
+    failing_job,
+    open_housekeeping,
+    quiet_job,
+    read_metadata,
+)
+from raceday_dagster_tests.integration.race_day import read_log
+from raceday_dagster_tests.integration.store.store_fixture import observe
+
+
+@pytest.fixture
+def house(
+    database_url: str, empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Housekeeping]:
+    with open_housekeeping(database_url, empty_database_url, tmp_path, monkeypatch) as house:
+        yield house
+
+
+def test_runs_leave_with_their_events_tags_and_folders(house: Housekeeping) -> None:
+    old, failed_long_ago = house.make_run(ended_hours_ago=49), house.make_run(failing_job, ended_hours_ago=14 * 24 + 1)
+    young, failed = house.make_run(ended_hours_ago=47), house.make_run(failing_job, ended_hours_ago=49)
+    result = house.run()
+    runs = (old, failed_long_ago, young, failed)
+    assert [house.instance.has_run(run_id) for run_id in runs] == [False, False, True, True]
+    assert [house.has_folder(run_id) for run_id in runs] == [False, False, True, True]
+    said = read_metadata(result, "delete_old_runs")
+    assert (said["runs_deleted"], said["run_folders_deleted"]) == (2, 2)
+    assert said["event_rows_deleted"] > 10
+    assert "event_logs" in said["vacuumed"]
+    for table in ("event_logs", "run_tags"):
+        orphans = f"SELECT count(*) FROM {table} WHERE run_id NOT IN (SELECT run_id FROM runs)"
+        assert house.ask(orphans) == 0
+        assert house.ask(f"SELECT count(*) FROM {table} WHERE run_id = '{young}'") != 0
+    assert house.ask("SELECT last_vacuum IS NOT NULL FROM pg_stat_user_tables WHERE relname = 'event_logs'")
+
+
+def test_a_statement_that_takes_long_is_not_cut_off(house: Housekeeping, empty_database_url: str) -> None:
+    """Whatever the role allows its statements, and without a word to those that come after."""
+    role = "DO $$ BEGIN EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %%I {} ', current_database()); END $$"
+    run_ids = [house.make_run(), house.make_run()]
+    storage: Any = house.instance.run_storage
+    slow = (
+        "CREATE FUNCTION take_long() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.2); RETURN OLD; END'"
+    )
+    with observe(empty_database_url) as run:
+        run(slow)
+        run("CREATE TRIGGER slow BEFORE DELETE ON runs FOR EACH STATEMENT EXECUTE FUNCTION take_long()")
+        run(role.format("SET statement_timeout = 100"))
+        storage.dispose()  # connections from before
+        try:
+            with storage.connect() as connection, pytest.raises(OperationalError, match="statement timeout"):
+                connection.exec_driver_sql("SELECT pg_sleep(1)")
+            assert storage.delete_runs(run_ids) > 10
+            assert "event_logs" in storage.vacuum()
+            with storage.connect() as connection:
+                assert connection.exec_driver_sql("SHOW statement_timeout").scalar() == "100ms"
+        finally:
+            run(role.format("RESET statement_timeout"))
+            run("DROP FUNCTION take_long() CASCADE")
+            storage.dispose()
+
+
+def test_a_folder_that_cannot_be_deleted_is_named_and_holds_nothing_up(
+    house: Housekeeping, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stuck, other = house.make_run(ended_hours_ago=51), house.make_run(ended_hours_ago=50)
+    remove = shutil.rmtree
+
+    def refuse(folder: Path) -> None:
+        if folder.name == stuck:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        remove(folder)
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    result = house.run()
+    assert result.success
+    assert [house.instance.has_run(run_id) for run_id in (stuck, other)] == [False, False]
+    assert [house.has_folder(run_id) for run_id in (stuck, other)] == [True, False]
+    said = read_metadata(result, "delete_old_runs")
+    assert (said["run_folders_deleted"], said["run_folders_left"]) == (1, 1)
+    assert said["run_folders_left_named"].endswith(f"{stuck}: Permission denied")
+    (warned,) = [line for line in read_log(capfd.readouterr().err) if line["event"] == "run_folder_left"]
+    assert (warned["level"], warned["count"]) == ("warning", 1)
+
+
+def test_a_run_that_has_not_ended_stays_however_old(house: Housekeeping, empty_database_url: str) -> None:
+    pending = house.plan_run(status=dg.DagsterRunStatus.STARTED)
+    with observe(empty_database_url) as run:
+        run("UPDATE runs SET update_timestamp = update_timestamp - interval '90 days'")
+    assert house.run().success
+    assert house.instance.has_run(pending)
+    house.instance.delete_run(pending)
+
+
+def test_of_many_failed_runs_only_the_newest_stay_longer(house: Housekeeping) -> None:
+    hours = (60, 50, 52, 54)
+    failed = [house.make_run(failing_job, ended_hours_ago=ago) for ago in hours]
+    house.run(delete_old_runs={"most_failed": 2})
+    assert [house.instance.has_run(run_id) for run_id in failed] == [False, True, True, False]
+
+
+def test_runs_are_deleted_the_oldest_first_and_no_more_than_allowed(house: Housekeeping) -> None:
+    runs = [house.make_run(ended_hours_ago=ago) for ago in (52, 51, 50)]
+    result = house.run(delete_old_runs={"batch_size": 1, "most_runs": 2})
+    assert [house.instance.has_run(run_id) for run_id in runs] == [False, False, True]
+    assert read_metadata(result, "delete_old_runs")["runs_left_to_next_time"]
+
+
+def test_on_another_storage_runs_leave_one_by_one_and_nothing_is_vacuumed(house: Housekeeping, tmp_path: Path) -> None:
+    (tmp_path / "sqlite").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "sqlite"), overrides={"telemetry": {"enabled": False}}) as other:
+        ended = quiet_job.execute_in_process(instance=other).run_id
+        storage: Any = other.run_storage
+        with storage.connect() as connection:
+            connection.exec_driver_sql("UPDATE runs SET update_timestamp = '2025-01-01 00:00:00.000000'")
+        result = Housekeeping(other, house.dagster_url, house.folder).run()
+        assert not other.has_run(ended)
+    said = read_metadata(result, "delete_old_runs")
+    assert (said["runs_deleted"], said["vacuumed"]) == (1, "nothing: this storage is not ours")

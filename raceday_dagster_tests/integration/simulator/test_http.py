@@ -1,0 +1,262 @@
+"""The simulator over HTTP, in a process of its own: the endpoints, every fault, the control plane, the end of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from raceday_dagster.simulator.faults import KINDS
+from raceday_dagster.simulator.raceday import RaceDay
+from raceday_dagster.simulator.running import RunningSimulator, SimulatorError, running_simulator
+
+WINTER = date(2025, 7, 17)
+FIRST = datetime(2025, 7, 17, 2, 0, tzinfo=UTC)
+NOW = FIRST - timedelta(minutes=5)
+DAY = RaceDay(1, WINTER, FIRST)
+RACE = DAY.races[0]
+EVENT = f"/racing/events/{RACE.race_id}"
+FLAGS = {"with_money_tracker": "true", "with_tote_trends_data": "true"}
+PATIENCE_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[RunningSimulator]:
+    with running_simulator(seed=1, racing_day=WINTER, first_start=FIRST, now=NOW, speed=0) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def simulator(started: RunningSimulator) -> RunningSimulator:
+    started.clear_faults()
+    started.clear_requests()
+    started.set_clock(now=NOW, speed=0)
+    return started
+
+
+def ask(simulator: RunningSimulator, path: str = EVENT, **options: Any) -> requests.Response:
+    options.setdefault("params", FLAGS)
+    return requests.get(simulator.api_url + path, timeout=10, allow_redirects=False, **options)
+
+
+def wait_until_waiting(simulator: RunningSimulator, count: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while sum(rule["waiting"] for rule in simulator.faults()) < count:
+        assert time.monotonic() < deadline, f"never {count} requests waiting"
+
+
+def test_the_meetings_of_the_day_are_paged(simulator: RunningSimulator) -> None:
+    span = {"date_from": "2025-07-17", "date_to": "2025-07-17"}
+    pages = [
+        ask(simulator, "/racing/meetings", params={**span, "limit": 10, "offset": offset}).json()["data"]["meetings"]
+        for offset in (0, 10)
+    ]
+    assert [meeting["meeting"] for page in pages for meeting in page] == [m.meeting_id for m in DAY.meetings]
+
+
+def test_meetings_races_and_events_are_found_by_id_and_strangers_are_not(simulator: RunningSimulator) -> None:
+    assert ask(simulator, f"/racing/meetings/{RACE.meeting.meeting_id}").json()["data"]["meetings"]
+    assert ask(simulator, "/racing/list", params={"date_from": "2025-07-17"}).json()["data"]["races"]
+    assert ask(simulator).json()["data"]["race"]["event_id"] == RACE.race_id
+    for path in ("/racing/events/unknown", "/racing/meetings/unknown", "/elsewhere"):
+        response = ask(simulator, path)
+        assert response.status_code == 404
+        assert response.json()["header"]["error_code"] == "404"
+
+
+@pytest.mark.parametrize(
+    "params", [{"date_from": "2025-07-17T00:00:00Z"}, {"date_from": "20250717"}, {"limit": "many"}], ids=str
+)
+def test_a_parameter_that_makes_no_sense_is_refused(simulator: RunningSimulator, params: dict[str, str]) -> None:
+    assert ask(simulator, "/racing/meetings", params=params).status_code == 400
+
+
+def test_answers_are_compressed_when_asked(simulator: RunningSimulator) -> None:
+    plain, packed = (ask(simulator, headers={"Accept-Encoding": coding}) for coding in ("identity", "gzip"))
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert plain.json() == packed.json()
+
+
+def test_two_instances_of_one_seed_agree_at_one_instant(simulator: RunningSimulator) -> None:
+    with running_simulator(seed=1, racing_day=WINTER, first_start=FIRST, now=NOW, speed=0) as other:
+        assert other.pid != simulator.pid
+        assert ask(simulator).content == ask(other).content
+
+
+def test_the_clock_moves_a_race_through_its_life(simulator: RunningSimulator) -> None:
+    statuses = [ask(simulator).json()["data"]["race"]["status"]]
+    for seconds in (300 + 165, 240, 600):
+        simulator.advance(seconds)
+        statuses.append(ask(simulator).json()["data"]["race"]["status"])
+    assert statuses == ["Open", "Closed", "Interim", "Final"]
+    assert simulator.now() == NOW + timedelta(seconds=300 + 165 + 240 + 600)
+
+
+def test_the_clock_runs_at_the_speed_it_is_given(simulator: RunningSimulator) -> None:
+    simulator.set_clock(now=NOW, speed=10_000)
+    assert simulator.now() > NOW
+    with pytest.raises(SimulatorError, match="speed"):
+        simulator.set_clock(speed=-1)
+
+
+def test_headers_are_known_by_name_only(simulator: RunningSimulator) -> None:
+    ask(simulator, headers={"From": "somebody@example.invalid"})
+    [entry] = simulator.requests()["recent"]
+    assert "from" in entry["headers"]
+    assert "with_money_tracker=true" in entry["query"]
+    assert "somebody" not in json.dumps(simulator.requests())
+
+
+SPOILT_ANSWERS: dict[str, Any] = {
+    "latency": lambda response: response.json()["data"]["race"]["status"] == "Open",
+    "status": lambda response: response.status_code == 503 and "retry-after" not in response.headers,
+    "redirect": lambda response: (response.status_code, response.headers["location"]) == (302, "/elsewhere"),
+    "html": lambda response: response.status_code == 200 and response.headers["content-type"].startswith("text/html"),
+    "garbage": lambda response: not _is_json(response),
+    "nan": lambda response: b"NaN" in response.content,
+    "wrong_type": lambda response: response.json()["data"]["runners"][0]["odds"]["fixed_win"] == "not a number",
+    "missing_race": lambda response: "race" not in response.json()["data"],
+    "data_error": lambda response: response.json()["data"]["error"] != "",
+    "nul": lambda response: "\x00" in response.json()["data"]["runners"][0]["name"],
+    "hostile": lambda response: "DROP TABLE" in response.json()["data"]["runners"][0]["name"],
+    "duplicate_keys": lambda response: response.json()["data"]["race"]["status"] == "Abandoned",
+    "old_answer": lambda response: response.json()["header"]["generated_time"].startswith("2025-07-17T00:55:00"),
+    "huge": lambda response: len(response.content) > 5_000_000,
+    "gzip_bomb": lambda response: (
+        int(response.headers["content-length"]) < 100_000 < 50_000_000 < len(response.content)
+    ),
+}
+CUT_ANSWERS = {"truncated", "reset", "drip_body", "drip_headers"}
+
+
+def _is_json(response: requests.Response) -> bool:
+    try:
+        response.json()
+    except requests.JSONDecodeError:
+        return False
+    return True
+
+
+def test_every_kind_of_fault_is_shown_here() -> None:
+    assert {*SPOILT_ANSWERS, *CUT_ANSWERS, "hold"} == KINDS.keys()
+
+
+@pytest.mark.parametrize("kind", SPOILT_ANSWERS)
+def test_a_fault_spoils_one_answer_and_leaves_the_next(simulator: RunningSimulator, kind: str) -> None:
+    params = {"ms": 5} if kind == "latency" else {}
+    rule = simulator.add_fault(RACE.race_id, kind, times=1, **params)
+    other = ask(simulator, f"/racing/events/{DAY.races[1].race_id}")
+    assert other.status_code == 200
+    assert simulator.fired(rule) == 0
+    assert SPOILT_ANSWERS[kind](ask(simulator))
+    assert simulator.fired(rule) == 1
+    assert ask(simulator).json()["data"]["race"]["status"] == "Open"
+
+
+def test_a_status_can_say_when_to_come_back(simulator: RunningSimulator) -> None:
+    response = ask(simulator, headers={"X-Simulator-Fault": "status=429;retry_after=7"})
+    assert (response.status_code, response.headers["retry-after"]) == (429, "7")
+    assert ask(simulator, headers={"X-Simulator-Fault": "nonsense"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("truncated", requests.exceptions.ChunkedEncodingError), ("reset", requests.exceptions.ConnectionError)],
+)
+def test_a_connection_ends_too_early(simulator: RunningSimulator, kind: str, error: type[Exception]) -> None:
+    rule = simulator.add_fault(RACE.race_id, kind, times=1)
+    with pytest.raises(error):
+        ask(simulator)
+    assert simulator.fired(rule) == 1
+    assert ask(simulator).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["drip_body", "drip_headers"])
+def test_an_answer_comes_drop_by_drop(simulator: RunningSimulator, kind: str) -> None:
+    rule = simulator.add_fault(RACE.race_id, kind, times=1, bytes_per_s=200)
+    host, _, port = simulator.api_url.removeprefix("http://").partition("/")[0].partition(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
+        connection.sendall(f"GET /affiliates/v1{EVENT} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        pieces = [connection.recv(65536) for _ in range(5)]
+    head_ended = b"\r\n\r\n" in b"".join(pieces)
+    assert head_ended == (kind == "drip_body")
+    assert all(0 < len(piece) < 400 for piece in pieces)
+    assert simulator.fired(rule) == 1
+
+
+def test_five_held_requests_gather_and_are_released_together(simulator: RunningSimulator) -> None:
+    simulator.add_fault("/racing/events/", "hold")
+    with ThreadPoolExecutor(5) as pool:
+        answers = [pool.submit(ask, simulator, f"/racing/events/{race.race_id}") for race in DAY.races[:5]]
+        wait_until_waiting(simulator, 5)
+        assert simulator.requests()["events_in_flight_peak"] == 5
+        assert simulator.release() == 5
+        assert [answer.result().status_code for answer in answers] == [200] * 5
+    seen = simulator.requests()
+    assert (seen["in_flight"], seen["total"]) == (0, 5)
+    assert seen["by_path"][f"/affiliates/v1{EVENT}"] == 1
+
+
+def test_a_held_client_that_leaves_is_no_longer_in_flight(simulator: RunningSimulator) -> None:
+    simulator.add_fault(RACE.race_id, "hold")
+    with pytest.raises(requests.exceptions.Timeout):
+        requests.get(simulator.api_url + EVENT, timeout=0.2)
+    deadline = time.monotonic() + PATIENCE_S
+    while simulator.requests()["in_flight"]:
+        assert time.monotonic() < deadline
+
+
+def test_the_latency_of_events_holds_up_no_other_answer() -> None:
+    with running_simulator(seed=1, racing_day=WINTER, now=NOW, speed=0, latency_ms=60_000) as simulator:
+        slow = threading.Thread(target=_ask_and_give_up, args=(simulator,))
+        slow.start()
+        assert ask(simulator, "/racing/meetings").status_code == 200
+        slow.join()
+        assert simulator.requests()["events_in_flight_peak"] == 1
+
+
+def _ask_and_give_up(simulator: RunningSimulator) -> None:
+    with pytest.raises(requests.exceptions.Timeout):
+        requests.get(simulator.api_url + EVENT, timeout=0.3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly_and_frees_the_port(number: signal.Signals) -> None:
+    with running_simulator(seed=1, racing_day=WINTER) as simulator:
+        process = psutil.Process(simulator.pid)
+        port = int(simulator.api_url.split(":")[2].split("/")[0])
+        process.send_signal(number)
+        assert process.wait(timeout=PATIENCE_S) in (0, None)
+        with running_simulator(port=port, racing_day=WINTER) as successor:
+            assert successor.api_url == simulator.api_url
+
+
+def test_it_ends_by_itself_when_whoever_started_it_is_gone() -> None:
+    command = [sys.executable, "-m", "raceday_dagster.simulator", "--stop-with-stdin"]
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"http://127.0.0.1:")
+        process.stdin.close()
+        assert process.wait(PATIENCE_S) == 0
+
+
+def test_a_port_in_use_is_said_in_one_line(simulator: RunningSimulator) -> None:
+    port = int(simulator.api_url.split(":")[2].split("/")[0])
+    with pytest.raises(SimulatorError, match="Address already in use"), running_simulator(port=port):
+        pass

@@ -1,0 +1,251 @@
+"""The real UI under ``raceday up`` in a headless Chromium: it shows the service, and no other page can use it."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlencode, urlsplit
+
+import pytest
+
+from raceday_dagster.sandbox.postmaster import wait_for
+from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
+from raceday_dagster_tests.integration.web.browser_fixture import Browser, open_browser
+from raceday_dagster_tests.integration.web.web_fixture import LAUNCHED_BY, LOCATION, Web, build_launch, run_up
+
+DONE_S = 60.0
+RACES = 3
+STAGES = ("fetch_race", "transform_race", "write_race")
+AUTOMATIONS = (
+    "due_races",
+    "first_baseline",
+    "daily_baseline_schedule",
+    "evening_backfill_schedule",
+    "meeting_status_schedule",
+    "maintenance_schedule",
+)
+READ_PARTITIONS = """
+query Partitions($location: String!) {
+  pipelineOrError(
+    params: {pipelineName: "process_race", repositoryName: "__repository__", repositoryLocationName: $location}
+  ) { ... on Pipeline { partitionKeysOrError { ... on PartitionKeys { partitionKeys } } } }
+}
+"""
+POST_JSON = """
+    const answer = await fetch(arguments_[0], {
+        method: "POST", headers: {"Content-Type": "application/json"}, body: arguments_[1]
+    });
+    return await answer.text();
+"""
+SEND_SIMPLE = """
+    const answer = await fetch(arguments_[0], {
+        method: arguments_[1], mode: "no-cors", headers: {"Content-Type": "text/plain"}
+    });
+    return answer.type;
+"""
+OPEN_WEBSOCKET = """
+    return await new Promise(resolve => {
+        const opened = new WebSocket(arguments_[0], "graphql-ws");
+        opened.onopen = () => { opened.close(); resolve("open"); };
+        opened.onerror = () => resolve("refused");
+    });
+"""
+
+
+# A row has two boxes: one to select it, and the switch.
+READ_SWITCH = """
+    const found = document.evaluate(
+        `//*[text()='${arguments[0]}']/ancestor::*[count(.//input[@type='checkbox']) = 2][1]//input[@type='checkbox']`,
+        document, null, XPathResult.ORDERED_NODE_SNAPSHOT_TYPE
+    );
+    return found.snapshotLength === 2 && found.snapshotItem(1).checked;
+"""
+READ_STEPS = """
+    return [...document.querySelectorAll(".chart-element.box[data-tooltip]")].map(box => box.dataset.tooltip);
+"""
+
+
+@dataclass(frozen=True)
+class Ui:
+    """The service with its UI, and a browser to look at it."""
+
+    web: Web
+    browser: Browser
+
+    def open(self, path: str) -> None:
+        """Go to a page of the UI as if its address had been typed."""
+        self.browser.open(f"{self.web.url}{path}")
+
+    def read_own_errors(self) -> list[str]:
+        """Console errors that name the UI: what it lacks that the guard might have refused."""
+        netloc = urlsplit(self.web.url).netloc
+        return [message for message in self.browser.read_errors() if netloc in message]
+
+    def wait_for_success(self, **run_filter: object) -> str:
+        """The id of a run that passes a ``RunsFilter`` and has succeeded."""
+        wanted = {**run_filter, "statuses": ["SUCCESS"]}
+        assert wait_for(lambda: bool(self.web.read_runs(**wanted)), DONE_S), self.web.read_runs()
+        return self.web.read_runs(**wanted)[0]["runId"]
+
+
+@pytest.fixture(scope="module")
+def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
+    """``raceday up`` on a sandbox, its racing day loaded, and a browser in which every foreign name is this machine."""
+    pictures = tmp_path_factory.mktemp("pictures")
+    with ExitStack() as stack:
+        # The browser first: without one nothing needs to be started.
+        browser = stack.enter_context(open_browser(pictures, "--host-resolver-rules=MAP *.example 127.0.0.1"))
+        ui = Ui(stack.enter_context(run_up(stack.enter_context(open_server_folder()))), browser)
+        ui.wait_for_success(pipelineName="daily_baseline")  # nobody launched it: the first start of the day did
+        yield ui
+
+
+@pytest.fixture
+def foreign() -> Iterator[str]:
+    """The address of somebody else's page, on this machine's address."""
+    with serve_blank_page() as port:
+        yield f"http://127.0.0.1:{port}/"
+
+
+@contextmanager
+def serve_blank_page() -> Iterator[int]:
+    class Blank(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"<!doctype html><link rel=icon href=data:,><title>foreign</title>"
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_request(self, code: object = "-", size: object = "-") -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Blank) as server:
+        server.daemon_threads = True
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+def read_partitions(web: Web) -> list[str]:
+    keys: list[str] = web.ask(READ_PARTITIONS, {"location": LOCATION})["pipelineOrError"]["partitionKeysOrError"][
+        "partitionKeys"
+    ]
+    return keys
+
+
+def find_forbidden(messages: list[str]) -> list[str]:
+    """The console errors about a status 403; a port may hold the same digits."""
+    return [message for message in messages if re.search(r"\b403\b", message)]
+
+
+def put_into_address(launch: dict[str, object]) -> str:
+    """A launch as Dagster takes it from a query string."""
+    return urlencode({"query": launch["query"], "variables": json.dumps(launch["variables"])})
+
+
+def test_the_job_page_shows_the_graph(ui: Ui) -> None:
+    ui.open(f"/locations/{LOCATION}/jobs/process_races")
+    ui.browser.wait_for_text("process_races", "select_races", "process_race", "summarise_batch", "due_races")
+    ui.browser.take_picture("job")
+    assert ui.read_own_errors() == []
+
+
+def test_the_sensors_and_schedules_are_shown_switched_on(ui: Ui) -> None:
+    ui.open("/automation")
+    ui.browser.wait_for_text(*AUTOMATIONS)
+
+    def find_switched_off() -> list[str]:
+        return [name for name in AUTOMATIONS if not ui.browser.driver.execute_script(READ_SWITCH, name)]
+
+    ui.browser.wait_until(lambda: not find_switched_off() or None, lambda: f"not on: {find_switched_off()}")
+    ui.browser.take_picture("automation")
+    assert ui.read_own_errors() == []
+
+
+def test_the_partitions_page_offers_every_race_of_the_day(ui: Ui) -> None:
+    races = read_partitions(ui.web)
+    assert len(races) > RACES
+    ui.open(f"/locations/{LOCATION}/jobs/process_race/partitions")
+    ui.browser.wait_for_text("Launch backfill", f"{len(races)}\nTotal partitions", races[0], races[-1])
+    ui.browser.take_picture("partitions")
+    assert ui.read_own_errors() == []
+
+
+def test_a_run_launched_by_the_ui_shows_its_steps(ui: Ui) -> None:
+    races = read_partitions(ui.web)[:RACES]
+    launch = build_launch("process_races", "the UI", {"ops": {"select_races": {"config": {"race_ids": races}}}})
+    ui.open("/runs")
+    ui.browser.wait_for_text("daily_baseline")
+    launched = json.loads(ui.browser.run_script(POST_JSON, "/graphql", json.dumps(launch)))["data"]["launchRun"]
+    assert launched["__typename"] == "LaunchRunSuccess"
+    run_id = ui.wait_for_success(tags=[{"key": LAUNCHED_BY, "value": "the UI"}])
+    assert run_id == launched["run"]["runId"]
+
+    ui.open(f"/runs/{run_id}")
+    ui.browser.wait_for_text("Success", f"Succeeded ({2 + len(STAGES) * RACES})", "RUN_SUCCESS")
+    steps = [f"process_race.{stage}[{race.replace('-', '_')}]" for race in races for stage in STAGES]
+    wanted = sorted(["select_races", "summarise_batch", *steps])
+
+    def read_steps() -> list[str]:
+        return sorted(ui.browser.driver.execute_script(READ_STEPS))
+
+    ui.browser.wait_until(lambda: read_steps() == wanted or None, lambda: f"the chart has {read_steps()}")
+    ui.browser.take_picture("run")
+    assert ui.read_own_errors() == []
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "evil.example"])
+def test_a_page_of_another_origin_launches_nothing(ui: Ui, foreign: str, name: str) -> None:
+    who = f"a page of {name}"
+    launch = build_launch("meeting_status", who)
+    graphql, address = f"{ui.web.url}/graphql", put_into_address(launch)
+    ui.browser.open(foreign.replace("127.0.0.1", name))
+    assert ui.read_own_errors() == []
+
+    posted = ui.browser.run_script(POST_JSON, graphql, json.dumps(launch))
+    assert posted == "TypeError: Failed to fetch"
+    for method in ("GET", "POST"):
+        assert ui.browser.run_script(SEND_SIMPLE, f"{graphql}?{address}", method) == "opaque"
+    assert ui.browser.run_script(OPEN_WEBSOCKET, graphql.replace("http", "ws", 1)) == "refused"
+
+    # The console tells what the page itself may not know: each of the four arrived, and what it was answered.
+    refusals = ui.read_own_errors()
+    assert len(find_forbidden(refusals)) == 3, refusals
+    assert any("preflight" in message for message in refusals), refusals
+    assert ui.web.read_runs(tags=[{"key": LAUNCHED_BY, "value": who}]) == []
+
+
+def test_a_mutation_in_a_link_launches_nothing_but_a_link_to_a_page_opens_it(ui: Ui, foreign: str) -> None:
+    launch = build_launch("meeting_status", "a link")
+    ui.browser.open(foreign)
+    ui.browser.driver.execute_script("location.href = arguments[0]", f"{ui.web.url}/graphql?{put_into_address(launch)}")
+    ui.browser.wait_for_text("refused: ")
+    assert ui.web.read_runs(tags=[{"key": LAUNCHED_BY, "value": "a link"}]) == []
+
+    ui.browser.open(foreign)
+    ui.browser.driver.execute_script("location.href = arguments[0]", f"{ui.web.url}/runs")
+    ui.browser.wait_for_text("daily_baseline")
+
+
+def test_a_name_that_was_rebound_to_this_machine_reaches_nothing(ui: Ui) -> None:
+    ui.browser.open(ui.web.url.replace("127.0.0.1", "rebound.example"))
+    ui.browser.wait_for_text("refused: this host name is not served")
+
+
+def test_the_ui_cannot_be_put_into_a_frame(ui: Ui, foreign: str) -> None:
+    ui.browser.open(foreign)
+    ui.browser.driver.execute_script(
+        "const frame = document.createElement('iframe'); frame.src = arguments[0]; document.body.append(frame)",
+        f"{ui.web.url}/runs",
+    )
+    ui.browser.wait_until(lambda: find_forbidden(ui.read_own_errors()) or None, lambda: "the frame was not refused")

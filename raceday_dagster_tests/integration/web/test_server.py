@@ -1,0 +1,206 @@
+"""The web UI over HTTP: what the guard refuses is refused on the wire, and what it lets through works."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster.web.address import AddressError, open_listener
+from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
+from raceday_dagster_tests.integration.sandbox.test_commands import PROJECT, read_only_line, type_command
+from raceday_dagster_tests.integration.web.web_fixture import (
+    ANSWER_S,
+    LAUNCH,
+    LOCATION,
+    Web,
+    build_launch,
+    make_environment,
+    run_code_server,
+    run_webserver,
+)
+
+IDLE_JOB = """
+import dagster as dg
+
+@dg.op
+def rest() -> None: ...
+
+@dg.job
+def idle() -> None:
+    rest()
+
+defs = dg.Definitions(jobs=[idle])
+"""
+EVIL = "http://evil.example"
+
+
+@dataclass(frozen=True)
+class Served:
+    """Two servers of one instance, one of them read-only."""
+
+    web: Web
+    read_only: Web
+    workspace: Path
+
+
+@pytest.fixture(scope="module")
+def served(embedded_postgres: EmbeddedPostgres) -> Iterator[Served]:
+    """A real instance in PostgreSQL, whose queue no daemon empties: a launched run only waits."""
+    url = embedded_postgres.create_database("web", owner="web", connection_limit=80)
+    with open_server_folder() as folder, ExitStack() as stack:
+        stack.callback(embedded_postgres.drop_database, "web")
+        shutil.copy(PROJECT / "dagster.yaml", folder)
+        (folder / "idle.py").write_text(IDLE_JOB, encoding="utf-8")
+        environment = make_environment(DAGSTER_HOME=str(folder), DAGSTER_PG_URL=url)
+        module = ("-f", str(folder / "idle.py"))
+        workspace = stack.enter_context(run_code_server(module, environment, folder))
+        web = stack.enter_context(run_webserver(workspace, environment, folder / "web.log"))
+        read_only = stack.enter_context(
+            run_webserver(
+                workspace, environment, folder / "read-only.log", "--read-only", "--allow-host", "racing.example"
+            )
+        )
+        # As a page that is still open when the server is told to end.
+        stack.enter_context(open_websocket(read_only))
+        yield Served(web, read_only, workspace)
+
+
+@pytest.fixture
+def web(served: Served) -> Iterator[Web]:
+    """The server that may launch runs; a test that is refused leaves none behind."""
+    before = served.web.read_runs()
+    yield served.web
+    assert served.web.read_runs() == before
+
+
+@contextmanager
+def open_websocket(web: Web, **headers: str) -> Iterator[str]:
+    """A websocket after its opening handshake: the first line of the answer."""
+    address = urlsplit(web.url)
+    asked = {
+        "Host": address.netloc,
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Protocol": "graphql-ws",
+        "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
+        **headers,
+    }
+    lines = ["GET /graphql HTTP/1.1", *(f"{name}: {value}" for name, value in asked.items()), "", ""]
+    with socket.create_connection((address.hostname, address.port), timeout=ANSWER_S) as connection:
+        connection.sendall("\r\n".join(lines).encode())
+        with connection.makefile("rb") as answer:
+            yield answer.readline().decode().strip()
+
+
+def shake_hands(web: Web, **headers: str) -> str:
+    with open_websocket(web, **headers) as answered:
+        return answered
+
+
+def test_the_ui_is_served_and_cannot_be_framed(web: Web) -> None:
+    page = requests.get(f"{web.url}/locations/{LOCATION}/jobs/idle", timeout=ANSWER_S)
+    assert page.status_code == 200
+    assert "<html" in page.text
+    assert page.headers["X-Frame-Options"] == "DENY"
+    assert "script-src" in page.headers["Content-Security-Policy"]
+    assert requests.get(f"{web.url}/server_info", timeout=ANSWER_S).json()["dagster_webserver_version"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Origin": EVIL},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_a_foreign_page_is_refused_whatever_it_asks(web: Web, headers: dict[str, str]) -> None:
+    launch = build_launch("idle", "a foreign page")
+    posted = requests.post(f"{web.url}/graphql", json=launch, headers=headers, timeout=ANSWER_S)
+    asked = requests.get(f"{web.url}/graphql", params={"query": "{ version }"}, headers=headers, timeout=ANSWER_S)
+    for answer in (posted, asked):
+        assert answer.status_code == 403
+        assert answer.text.startswith("refused: ")
+        assert answer.text.count("\n") == 1
+
+
+def test_a_websocket_opens_for_the_ui_and_for_no_other_page(web: Web) -> None:
+    assert shake_hands(web, Origin=web.url) == "HTTP/1.1 101 Switching Protocols"
+    assert shake_hands(web) == "HTTP/1.1 101 Switching Protocols"
+    for headers in ({"Origin": EVIL}, {"Origin": "null"}, {"Host": "evil.example"}):
+        assert shake_hands(web, **headers).startswith("HTTP/1.1 403 ")
+
+
+def test_a_mutation_by_get_launches_nothing(web: Web) -> None:
+    document = LAUNCH.replace("$job: String!", '$job: String = "idle"').replace(
+        "$location: String!", f'$location: String = "{LOCATION}"'
+    )
+    for query in (document, f"query Read {{ version }} {document}"):
+        for path in ("/graphql", "/graphql%0A", "/%67raphql"):
+            answer = requests.get(
+                f"{web.url}{path}", params={"query": query, "operationName": "Launch"}, timeout=ANSWER_S
+            )
+            assert answer.status_code == 403, path
+
+
+def test_a_mutation_that_a_form_could_send_launches_nothing(web: Web) -> None:
+    for content_type in ("text/plain; x=application/json", "application/x-www-form-urlencoded"):
+        answer = requests.post(
+            f"{web.url}/graphql",
+            params={"query": "mutation { __typename }"},
+            data="query=mutation",
+            headers={"Content-Type": content_type},
+            timeout=ANSWER_S,
+        )
+        assert answer.status_code == 415
+
+
+def test_scripts_still_ask_by_get_and_by_post(web: Web) -> None:
+    asked = requests.get(f"{web.url}/graphql", params={"query": "{ version }"}, timeout=ANSWER_S)
+    assert asked.json()["data"]["version"] == web.ask("{ version }")["version"]
+    assert requests.get(f"{web.url}/graphql", headers={"Accept": "text/html"}, timeout=ANSWER_S).status_code == 200
+
+
+def test_a_script_launches_a_run_unless_the_server_is_read_only(served: Served) -> None:
+    launch = build_launch("idle", "a script")
+    before = len(served.web.read_runs())
+    refused = served.read_only.ask(**launch)["launchRun"]
+    assert refused["__typename"] == "UnauthorizedError"
+    assert len(served.web.read_runs()) == before
+    assert served.web.ask(**launch)["launchRun"]["__typename"] == "LaunchRunSuccess"
+    assert len(served.web.read_runs()) == before + 1
+
+
+def test_a_host_that_was_allowed_is_served(served: Served) -> None:
+    named = {"Host": "racing.example"}
+    assert requests.get(served.read_only.url, headers=named, timeout=ANSWER_S).status_code == 200
+    assert requests.get(served.web.url, headers=named, timeout=ANSWER_S).status_code == 403
+
+
+def test_a_port_in_use_is_one_line(web: Web) -> None:
+    port = urlsplit(web.url).port
+    assert port is not None
+    said = f"^cannot listen on 127.0.0.1:{port}: Address already in use; choose another with --port$"
+    with pytest.raises(AddressError, match=said):
+        open_listener("127.0.0.1", port)
+
+
+def test_a_server_without_an_instance_says_so(served: Served, tmp_path: Path) -> None:
+    command = ("-m", "raceday_dagster.web.server", "--workspace", str(served.workspace), "--port", "0")
+    ended = type_command(tmp_path, *command)
+    assert ended.returncode == 1
+    assert "DAGSTER_HOME" in read_only_line(ended)

@@ -1,0 +1,150 @@
+"""The schedules: what a tick asks for, and when ticks are, also on both nights that change the clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+import time_machine
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
+from dagster._utils.schedules import schedule_execution_time_iterator  # what the daemon finds ticks with
+
+from raceday_dagster.defs.automation.schedules import SCHEDULES
+from raceday_dagster.defs.jobs import JOBS
+from raceday_dagster.racing.calendar import NEW_ZEALAND
+from raceday_dagster.racing.first_load import GRACE, is_schedules_turn
+
+BACK, FORWARD, ORDINARY = date(2027, 4, 4), date(2026, 9, 27), date(2026, 7, 15)
+"""The day whose night has 25 hours, the one whose night has 23, and one like any other."""
+SECOND = timedelta(seconds=1)
+BY_NAME = {schedule.name: schedule for schedule in SCHEDULES}
+
+
+def at(day: date, hour: int, minute: int = 0) -> datetime:
+    return datetime(day.year, day.month, day.day, hour, minute, tzinfo=NEW_ZEALAND).astimezone(UTC)
+
+
+def tick(name: str, scheduled_at: datetime, *, late: timedelta = timedelta(0)) -> Any:
+    context = dg.build_schedule_context(scheduled_execution_time=scheduled_at)
+    with time_machine.travel(scheduled_at + late, tick=False):
+        return BY_NAME[name](context)
+
+
+def evaluate(name: str, scheduled_at: datetime) -> dg.RunRequest:
+    asked = tick(name, scheduled_at)
+    assert isinstance(asked, dg.RunRequest)
+    return asked
+
+
+def read_day(asked: dg.RunRequest) -> Any:
+    return asked.run_config["ops"]["fetch_meetings"]["config"]["racing_day"]
+
+
+def list_ticks(name: str, day: date) -> list[datetime]:
+    """Ticks on a calendar day of New Zealand, as its clock shows them."""
+    schedule = BY_NAME[name]
+    begins, ends = at(day, 0), at(day + timedelta(days=1), 0)
+    assert isinstance(schedule.cron_schedule, str)
+    ticks: list[datetime] = []
+    for tick in schedule_execution_time_iterator(
+        begins.timestamp(), schedule.cron_schedule, schedule.execution_timezone
+    ):
+        if tick >= ends:
+            return ticks
+        ticks.append(tick.astimezone(NEW_ZEALAND))
+    raise AssertionError("a cron has no end")
+
+
+def test_every_schedule_is_on_from_the_start_and_keeps_new_zealands_clock() -> None:
+    assert set(BY_NAME) == {
+        "daily_baseline_schedule",
+        "evening_backfill_schedule",
+        "maintenance_schedule",
+        "meeting_status_schedule",
+    }
+    for name, schedule in BY_NAME.items():
+        assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+        assert schedule.execution_timezone == "Pacific/Auckland"
+        assert name == f"{schedule.job_name}_schedule"
+        assert schedule.description
+
+
+@pytest.mark.parametrize("day", [ORDINARY, BACK, FORWARD])
+@pytest.mark.parametrize(
+    ("name", "hour"), [("daily_baseline_schedule", 6), ("evening_backfill_schedule", 21), ("maintenance_schedule", 4)]
+)
+def test_a_daily_schedule_fires_once_a_day(name: str, hour: int, day: date) -> None:
+    (tick,) = list_ticks(name, day)
+    assert (tick.date(), tick.hour, tick.minute) == (day, hour, 0)
+
+
+@pytest.mark.parametrize("day", [ORDINARY, BACK, FORWARD])
+def test_morning_and_evening_ask_for_their_own_day(day: date) -> None:
+    assert read_day(evaluate("daily_baseline_schedule", at(day, 6))) == day.isoformat()
+    assert read_day(evaluate("evening_backfill_schedule", at(day, 21))) == day.isoformat()
+
+
+@pytest.mark.parametrize("day", [ORDINARY, BACK, FORWARD])
+def test_a_morning_that_is_made_up_for_is_the_sensors(day: date) -> None:
+    """Either the schedule loads the day or `first_baseline`, at no moment both and at none neither."""
+    six = at(day, 6)
+    for late in (timedelta(0), GRACE - SECOND, GRACE + SECOND, timedelta(hours=3)):
+        asked = tick("daily_baseline_schedule", six, late=late)
+        assert isinstance(asked, dg.RunRequest) == is_schedules_turn(six + late)
+    assert asked.skip_message == "Too late for 06:00: left to the sensor"
+    for name in set(BY_NAME) - {"daily_baseline_schedule"}:
+        assert isinstance(tick(name, six, late=timedelta(hours=3)), dg.RunRequest)
+
+
+def test_what_the_day_needs_leaves_the_queue_before_a_backfill_by_hand() -> None:
+    runs = [make_queued_run(job.name, job.tags) for job in JOBS if job.name != "process_races"]
+    ordered = [run.job_name for run in QueuedRunCoordinatorDaemon(1)._priority_sort(runs)]
+    assert set(ordered[:3]) == {"daily_baseline", "evening_backfill", "meeting_status"}
+    assert ordered[3:] == ["maintenance", "process_race"]
+
+
+def make_queued_run(job_name: str, tags: Mapping[str, str]) -> dg.DagsterRun:
+    return dg.DagsterRun(job_name=job_name, tags=tags)
+
+
+@pytest.mark.parametrize("day", [ORDINARY, BACK, FORWARD])
+def test_meeting_status_fires_every_quarter_of_an_hour_but_not_at_night(day: date) -> None:
+    ticks = list_ticks("meeting_status_schedule", day)
+    expected = [(hour, minute) for hour in (0, 1, *range(6, 24)) for minute in (0, 15, 30, 45)]
+    assert [(tick.hour, tick.minute) for tick in ticks] == expected
+    assert len({tick.timestamp() for tick in ticks}) == len(ticks)
+
+
+@pytest.mark.parametrize("day", [ORDINARY, BACK, FORWARD])
+def test_meeting_status_stays_with_the_evening_after_midnight(day: date) -> None:
+    before = (day - timedelta(days=1)).isoformat()
+    assert [read_day(evaluate("meeting_status_schedule", at(day, *clock))) for clock in ((0, 0), (1, 45), (6, 0))] == [
+        before,
+        before,
+        day.isoformat(),
+    ]
+
+
+def test_no_schedule_fires_in_the_hour_that_two_nights_skip_or_repeat() -> None:
+    for name in BY_NAME:
+        for day in (ORDINARY, BACK, FORWARD):
+            assert not [tick for tick in list_ticks(name, day) if tick.hour == 2]
+
+
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+def test_a_repeated_tick_asks_for_the_same_run_and_the_next_one_for_another(name: str) -> None:
+    first, *others = list_ticks(name, ORDINARY) + list_ticks(name, BACK)
+    assert evaluate(name, first).run_key == evaluate(name, first.astimezone(UTC)).run_key
+    keys = {evaluate(name, tick).run_key for tick in (first, *others)}
+    assert len(keys) == 1 + len(others)
+
+
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+def test_what_a_tick_asks_for_is_a_config_its_job_takes(name: str) -> None:
+    schedule = BY_NAME[name]
+    job = schedule.job
+    assert isinstance(job, dg.JobDefinition)
+    assert dg.validate_run_config(job, evaluate(name, at(ORDINARY, 6)).run_config)

@@ -1,0 +1,294 @@
+"""How an event answer becomes a record, oddity by oddity, and what is refused with which words."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from raceday_dagster.fetch.event import parse_race_event
+from raceday_dagster.fetch.wire_fields import WireError
+from raceday_dagster.racing.events import RaceEvent
+from raceday_dagster_tests.payloads import (
+    GOLDEN_RACE_ID,
+    encode,
+    event_payload,
+    golden_event_payload,
+    make_id,
+    minimal_event_payload,
+)
+
+RACE_ID = make_id("open race")
+NOW = datetime(2025, 10, 9, 8, 58, 30, tzinfo=UTC)
+
+
+def parse(payload: Any, race_id: str = RACE_ID) -> RaceEvent:
+    return parse_race_event(encode(payload), race_id=race_id, received_at=NOW)
+
+
+def parse_runner(**changes: Any) -> dict[str, Any]:
+    """What the record of a runner with these changes carries."""
+    payload = event_payload()
+    payload["data"]["runners"][0].update(changes)
+    return parse(payload).runners[0].carried()
+
+
+def refuse(body: bytes) -> str:
+    with pytest.raises(WireError) as caught:
+        parse_race_event(body, race_id=RACE_ID, received_at=NOW)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_golden_race_keeps_every_figure() -> None:
+    event = parse(golden_event_payload(), GOLDEN_RACE_ID)
+    assert event.tracker is not None
+    assert len(event.tracker) == 76
+    assert sum(row.hold_percentage for row in event.tracker) == sum(row.bet_percentage for row in event.tracker) == 101
+    assert {pool.product_type: pool.total for pool in event.tote_pools or ()} == {
+        "Win": Decimal("9151.38"),
+        "Place": Decimal("3923.51"),
+        "Quinella": Decimal("5341.06"),
+        "Trifecta": Decimal("7976.24"),
+        "FirstFour": Decimal("4617.92"),
+        "EarlyQuadrella": Decimal("8126.61"),
+    }
+    assert sum(len(runner.odds.carried()) for runner in event.runners) == 32
+    assert event.runners[0].odds.pool_win == Decimal("4.4")
+    assert len(event.dividends or ()) == 14
+    assert [finisher.runner_number for finisher in event.results or ()][:4] == [2, 4, 7, 6]
+    assert event.status == "final"
+    assert event.start_time == datetime(2025, 7, 17, 0, 50, tzinfo=UTC)
+    assert event.actual_start == datetime(2025, 7, 17, 0, 52, 46, tzinfo=UTC)
+    assert event.generated_at == datetime(2025, 7, 17, 11, 16, 59, 189000, tzinfo=UTC)
+    assert (event.total_prize_money, event.positions_paid, event.entrant_count) == (Decimal(17000), 3, 8)
+    assert [runner.runner_number for runner in event.runners if runner.favourite] == [4]
+
+
+def test_an_open_race_carries_its_labels_and_its_text_as_sent() -> None:
+    event = parse(event_payload())
+    assert event.race_date_nz == date(2025, 10, 9)
+    assert event.start_time_nz == time(22, 0)
+    assert event.generated_at == datetime(2025, 10, 9, 8, 58, 0, 123456, tzinfo=UTC)
+    assert event.received_at == NOW
+    assert event.video_channels == ("Trackside1",)
+    assert event.runners[0].runner_change == {"02/03/2024": "Gelding"}
+
+
+def test_a_minimal_answer_leaves_every_optional_field_unset() -> None:
+    race_id = make_id("minimal race")
+    event = parse(minimal_event_payload(race_id), race_id)
+    assert event.generated_at == NOW
+    assert event.model_fields_set == {
+        *("race_id", "meeting_id", "meeting_name", "name", "status", "category", "country", "start_time"),
+        *("race_number", "generated_at", "received_at", "runners"),
+    }
+    assert event.tracker is None
+    assert event.runners[0].model_fields_set == {"entrant_id", "runner_number", "name", "is_scratched"}
+
+
+def test_absent_null_and_blank_stay_apart() -> None:
+    assert parse_runner(jockey=None)["jockey"] is None
+    assert "jockey" not in parse_runner(jockey="")
+    assert "jockey" not in parse_runner(jockey=" \t")
+    assert "barrier_position" not in parse_runner()
+    assert parse_runner(is_emergency=False)["is_emergency"] is False
+    event = parse(event_payload(weather="", state=None, race_date_nz="", start_time_nz=None))
+    assert "weather" not in event.carried()
+    assert "race_date_nz" not in event.carried()
+    assert event.carried()["state"] is None
+    assert event.carried()["start_time_nz"] is None
+
+
+def test_no_price_is_none_and_an_absent_price_is_unset() -> None:
+    odds = parse_runner(odds={"fixed_win": 0, "fixed_place": 1, "pool_win": None})["odds"]
+    assert odds.carried() == {"fixed_win": None, "fixed_place": Decimal(1), "pool_win": None}
+    assert parse_runner(odds={})["odds"].carried() == {}
+    assert "odds" not in parse_runner(odds=None)
+
+
+@pytest.mark.parametrize("position", ["Fr1", "Sr1", "Fr-", "FT", "10m"])
+def test_a_barrier_position_is_kept_word_for_word(position: str) -> None:
+    runner = parse_runner(barrier=0, barrier_position=position)
+    assert (runner["barrier"], runner["barrier_position"]) == (0, position)
+
+
+def test_a_scratching_has_its_instant_and_its_deduction() -> None:
+    runner = parse_runner(is_scratched=True, scratch_time=1_760_000_000, deduction={"win": 0.05, "place": 0})
+    assert runner["scratched_at"] == datetime(2025, 10, 9, 8, 53, 20, tzinfo=UTC)
+    assert (runner["deduction_win"], runner["deduction_place"]) == (Decimal("0.05"), Decimal(0))
+    assert "scratched_at" not in parse_runner(is_scratched=True, scratch_time=0)
+    assert "deduction_win" not in parse_runner(is_scratched=True, deduction={"place": 0.1})
+
+
+def test_the_flags_of_a_runner_count_and_the_favourite_object_does_not() -> None:
+    payload = event_payload()
+    payload["data"]["favourite"] = {**payload["data"]["runners"][1], "favourite": True}
+    payload["data"]["runners"][2]["favourite"] = True
+    assert [runner.favourite for runner in parse(payload).runners] == [False, False, True, False]
+
+
+def test_entrants_of_other_markets_are_not_runners() -> None:
+    payload = event_payload()
+    payload["data"]["derivatives"] = [{"entrant_id": "elsewhere", "runner_number": "not even valid"}]
+    assert len(parse(payload).runners) == 4
+
+
+def test_lists_that_may_be_missing_are_none_and_empty_ones_are_empty() -> None:
+    payload = event_payload()
+    payload["data"].update(money_tracker=None, tote_pools=None, results=None, dividends=[])
+    event = parse(payload)
+    assert (event.tracker, event.tote_pools, event.results, event.dividends) == (None, None, None, ())
+
+
+def test_an_abandoned_pool_two_doubles_and_a_pool_without_a_total_pass_as_they_are() -> None:
+    payload = event_payload()
+    payload["data"]["tote_pools"] = [
+        {"product_type": "Place", "total": 1.17, "status": "ABANDONED"},
+        {"product_type": "RunningDouble", "total": 10},
+        {"product_type": "RunningDouble", "total": 20.5},
+        {"status": "OPEN"},
+    ]
+    pools = parse(payload).tote_pools
+    assert pools is not None
+    assert [(pool.product_type, pool.total, pool.status) for pool in pools] == [
+        ("Place", Decimal("1.17"), "ABANDONED"),
+        ("RunningDouble", Decimal(10), None),
+        ("RunningDouble", Decimal("20.5"), None),
+        (None, None, "OPEN"),
+    ]
+
+
+def test_a_dead_heat_repeats_its_position() -> None:
+    payload = event_payload()
+    positions = [1, 2, 2, 4]
+    payload["data"]["results"] = [{"position": place, "runner_number": 1 + i} for i, place in enumerate(positions)]
+    assert [finisher.position for finisher in parse(payload).results or ()] == positions
+
+
+def test_rows_of_the_tracker_may_be_fractions_and_belong_to_nobody_here() -> None:
+    payload = event_payload()
+    payload["data"]["money_tracker"]["entrants"].append(
+        {"entrant_id": "elsewhere", "hold_percentage": 0.5, "bet_percentage": 3}
+    )
+    assert (parse(payload).tracker or ())[-1].hold_percentage == Decimal("0.5")
+
+
+@pytest.mark.parametrize("status", ["Open", "CLOSED", "Interim", "final", "Abandoned", "Photo Finish", ""])
+def test_a_status_is_lower_case_text_known_or_not(status: str) -> None:
+    assert parse(event_payload(status=status)).status == status.lower()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "complaint"),
+    [
+        ("data.race.event_id", make_id("other"), "is another race than the one asked for"),
+        ("data.race.event_id", 7, "input should be a valid string"),
+        ("data.race.meeting_id", "m" * 101, "string should have at most 100 characters"),
+        ("data.race.meeting_id", "a\nb", "must not contain control characters"),
+        ("data.race.type", "X", "input should be 'T', 'H' or 'G'"),
+        ("data.race.country", "", "string should match pattern '^[A-Z]{2,3}$'"),
+        ("data.race.advertised_start", 0, "input should be greater than or equal to 946684800"),
+        ("data.race.actual_start", 1, "must be epoch seconds between the years 2000 and 2100"),
+        ("data.race.advertised_start", "2025-07-17T00:50:00Z", "input should be a valid integer"),
+        ("data.race.race_number", 2**31, "input should be less than or equal to 2147483647"),
+        ("data.race.race_number", 1.5, "input should be a valid integer"),
+        ("data.race.race_date_nz", "17/07/2025", "must begin with a date like 2025-07-17"),
+        ("data.race.race_date_nz", "2025-02-30", "must begin with a date of the calendar"),
+        ("data.race.race_date_nz", "1999-12-31", "must be between the years 2000 and 2100"),
+        ("data.race.race_date_nz", "9999-01-01T00:00:00Z", "must be between the years 2000 and 2100"),
+        ("data.race.start_time_nz", "25:00:00 NZST", "must begin with a clock like 12:50:00"),
+        ("data.race.description", "a\0b", "must not contain a NUL character"),
+        ("data.race.prize_monies.total_value", "17000", "input should be a valid number"),
+        ("data.runners", None, "input should be a valid array"),
+        ("data.runners.1.runner_number", -1, "input should be greater than or equal to 1"),
+        ("data.runners.1.runner_number", 1, "is there twice"),
+        ("data.runners.1.entrant_id", make_id(RACE_ID, "runner", 1), "is there twice"),
+        ("data.runners.1.is_scratched", "false", "input should be a valid boolean"),
+        ("data.runners.3.odds.fixed_win", "4.4", "input should be a valid number"),
+        ("data.runners.3.odds.fixed_win", True, "input should be a valid number"),
+        ("data.runners.3.odds.fixed_win", float("nan"), "input should be a finite number"),
+        ("data.runners.3.odds.pool_win", float("inf"), "input should be a finite number"),
+        ("data.runners.3.odds.pool_win", 100_000_000, "input should be less than or equal to 99999999.99"),
+        ("data.runners.3.scratch_time", 10**18, "must be epoch seconds between the years 2000 and 2100"),
+        ("data.money_tracker.entrants.0.hold_percentage", 1001, "input should be less than or equal to 1000"),
+        ("data.money_tracker.entrants.0.bet_percentage", None, "input should be a valid number"),
+        ("data.tote_pools.0.total", 1e13, "input should be less than or equal to 1000000000000"),
+        ("data.tote_pools.0.total", -1, "input should be greater than or equal to 0"),
+        ("header.generated_time", "yesterday", "must be an ISO date and time"),
+        ("header.generated_time", "2025-07-17T10:00:00", "must carry a time zone"),
+        ("header.generated_time", "0001-01-01T00:00:00Z", "must be between the years 2000 and 2100"),
+        ("header.generated_time", 1752713400, "input should be a valid string"),
+        ("data.error", "no such market", "the API says: no such market"),
+        ("header.error", "internal\nproblem", "the API says: internal problem"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_path_and_without_itself(path: str, value: Any, complaint: str) -> None:
+    payload = event_payload()
+    *above, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    owner: Any = payload
+    for part in above:
+        owner = owner[part]
+    owner[last] = value
+    assert refuse(encode(payload)) == f"{path}: {complaint}"
+
+
+@pytest.mark.parametrize("path", ["data", "data.race", "data.runners", "data.race.event_id", "data.runners.0.name"])
+def test_a_missing_part_is_refused_with_its_path(path: str) -> None:
+    payload = event_payload()
+    *above, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    owner: Any = payload
+    for part in above:
+        owner = owner[part]
+    del owner[last]
+    assert refuse(encode(payload)) == f"{path}: field required"
+
+
+def test_what_the_api_says_is_wrong_goes_before_what_is_missing() -> None:
+    assert refuse(b'{"data": {"error": "feed is down"}}') == "data.error: the API says: feed is down"
+
+
+def test_several_wrong_values_are_counted() -> None:
+    payload = event_payload()
+    for runner in payload["data"]["runners"]:
+        runner["runner_number"] = "one"
+    assert refuse(encode(payload)) == "data.runners.0.runner_number: input should be a valid integer (and 3 more)"
+
+
+def test_rows_of_one_entrant_that_add_up_to_nonsense_are_refused() -> None:
+    payload = event_payload()
+    row = {"entrant_id": "e", "hold_percentage": 0, "bet_percentage": 600}
+    payload["data"]["money_tracker"]["entrants"] = [row, row]
+    assert refuse(encode(payload)).startswith("data.money_tracker.entrants.1.bet_percentage: the entrant's rows add up")
+
+
+def test_a_key_that_is_there_twice_is_refused_with_its_path() -> None:
+    body = encode(event_payload()).replace(b'"fixed_win": 5,', b'"fixed_win": 5, "fixed_win": 50,', 2)
+    assert refuse(body) == "data.runners.0.odds.fixed_win: the key is there twice"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"null", b"[]", b'"text"', b"<html></html>", b'{"data"', b"[" * 100_000, b"\xff\xfe", b"9" * 10_000],
+    ids=lambda body: repr(body[:8]),
+)
+def test_what_is_no_answer_at_all_is_refused(body: bytes) -> None:
+    assert refuse(body)
+
+
+def test_a_hostile_key_cannot_break_the_line() -> None:
+    payload = event_payload()
+    payload["data"]["runners"][0]["runner_change"] = {"a\n\x1b[0m" + "k" * 1000: 1}
+    message = refuse(encode(payload))
+    assert "\x1b" not in message
+    assert len(message) < 300
+
+
+def test_unread_parts_may_hold_anything() -> None:
+    payload = event_payload()
+    payload["data"]["race"]["form_guide"] = {"deep": [float("nan"), "\0", 10**400]}
+    payload["data"]["live_bets"] = "?"
+    assert parse(payload).race_id == RACE_ID

@@ -1,0 +1,129 @@
+"""What an answer may change, given what is stored."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from raceday_dagster.errors import WriteError
+from raceday_dagster.racing.snapshots import RaceRow
+from raceday_dagster.store.decisions import (
+    StoredRace,
+    choose_meetings_to_settle,
+    choose_money_flow,
+    choose_racing_day,
+    choose_status,
+)
+
+NOON = datetime(2025, 7, 17, 0, 0, tzinfo=UTC)
+LATER = NOON + timedelta(seconds=15)
+EARLIER = NOON - timedelta(seconds=15)
+
+
+def make_race(start_time: datetime = NOON, **fields: Any) -> RaceRow:
+    return RaceRow(race_id="r", meeting_id="m", name="Maiden", race_number=1, start_time=start_time, type="T", **fields)
+
+
+def polled(status: str, at: datetime = NOON, **fields: Any) -> StoredRace:
+    return StoredRace(status=status, api_generated_time=at, last_poll_time=at, **fields)
+
+
+def test_an_answer_older_than_the_newest_poll_is_stale_and_the_same_answer_is_not() -> None:
+    assert polled("open").has_newer_poll(EARLIER)
+    assert not polled("open").has_newer_poll(NOON)
+    assert polled("open").has_poll_of(NOON)
+
+
+def test_a_list_never_makes_a_poll_stale_but_an_older_list_is_not_heard() -> None:
+    listed = StoredRace(status="open", api_generated_time=NOON)
+    assert not listed.has_newer_poll(EARLIER)
+    assert not listed.has_poll_of(NOON)
+    assert listed.has_newer_answer(EARLIER)
+
+
+def test_the_racing_day_is_the_stored_label_before_any_calendar() -> None:
+    race = make_race(race_date_nz=date(2025, 7, 18))
+    label, meeting_label = date(2025, 7, 17), date(2025, 7, 16)
+    assert choose_racing_day(StoredRace(racing_day=label, meeting_day=meeting_label), race) == label
+    assert choose_racing_day(StoredRace(meeting_day=meeting_label), race) == meeting_label
+    assert choose_racing_day(StoredRace(), race) == date(2025, 7, 18)
+
+
+@pytest.mark.parametrize(
+    ("start", "day"),
+    [
+        (datetime(2025, 4, 5, 10, 59, tzinfo=UTC), date(2025, 4, 5)),
+        (datetime(2025, 4, 5, 11, 0, tzinfo=UTC), date(2025, 4, 6)),
+        (datetime(2025, 4, 6, 11, 59, tzinfo=UTC), date(2025, 4, 6)),
+        (datetime(2025, 4, 6, 12, 0, tzinfo=UTC), date(2025, 4, 7)),
+        (datetime(2025, 9, 27, 11, 59, tzinfo=UTC), date(2025, 9, 27)),
+        (datetime(2025, 9, 28, 10, 59, tzinfo=UTC), date(2025, 9, 28)),
+        (datetime(2025, 9, 28, 11, 0, tzinfo=UTC), date(2025, 9, 29)),
+    ],
+)
+def test_without_any_label_it_is_the_new_zealand_date_also_when_the_clocks_change(start: datetime, day: date) -> None:
+    assert choose_racing_day(StoredRace(), make_race(start)) == day
+
+
+def test_a_new_race_is_open_when_nobody_knows_its_status() -> None:
+    assert choose_status(StoredRace(), None, NOON)["status"] == "open"
+
+
+def test_an_unknown_status_leaves_the_stored_one() -> None:
+    assert choose_status(polled("interim"), None, LATER) == {}
+
+
+def test_a_change_is_dated_by_the_feed() -> None:
+    change = choose_status(polled("interim"), "final", LATER)
+    assert change == {"status": "final", "last_status_change": LATER, "finalized_at": LATER, "abandoned_at": None}
+    assert choose_status(polled("closed"), "abandoned", LATER)["abandoned_at"] == LATER
+
+
+@pytest.mark.parametrize("ended", ["final", "abandoned"])
+def test_only_a_newer_answer_reopens_a_race_that_is_over(ended: str) -> None:
+    stored = polled(ended, **{"finalized_at" if ended == "final" else "abandoned_at": NOON})
+    assert choose_status(stored, "open", EARLIER) == {}
+    assert choose_status(stored, "open", NOON) == {}
+    assert choose_status(stored, "interim", LATER)["status"] == "interim"
+    assert choose_status(stored, "interim", LATER)["finalized_at"] is None
+
+
+@pytest.mark.parametrize("status", ["open", "closed", "interim"])
+def test_money_flows_while_a_race_is_not_over(status: str) -> None:
+    assert choose_money_flow(polled(status), {}) == "every"
+
+
+def test_the_first_poll_that_sees_the_end_keeps_the_money_and_the_next_does_not() -> None:
+    assert choose_money_flow(polled("interim"), {"status": "final"}) == "every"
+    assert choose_money_flow(polled("final", finalized_at=NOON), {}) == "none"
+    assert choose_money_flow(polled("open"), {"status": "abandoned"}) == "known"
+    assert choose_money_flow(polled("abandoned", abandoned_at=NOON), {}) == "none"
+
+
+def test_an_end_that_only_the_list_saw_still_gets_its_last_money() -> None:
+    assert choose_money_flow(polled("final", at=EARLIER, finalized_at=NOON), {}) == "every"
+    assert choose_money_flow(StoredRace(status="final", api_generated_time=NOON, finalized_at=NOON), {}) == "every"
+
+
+def test_a_meeting_may_follow_when_a_race_begins_to_exist_ends_or_goes_on() -> None:
+    assert choose_meetings_to_settle(StoredRace(), {"status": "open"}, "m") == {"m"}
+    assert choose_meetings_to_settle(polled("interim"), {"status": "final"}, "m") == {"m"}
+    assert choose_meetings_to_settle(polled("final"), {"status": "interim"}, "m") == {"m"}
+    assert choose_meetings_to_settle(polled("open"), {"status": "closed"}, "m") == set()
+    assert choose_meetings_to_settle(polled("final", meeting_id="m"), {}, "m") == set()
+
+
+def test_both_meetings_may_follow_a_race_that_moves() -> None:
+    assert choose_meetings_to_settle(polled("open", meeting_id="m"), {}, "n") == {"m", "n"}
+
+
+@pytest.mark.parametrize("label", [date(1, 1, 1), date(2025, 7, 20), date(9999, 12, 31)])
+def test_a_label_far_from_the_start_is_not_believed(label: date) -> None:
+    assert choose_racing_day(StoredRace(), make_race(race_date_nz=label)) == date(2025, 7, 17)
+
+
+def test_a_start_at_the_end_of_the_calendar_is_a_typed_error() -> None:
+    with pytest.raises(WriteError, match="no racing day"):
+        choose_racing_day(StoredRace(), make_race(datetime(9999, 12, 31, 23, tzinfo=UTC)))
