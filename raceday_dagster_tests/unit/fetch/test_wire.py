@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from raceday_dagster.fetch.event import parse_race_event
-from raceday_dagster.fetch.wire_fields import WireError
+from raceday_dagster.fetch.wire import WireError
 from raceday_dagster.racing.events import RaceEvent
 from raceday_dagster_tests.payloads import (
     GOLDEN_RACE_ID,
@@ -202,8 +202,10 @@ def test_a_status_is_lower_case_text_known_or_not(status: str) -> None:
         ("data.race.race_date_nz", "9999-01-01T00:00:00Z", "must be between the years 2000 and 2100"),
         ("data.race.start_time_nz", "25:00:00 NZST", "must begin with a clock like 12:50:00"),
         ("data.race.description", "a\0b", "must not contain a NUL character"),
+        ("data.race.description", "a\ud800b", "must not contain half of a surrogate pair"),
         ("data.race.prize_monies.total_value", "17000", "input should be a valid number"),
-        ("data.runners", None, "input should be a valid array"),
+        ("data.runners", None, "input should be a list"),
+        ("data.race", 7, "input should be an object"),
         ("data.runners.1.runner_number", -1, "input should be greater than or equal to 1"),
         ("data.runners.1.runner_number", 1, "is there twice"),
         ("data.runners.1.entrant_id", make_id(RACE_ID, "runner", 1), "is there twice"),
