@@ -104,7 +104,9 @@ def _refuse_complaint(content: object) -> None:
     for name in ("data", "header"):
         part = content.get(name) if isinstance(content, dict) else None
         complaint = part.get("error") if isinstance(part, dict) else None
-        if complaint and (said := clean_excerpt(str(complaint))):
+        # What is nested may be nested deeper than it can be shown.
+        said = "more than a text" if isinstance(complaint, dict | list) else clean_excerpt(str(complaint))
+        if complaint and said:
             raise WireError(f"{name}.error: the API says: {said}")
 
 

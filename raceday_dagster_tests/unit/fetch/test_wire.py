@@ -20,6 +20,7 @@ from raceday_dagster_tests.payloads import (
 
 RACE_ID = make_id("open race")
 NOW = datetime(2025, 10, 9, 8, 58, 30, tzinfo=UTC)
+DEEP = b'{"data": {"error": ' + b"[" * 900 + b"]" * 900 + b"}}"
 
 
 def parse(payload: Any, race_id: str = RACE_ID) -> RaceEvent:
@@ -292,7 +293,7 @@ def test_a_key_that_is_there_twice_is_refused_with_its_path() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"null", b"[]", b'"text"', b"<html></html>", b'{"data"', b"[" * 100_000, b"\xff\xfe", b"9" * 10_000],
+    [b"", b"null", b"[]", b'"text"', b"<html></html>", b'{"data"', b"[" * 100_000, b"\xff\xfe", b"9" * 10_000, DEEP],
     ids=lambda body: repr(body[:8]),
 )
 def test_what_is_no_answer_at_all_is_refused(body: bytes) -> None:
