@@ -43,8 +43,7 @@ from raceday_dagster.errors import ArchiveError
 from raceday_dagster.racing.records import Record
 from raceday_dagster.store.schema.partitions import PARTITION_LOCK_KEY
 from raceday_dagster.store.schema.tables import PARTITIONED_TABLES
-from raceday_dagster.store.sql_errors import build_database_error, describe_cause
-from raceday_dagster.store.verdicts import read_sqlstate
+from raceday_dagster.store.sql_errors import build_database_error, describe_cause, read_sqlstate
 
 READING = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL TIME ZONE 'UTC'; "
 LIMITS = "SET LOCAL lock_timeout = 2000; SET LOCAL statement_timeout = 600000; SET LOCAL datestyle = 'ISO, YMD'"

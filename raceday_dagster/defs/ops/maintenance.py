@@ -20,7 +20,7 @@ from raceday_dagster.errors import RacedayError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.calendar import choose_today
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.race_starts import read_races_since
+from raceday_dagster.store.queries import read_races_since
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster.store.sql_errors import describe_cause
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from raceday_dagster.store.live_polls import read_live_races
+from raceday_dagster.store.queries import read_live_races
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster_tests.integration.store.lists import make_list
 from raceday_dagster_tests.integration.store.store_fixture import open_store, write
