@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from raceday_dagster.archive.archive import ArchiveStep
 from raceday_dagster.archive.content import HistoryColumns, UnknownKindError
-from raceday_dagster.archive.detaching import read_racing_day
+from raceday_dagster.archive.partitions import read_racing_day
 from raceday_dagster.defs.maintenance_job import maintenance_job
 from raceday_dagster.defs.ops.maintenance import choose_old_keys, find_races_in_config, summarise_steps
 from raceday_dagster.defs.ops.run_retention import BatchedDeletion, choose_failed_cutoff
@@ -87,11 +87,6 @@ def test_only_the_name_of_a_partition_is_read_as_one(name: str, day: date | None
 def test_a_type_nobody_has_thought_of_is_named_with_its_column() -> None:
     with pytest.raises(UnknownKindError, match="column found has the type jsonb"):
         HistoryColumns([("racing_day", "date"), ("found", "jsonb")])
-
-
-def test_the_names_and_types_of_the_columns_are_in_the_fingerprint() -> None:
-    columns = [HistoryColumns([("a", kind)]).build_fingerprint("1") for kind in ("integer", "bigint")]
-    assert len({*columns, HistoryColumns([("b", "integer")]).build_fingerprint("1")}) == 3
 
 
 def test_the_metadata_counts_what_was_done_and_names_what_was_not() -> None:
