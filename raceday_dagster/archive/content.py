@@ -8,10 +8,9 @@ columns, and the SQL made of them. Does not: files.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -27,22 +26,14 @@ WHERE attrelid = to_regclass(%(table)s) AND attnum > 0 AND NOT attisdropped ORDE
 VERSION = "coalesce(sum(hashtextextended(ctid::text || ' ' || xmin::text, 0)), 0)::text"
 
 
-class Kind(NamedTuple):
-    """A type of PostgreSQL's in DuckDB, and how each makes a number of a value: the same one."""
-
-    duckdb_type: str
-    postgres_number: str = "{0}"
-    duckdb_number: str = ""
-    """Empty: said as in PostgreSQL."""
-
-
+# PostgreSQL's type: DuckDB's, and a number made of a value, which both databases understand alike.
 KINDS = {
-    "date": Kind("DATE", "{0} - DATE '1970-01-01'"),
-    "timestamp with time zone": Kind("TIMESTAMPTZ", "extract(epoch FROM {0}) * 1000000", "epoch_us({0})"),
-    "text": Kind("VARCHAR", "bit_length({0})"),
-    "integer": Kind("INTEGER"),
-    "bigint": Kind("BIGINT"),
-    "boolean": Kind("BOOLEAN", "{0}::int"),
+    "date": ("DATE", "{0} - DATE '1970-01-01'"),
+    "timestamp with time zone": ("TIMESTAMPTZ", "(extract(epoch FROM {0}) * 1000000)::bigint"),
+    "text": ("VARCHAR", "bit_length({0})"),
+    "integer": ("INTEGER", "{0}"),
+    "bigint": ("BIGINT", "{0}"),
+    "boolean": ("BOOLEAN", "{0}::integer"),
 }
 DECIMAL = re.compile(r"numeric\((\d+),(\d+)\)")
 
@@ -61,34 +52,27 @@ class Content(Record):
     """Of the row versions: the same for as long as nothing was written to the table."""
 
 
-class HistoryColumns:
-    """The columns of a partition, as the server has them now: one detached before an upgrade lacks the newest.
+class HistoryColumns(Record):
+    """The columns of a partition, as the server has them now: one detached before an upgrade lacks the newest."""
 
-    Args:
-        columns: Name and type, as ``format_type`` says it.
-
-    Raises:
-        UnknownKindError: A type is not one of the history tables'.
-    """
-
-    def __init__(self, columns: Sequence[tuple[str, str]]) -> None:
-        kinds = {name: _choose_kind(name, kind) for name, kind in columns}
-        self.duckdb_types = {name: kind.duckdb_type for name, kind in kinds.items()}
-        self.postgres_numbers = _build_numbers({name: kind.postgres_number for name, kind in kinds.items()})
-        self.duckdb_numbers = _build_numbers(
-            {name: kind.duckdb_number or kind.postgres_number for name, kind in kinds.items()}
-        )
+    duckdb_types: dict[str, str]
+    """By name, in their order."""
+    numbers: str
+    """SQL for ``Content.numbers``, in PostgreSQL and in DuckDB."""
 
 
 def read_columns(connection: Connection, partition: str) -> HistoryColumns:
     """Raises ``UnknownKindError``, and what SQLAlchemy raises."""
-    rows = connection.exec_driver_sql(COLUMNS, {"table": partition})
-    return HistoryColumns([(name, kind) for name, kind in rows])
+    duckdb_types, numbers = {}, []
+    for name, kind in connection.exec_driver_sql(COLUMNS, {"table": partition}):
+        duckdb_types[name], number = _choose_kind(name, kind)
+        numbers += [f'count("{name}")', "sum(" + number.format(f'"{name}"') + ")"]
+    return HistoryColumns(duckdb_types=duckdb_types, numbers=", ".join(numbers))
 
 
 def measure_content(connection: Connection, partition: str, columns: HistoryColumns) -> Content:
     """Reads every row. Raises what SQLAlchemy raises."""
-    question = " ".join(("SELECT count(*),", VERSION, ",", columns.postgres_numbers, "FROM", partition))
+    question = " ".join(("SELECT count(*),", VERSION, ",", columns.numbers, "FROM", partition))
     rows, version, *numbers = connection.exec_driver_sql(question).one()
     return Content(rows=rows, numbers=tuple(numbers), version=version)
 
@@ -119,14 +103,9 @@ def copy_rows(connection: Connection, partition: str, target: Path) -> None:
         raise ArchiveError(describe_cause(error)) from error
 
 
-def _build_numbers(numbers: dict[str, str]) -> str:
-    quoted = {f'"{name}"': number for name, number in numbers.items()}
-    return ", ".join(f"count({name}), sum({number.format(name)})" for name, number in quoted.items())
-
-
-def _choose_kind(name: str, kind: str) -> Kind:
+def _choose_kind(name: str, kind: str) -> tuple[str, str]:
     if match := DECIMAL.fullmatch(kind):
-        return Kind(f"DECIMAL({match[1]},{match[2]})")
+        return f"DECIMAL({match[1]},{match[2]})", "{0}"
     try:
         return KINDS[kind]
     except KeyError:

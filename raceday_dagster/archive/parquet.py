@@ -43,7 +43,7 @@ def holds_rows(file: Path, rows: Path, columns: HistoryColumns, content: Content
     that the server found in the table. Raises ``ParquetError`` for what is no Parquet file of these columns."""
     parquet = f"read_parquet({_quote(str(file))})"
     with _open(file.parent) as duckdb:
-        question = " ".join(("SELECT count(*),", columns.duckdb_numbers, "FROM", parquet))
+        question = " ".join(("SELECT count(*),", columns.numbers, "FROM", parquet))
         found = duckdb.execute(question).fetchone() or ()
         numbers = tuple(None if number is None else Decimal(number) for number in found)
         if numbers != (content.rows, *content.numbers):

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raceday_dagster.archive.archive import ArchiveStep
-from raceday_dagster.archive.content import HistoryColumns, UnknownKindError
 from raceday_dagster.archive.partitions import read_racing_day
 from raceday_dagster.defs.maintenance_job import maintenance_job
 from raceday_dagster.defs.ops.maintenance import choose_old_keys, find_races_in_config, summarise_steps
@@ -82,11 +81,6 @@ def test_races_are_found_in_the_config_of_a_batch(run_config: dict[str, object],
 )
 def test_only_the_name_of_a_partition_is_read_as_one(name: str, day: date | None) -> None:
     assert read_racing_day("odds_history", name) == day
-
-
-def test_a_type_nobody_has_thought_of_is_named_with_its_column() -> None:
-    with pytest.raises(UnknownKindError, match="column found has the type jsonb"):
-        HistoryColumns([("racing_day", "date"), ("found", "jsonb")])
 
 
 def test_the_metadata_counts_what_was_done_and_names_what_was_not() -> None:
