@@ -11,10 +11,11 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
+from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.race_store import Poll, RaceStore, WriteReport
 from raceday_dagster.store.schema.tables import metadata
-from raceday_dagster_tests.write_snapshots import START
+from raceday_dagster_tests.write_snapshots import START, make_results, make_snapshot
 
 ROW_TIMES = {"created_at", "updated_at"}
 MEASURED = {"fetch_ms", "transform_ms", "write_ms", "total_ms"}
@@ -65,6 +66,11 @@ def write(store: RaceStore, snapshot: Any, run_id: str = "run", **options: Any) 
     return store.write_race(
         snapshot, Poll(run_id=run_id, fetch_ms=300, transform_ms=20, elapsed_before_ms=330), **options
     )
+
+
+def make_finished() -> RaceSnapshot:
+    """A race that is over, with its results."""
+    return make_snapshot(race={"status": "final"}, results=make_results("final"))
 
 
 def make_partitions(store: RaceStore) -> None:

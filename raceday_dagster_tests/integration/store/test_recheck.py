@@ -164,12 +164,6 @@ def test_a_race_is_overdue_two_hours_after_its_start(store: RaceStore) -> None:
     assert overdue(store, START + GIVEN_UP_AFTER) == ["race-2"]
 
 
-@pytest.mark.parametrize("status", ["final", "abandoned"])
-def test_a_race_that_is_over_is_never_overdue(store: RaceStore, status: str) -> None:
-    store.write_racing_day(make_list(race={"status": status}))
-    assert overdue(store, START + timedelta(hours=9)) == []
-
-
 def test_races_that_are_not_followed_are_not_missed(store: RaceStore) -> None:
     store.write_racing_day(make_list())
     later = START + timedelta(hours=9)
