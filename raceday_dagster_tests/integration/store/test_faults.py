@@ -151,7 +151,7 @@ def test_a_lost_answer_to_the_commit_is_written_once(store: RaceStore, database_
     assert [(row["status"], row["money_flow_history_rows"]) for row in tables["race_polls"]] == [("success", 8)]
 
 
-def test_the_first_error_is_told_when_the_rollback_fails_too(store: RaceStore) -> None:
+def test_write_race_raises_the_first_error_when_the_rollback_fails_too(store: RaceStore) -> None:
     broken: list[str] = []
 
     def break_rollback(dbapi_connection: Any) -> None:

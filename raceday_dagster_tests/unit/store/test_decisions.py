@@ -36,7 +36,7 @@ def test_an_answer_older_than_the_newest_poll_is_stale_and_the_same_answer_is_no
     assert polled("open").has_poll_of(NOON)
 
 
-def test_a_list_never_makes_a_poll_stale_but_an_older_list_is_not_heard() -> None:
+def test_a_list_never_makes_a_poll_stale_but_is_itself_compared_with_every_answer() -> None:
     listed = StoredRace(status="open", api_generated_time=NOON)
     assert not listed.has_newer_poll(EARLIER)
     assert not listed.has_poll_of(NOON)
