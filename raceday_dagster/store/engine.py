@@ -27,7 +27,7 @@ CONNECT_ARGS: Mapping[str, str | int] = {
     "keepalives_count": 3,
 }
 """Of libpq, seconds but for the milliseconds of ``tcp_user_timeout``. A server that is gone is given up after about ten
-seconds, whether something was sent or its answer is awaited; otherwise a cut network hangs for hours."""
+seconds, whether something was sent or its answer is awaited; otherwise a cut network keeps a write for hours."""
 KEPT_OPEN = 2
 """Idle connections a process keeps. The role's ceiling is shared by all of them, and a batch has a connection in use
 for a few hundredths of its time: one that sat on all it ever opened would shut the next batch out."""
