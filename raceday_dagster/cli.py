@@ -15,15 +15,15 @@ from typing import Any
 import click
 
 from raceday_dagster.errors import RacedayError, SandboxError
-from raceday_dagster.sandbox.command import run_command, wait_for_stop
 from raceday_dagster.sandbox.demo import run_demo
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.sandbox.sandbox import (
     choose_simulation,
-    create_dagster_database,
     kept_mark,
     open_lock,
     open_sandbox,
+    run_command,
+    wait_for_stop,
 )
 from raceday_dagster.settings import Settings
 from raceday_dagster.simulator.server import serve
@@ -166,9 +166,9 @@ def start() -> None:
         fcntl.flock(lock, fcntl.LOCK_SH)  # a sandbox that ends meanwhile leaves the server alone
         server.start()
         kept_mark(home).touch()
-    url = server.create_application_database(connection_limit=settings.db_pool_max)
+    url = server.create_database("raceday", owner="raceday", connection_limit=settings.db_pool_max)
     click.echo(f"export DATABASE_URL={shlex.quote(url)}")
-    click.echo(f"export DAGSTER_PG_URL={shlex.quote(create_dagster_database(server))}")
+    click.echo(f"export DAGSTER_PG_URL={shlex.quote(server.create_dagster_database())}")
 
 
 @db.command()

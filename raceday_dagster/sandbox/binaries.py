@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raceday_dagster.errors import SandboxError
-from raceday_dagster.sandbox.placement import MAKING_PREFIX, Placement
-from raceday_dagster.sandbox.server_account import ServerAccount
+from raceday_dagster.sandbox.placement import MAKING_PREFIX, Placement, ServerAccount
 
 SYSTEM_INSTALLATIONS = Path("/usr/lib/postgresql")
 

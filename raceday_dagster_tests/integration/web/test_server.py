@@ -17,8 +17,8 @@ import requests
 
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.web.address import AddressError, open_listener
+from raceday_dagster_tests.integration.commands import PROJECT, read_only_line, type_command
 from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
-from raceday_dagster_tests.integration.sandbox.test_commands import PROJECT, read_only_line, type_command
 from raceday_dagster_tests.integration.web.web_fixture import (
     ANSWER_S,
     LAUNCH,

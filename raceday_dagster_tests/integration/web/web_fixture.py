@@ -17,7 +17,7 @@ from typing import Any
 import requests
 
 from raceday_dagster.sandbox.postmaster import wait_for
-from raceday_dagster_tests.integration.sandbox.test_commands import PROJECT, SETTINGS
+from raceday_dagster_tests.integration.commands import PROJECT, SETTINGS
 
 START_S = 60.0
 STOP_S = 20.0
