@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 """Long enough for a machine under load; nothing that works comes near it."""
 _BETWEEN_LOOKS_S = 0.02
 
