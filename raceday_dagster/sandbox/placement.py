@@ -2,9 +2,9 @@
 
 Nothing here starts or stops a server. ``<home>/postgres`` holds all of its files, with two exceptions:
 
-* PostgreSQL refuses to be root. Root therefore lends it the account that owns the data already, else ``postgres``, else
-  ``nobody``; no account is ever made. When that account cannot enter the home, as below ``/root``, no parent folder is
-  opened to it: the state folder is then ``/var/lib/raceday/<hash of the home>``, which a reboot leaves alone.
+* PostgreSQL refuses to be root. Root therefore runs it as the account that owns the data already, else ``postgres``,
+  else ``nobody``; no account is ever made. When that account cannot enter the home, as below ``/root``, no parent
+  folder is opened to it: the state folder is then ``/var/lib/raceday/<hash of the home>``, which a reboot leaves alone.
 * A socket path has room for about a hundred characters, and libpq and URLs give some of them a meaning. A longer or
   unusual one becomes ``raceday-<hash>`` in the temp directory.
 """
@@ -61,7 +61,7 @@ class ServerAccount:
     gid: int
 
     @property
-    def is_lent(self) -> bool:
+    def is_another(self) -> bool:
         """Whether root runs the server as somebody else."""
         return self.uid != os.geteuid()
 
@@ -86,9 +86,9 @@ class ServerAccount:
                     start_new_session=True,
                     timeout=timeout_s,
                     check=False,
-                    user=self.uid if self.is_lent else None,
-                    group=self.gid if self.is_lent else None,
-                    extra_groups=[] if self.is_lent else None,
+                    user=self.uid if self.is_another else None,
+                    group=self.gid if self.is_another else None,
+                    extra_groups=[] if self.is_another else None,
                 )
             except subprocess.TimeoutExpired as error:
                 raise SandboxError(f"{command[0]} did not end within {timeout_s:g} s") from error
@@ -106,7 +106,7 @@ def choose_account(data_dir: Path) -> ServerAccount:
     """The account for a server on this data folder, which need not exist yet.
 
     Raises:
-        SandboxError: The folder belongs to somebody we cannot act as, or root finds no account to lend.
+        SandboxError: The folder belongs to somebody we cannot act as, or root finds no account to run the server as.
     """
     owner = data_dir.stat() if data_dir.exists() else None
     if os.geteuid() != 0:
@@ -182,7 +182,7 @@ def place(home: Path) -> Placement:
         raise SandboxError(f'{home} holds one of " $ ` \\ or a line break: set RACEDAY_HOME to a plainer path')
     inside = home / "postgres"
     placement = Placement(inside, choose_account(inside / "data"))
-    if not placement.account.is_lent or placement.account.can_enter(_nearest_existing(home)):
+    if not placement.account.is_another or placement.account.can_enter(_nearest_existing(home)):
         return placement
     outside = UNREACHABLE_HOMES / _hash(home)
     return Placement(outside, choose_account(outside / "data"))
@@ -196,14 +196,14 @@ def make_folders(placement: Placement) -> None:
         OSError: The file system refuses.
     """
     placement.state_dir.mkdir(parents=True, exist_ok=True)
-    if placement.account.is_lent:
+    if placement.account.is_another:
         # Ours, not the user's, and what lies in them is 0700: only the mask of the caller could have closed them.
         placement.state_dir.chmod(0o755)
         if placement.state_dir.parent == UNREACHABLE_HOMES:
             UNREACHABLE_HOMES.chmod(0o755)
     make_private_folder(placement.log_dir, placement.account)
     make_private_folder(placement.socket_dir, placement.account)
-    if placement.account.is_lent and not placement.account.can_enter(placement.socket_dir):
+    if placement.account.is_another and not placement.account.can_enter(placement.socket_dir):
         raise SandboxError(
             f"{placement.socket_dir} is closed to the account that runs PostgreSQL (uid {placement.account.uid}): "
             "set TMPDIR to a folder that all can enter, as /tmp"

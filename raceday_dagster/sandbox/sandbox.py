@@ -1,4 +1,5 @@
-"""Everything a command needs to run here: a database, Dagster's storage, an API, and the environment that names them.
+"""Everything a command needs to run here: a database, Dagster's storage, an API, the environment that names them, and
+the command run in it.
 
 A variable that is already set is kept: with ``NZTAB_API_URL`` set no simulator starts, with ``DATABASE_URL`` set no
 database is made. Simulated races never go to a database the sandbox did not make, unless the caller says so.
@@ -138,21 +139,30 @@ def open_sandbox(
 def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Runs ``command`` to its end and returns its exit code, 128 + n when signal n ended it.
 
-    Ctrl-C reaches the command through the terminal; a SIGTERM is handed on. Either way the caller gets to clean up
+    Ctrl-C reaches the command through the terminal; a SIGTERM is forwarded. Either way the caller gets to clean up
     after the command has ended, not before.
 
     Raises:
         SandboxError: There is no such command.
     """
-    running: list[subprocess.Popen[bytes]] = []
+    process: subprocess.Popen[bytes] | None = None
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        # A terminal has sent its SIGINT to the whole group already.
+        if number != signal.SIGINT and process is not None and process.poll() is None:
+            process.send_signal(number)
+
     # Before the command starts: it would inherit that SIGINT is ignored, as a script's background job has it, and
     # `dagster dev` then cannot be stopped. A handler is not inherited.
-    with _handing_on(running):
-        try:
-            running.append(subprocess.Popen(command, env=dict(environment)))
-        except OSError as error:
-            raise SandboxError(f"cannot run {command[0]!r}: {error.strerror}") from error
-        code = running[0].wait()
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        process = subprocess.Popen(command, env=dict(environment))
+        code = process.wait()
+    except OSError as error:
+        raise SandboxError(f"cannot run {command[0]!r}: {error.strerror}") from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 128 - code if code < 0 else code
 
 
@@ -254,19 +264,3 @@ def _refuse_unsafe(settings: Settings, allow_simulated_data: bool) -> None:
             "DATABASE_URL is set and DAGSTER_PG_URL is not: no server is started then, and Dagster needs a database "
             "of its own; set DAGSTER_PG_URL too, or unset DATABASE_URL"
         )
-
-
-@contextmanager
-def _handing_on(running: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    def hand_on(number: int, _frame: FrameType | None) -> None:
-        # A terminal has sent its SIGINT to the whole group already.
-        for process in running:
-            if number != signal.SIGINT and process.poll() is None:
-                process.send_signal(number)
-
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

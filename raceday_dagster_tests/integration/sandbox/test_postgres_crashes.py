@@ -78,9 +78,9 @@ def test_a_pid_file_that_names_somebody_elses_process_is_stale_and_that_process_
     server: EmbeddedPostgres,
 ) -> None:
     owner = server.status().data_dir.stat()
-    lent = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if IS_ROOT else {}
+    account = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if IS_ROOT else {}
     # Of the server's own account: postgres would take the pid for a rival, and refuse.
-    with subprocess.Popen(["sleep", "600"], cwd="/", **lent) as bystander:
+    with subprocess.Popen(["sleep", "600"], cwd="/", **account) as bystander:
         try:
             pid_file = server.status().data_dir / "postmaster.pid"
             content = pid_file.read_text()

@@ -158,7 +158,7 @@ def test_a_file_in_the_place_of_a_private_folder_is_refused(tmp_path: Path) -> N
         make_private_folder(tmp_path / "file", MYSELF)
 
 
-def test_root_lends_postgres_else_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_runs_the_server_as_postgres_else_as_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accounts = {
         "postgres": SimpleNamespace(pw_uid=101, pw_gid=102),
         "nobody": SimpleNamespace(pw_uid=65534, pw_gid=65533),
