@@ -62,8 +62,7 @@ def sandbox(speed: float, allow_simulated_data: bool, command: Sequence[str]) ->
 
     What is already set in the environment is kept.
     """
-    from raceday_dagster.sandbox.command import run_command, wait_for_stop
-    from raceday_dagster.sandbox.sandbox import choose_simulation, open_sandbox
+    from raceday_dagster.sandbox.sandbox import choose_simulation, open_sandbox, run_command, wait_for_stop
 
     simulation = choose_simulation(datetime.now(UTC), speed)
     with open_sandbox(os.environ, simulation, allow_simulated_data=allow_simulated_data) as opened:
@@ -160,7 +159,7 @@ def db() -> None:
 def start() -> None:
     """Start the embedded server, keep it running, and print where it is."""
     from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-    from raceday_dagster.sandbox.sandbox import create_dagster_database, kept_mark, open_lock
+    from raceday_dagster.sandbox.sandbox import kept_mark, open_lock
     from raceday_dagster.settings import Settings
 
     settings = Settings.from_environment()
@@ -170,9 +169,9 @@ def start() -> None:
         fcntl.flock(lock, fcntl.LOCK_SH)  # a sandbox that ends meanwhile leaves the server alone
         server.start()
         kept_mark(home).touch()
-    url = server.create_application_database(connection_limit=settings.db_pool_max)
+    url = server.create_database("raceday", owner="raceday", connection_limit=settings.db_pool_max)
     click.echo(f"export DATABASE_URL={shlex.quote(url)}")
-    click.echo(f"export DAGSTER_PG_URL={shlex.quote(create_dagster_database(server))}")
+    click.echo(f"export DAGSTER_PG_URL={shlex.quote(server.create_dagster_database())}")
 
 
 @db.command()

@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from raceday_dagster.dagster_plugins.launcher import LOCATION
-from raceday_dagster.sandbox.placement import LONGEST_SOCKET_PATH, make_private_folder
-from raceday_dagster.sandbox.server_account import ServerAccount
+from raceday_dagster.sandbox.placement import LONGEST_SOCKET_PATH, ServerAccount, make_private_folder
 
 SOCKET = "code-server.sock"
 STATE_FILE = "service.json"

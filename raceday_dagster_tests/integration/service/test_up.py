@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster_tests.integration.commands import PROJECT, SETTINGS, raceday, read_only_line
 from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
-from raceday_dagster_tests.integration.sandbox.test_commands import PROJECT, SETTINGS, raceday, read_only_line
 
 PATIENCE_S = 120
 ENDS_WITHIN_S = 20.0

@@ -10,7 +10,6 @@ from queue import SimpleQueue
 import pytest
 
 from raceday_dagster.errors import ServiceError
-from raceday_dagster.sandbox import databases
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.service.instance_lock import LOCK_KEY, InstanceLock, read_holder
 from raceday_dagster_tests.integration.postgres_fixture import ask
@@ -32,7 +31,7 @@ def open_lock(stack: ExitStack, url: str, name: str) -> InstanceLock:
 def cut(server: EmbeddedPostgres, name: str) -> None:
     """End the backend that holds the lock under this name."""
     question = f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = '{name}'"
-    with databases.connect(server.superuser_url()) as connection:
+    with server.connect() as connection:
         assert connection.exec_driver_sql(question).scalars().all() == [True]
 
 
