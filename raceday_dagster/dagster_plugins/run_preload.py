@@ -1,13 +1,13 @@
-"""Imported once by the fork server of run workers: what every run needs, loaded and settled.
+"""Imported once by the run server: what every run needs, loaded and built.
 
-Importing it changes the process (environment, garbage collector), so nothing else may. It opens no connection, engine
-or channel: a worker would share it with its siblings.
+Importing it changes the process's environment, so nothing else may. It opens no connection, engine or channel: forks
+would share it.
 """
 
 import os
 from importlib import import_module
 
-# Before numpy is imported. Worker processes of the calculation are forked from the run's.
+# Before numpy is imported: a thread of its library would not survive a fork.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 IMPORTED_BY_EVERY_RUN = (
@@ -23,9 +23,11 @@ IMPORTED_BY_EVERY_RUN = (
     "dagster._utils.test.definitions",
     "dagster_postgres",
     "psycopg2.extras",
-    "raceday_dagster.dagster_plugins.launcher",
+    "raceday_dagster.dagster_plugins.run_coordinator",
+    "raceday_dagster.dagster_plugins.run_launcher",
     "raceday_dagster.dagster_plugins.storage",
-    "raceday_dagster.workers.nursery",
+    "raceday_dagster.transform.race",
+    "raceday_dagster.workers.worker",
     "sqlalchemy.dialects.postgresql.psycopg2",
     "upath.implementations.local",
 )
@@ -37,6 +39,3 @@ for name in ("raceday_dagster.definitions", *IMPORTED_BY_EVERY_RUN):
     except ModuleNotFoundError:
         continue
 import_module("raceday_dagster.definitions").defs.get_repository_def().get_all_jobs()
-
-# Last: it freezes what is there.
-import_module("raceday_dagster.workers.preload")

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import dagster as dg
 
-from raceday_dagster.dagster_plugins.launcher import LANE_TAG, LIVE
+from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.defs.automation.due_races import Runs, Stored, request_due_races
 from raceday_dagster.defs.automation.unfinished_runs import UNFINISHED, find_races_in_config
 from raceday_dagster.defs.failures import refusing_plainly
