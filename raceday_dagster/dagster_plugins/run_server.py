@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 import dagster as dg
@@ -84,17 +84,18 @@ class RunServer:
     """Listens in a DAGSTER_HOME, forks and waits.
 
     Args:
-        home: DAGSTER_HOME; its files are the socket and a lock.
-        instance: Dagster's, as its forks open it.
+        home: DAGSTER_HOME, the folder of the socket.
+        instance: Dagster's, as the forks open it.
+        lock: Of `lock`, kept until the server ends.
 
     Raises:
-        BlockingIOError: Another run server works for this DAGSTER_HOME.
         OSError: The socket cannot be made.
     """
 
-    def __init__(self, home: Path, instance: InstanceRef) -> None:
+    def __init__(self, home: Path, instance: InstanceRef, lock: TextIO) -> None:
         self._instance = instance
         self._path = home / SOCKET
+        self._lock = lock
         self._runs: dict[int, str] = {}
         self._calls: dict[int, socket.socket] = {}
         self._deaths: dict[int, Death] = {}
@@ -102,13 +103,7 @@ class RunServer:
         self._again: list[tuple[float, Death]] = []
         self._is_told_to_stop = self._is_stopping = False
         self._steps: list[tuple[float, Callable[[], None]]] = []
-        self._lock = (home / LOCK).open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._listener = self._listen()
-        except OSError:
-            self._lock.close()
-            raise
+        self._listener = self._listen()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._woken, self._waker = os.pipe()
@@ -385,18 +380,29 @@ def record_cancelling(reference: InstanceRef, run_ids: Sequence[str]) -> int:
     return 0
 
 
+def lock(home: Path) -> TextIO:
+    """The right to be the run server of a DAGSTER_HOME. Raises `BlockingIOError`: there is one."""
+    file = (home / LOCK).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise
+    return file
+
+
 def main() -> None:
     """Serve the DAGSTER_HOME of the environment until told to stop."""
     if "DAGSTER_HOME" not in os.environ:
         sys.exit("DAGSTER_HOME is not set: it names the instance whose runs are launched")
     home = Path(os.environ["DAGSTER_HOME"]).resolve()
-    os.environ[SOCKET_VARIABLE] = str(home / SOCKET)
-    import_module(PRELOAD)
-    reference = InstanceRef.from_dir(str(home))
     try:
-        server = RunServer(home, reference)
+        held = lock(home)
     except BlockingIOError:
         sys.exit(f"another run server works for {home}")
+    os.environ[SOCKET_VARIABLE] = str(home / SOCKET)
+    import_module(PRELOAD)
+    server = RunServer(home, InstanceRef.from_dir(str(home)), held)
     gc.collect()
     gc.freeze()  # pages that the collector never touches again stay shared with the forks
     click.echo("run server ready", err=True)
