@@ -25,6 +25,8 @@ from raceday_dagster.sandbox.postmaster import wait_for
 
 SOON_S = 30.0
 """Generous: what is waited for takes a second, and never comes if something is broken."""
+START_S = 90.0
+"""For an interpreter and its imports on a machine under load."""
 JOBS = "raceday_dagster_tests.integration.dagster_plugins.launch_jobs"
 LOCATION = "tested"
 DAGSTER_YAML = Path(__file__).parents[3] / "dagster.yaml"
@@ -70,8 +72,8 @@ def open_run_server(home: Path) -> Iterator[RunServerProcess]:
         command, environment = build_run_server_command(home)
         process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
     try:
-        wait_for(lambda: process.poll() is not None or "run server ready" in log.read_text(), SOON_S)
-        assert process.poll() is None, log.read_text()
+        wait_for(lambda: process.poll() is not None or "run server ready" in log.read_text(), START_S)
+        assert "run server ready" in log.read_text(), log.read_text()
         yield RunServerProcess(process, home, log)
     finally:
         if process.poll() is None:
@@ -178,8 +180,8 @@ def open_launches(
             [sys.executable, "-m", *command], stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        wait_for(lambda: server.poll() is not None or socket.exists(), SOON_S)
-        assert server.poll() is None, log.read_text()
+        wait_for(lambda: server.poll() is not None or socket.exists(), START_S)
+        assert socket.exists(), log.read_text()
         target = GrpcServerTarget(host="localhost", port=None, socket=str(socket), location_name=LOCATION)
         with WorkspaceProcessContext(instance, target) as workspace:
             yield Launches(instance, workspace, url, folder / "go")

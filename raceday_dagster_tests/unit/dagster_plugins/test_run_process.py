@@ -1,4 +1,4 @@
-"""What the run server records of a run whose process died, how it names an end, and what of Dagster it stands on."""
+"""What is recorded of a run whose process died, how it names an end, and what of Dagster it stands on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import dagster as dg
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from raceday_dagster.dagster_plugins import run_server
-from raceday_dagster.dagster_plugins.run_server import (
+from raceday_dagster.dagster_plugins import run_process
+from raceday_dagster.dagster_plugins.run_process import (
     TRY_AGAIN,
     Death,
     describe_end,
@@ -119,18 +119,19 @@ def test_exit_code_of_a_run_says_whether_it_is_finished(
     opened: Any, monkeypatch: pytest.MonkeyPatch, status: dg.DagsterRunStatus | None, code: int
 ) -> None:
     opened(Instance(status))
-    monkeypatch.setattr(run_server, "capture_interrupts", nullcontext)
-    monkeypatch.setattr(run_server, "_execute_run_command_body", lambda *_, **_named: 0)
+    monkeypatch.setattr(run_process, "capture_interrupts", nullcontext)
+    monkeypatch.setattr(run_process, "_execute_run_command_body", lambda *_, **_named: 0)
     assert execute_run(REFERENCE, "r") == code
 
 
 @pytest.mark.parametrize(
-    ("code", "said"), [(-9, "was killed by SIGKILL"), (-11, "was killed by SIGSEGV"), (70, "ended with exit code 70")]
+    ("code", "said"),
+    [(-9, "was killed by signal 9 (Killed)"), (-40, "was killed by signal 40"), (70, "ended with exit code 70")],
 )
 def test_end_of_a_process_is_named(code: int, said: str) -> None:
-    assert describe_end(code) == said
+    assert describe_end(code).startswith(said)
 
 
-def test_what_the_run_server_stands_on_is_as_it_was() -> None:
-    parameters = inspect.signature(run_server._execute_run_command_body).parameters
+def test_what_execute_run_stands_on_is_as_it_was() -> None:
+    parameters = inspect.signature(run_process._execute_run_command_body).parameters
     assert list(parameters) == ["run_id", "instance", "write_stream_fn", "set_exit_code_on_failure"]
