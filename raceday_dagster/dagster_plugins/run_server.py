@@ -12,6 +12,7 @@ import atexit
 import fcntl
 import gc
 import os
+import sched
 import selectors
 import signal
 import socket
@@ -91,7 +92,7 @@ class RunServer:
         """Run ids by process."""
         self._calls: set[socket.socket] = set()
         self._unrecorded: set[Death] = set()
-        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._timers = sched.scheduler(time.monotonic)
         self._is_told_to_stop = False
         self._listener = self._listen()
         self._selector = selectors.DefaultSelector()
@@ -121,27 +122,14 @@ class RunServer:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # one that is ignored would not wake anybody up
         for number in STOP_SIGNALS:
             signal.signal(number, self._note_stop)
+        pause_s: float | None = None
         while not self._is_told_to_stop or self._children or self._unrecorded:
-            for key, _ in self._selector.select(self._find_pause_s()):
+            for key, _ in self._selector.select(pause_s):
                 key.data()
             self._reap()
             if self._is_told_to_stop and self._listener.fileno() >= 0:
                 self._begin_stop()
-            self._do_what_is_due()
-
-    def _after(self, seconds: float, action: Callable[[], None]) -> None:
-        self._timers.append((time.monotonic() + seconds, action))
-
-    def _find_pause_s(self) -> float | None:
-        due = [at_s for at_s, _ in self._timers]
-        return max(0.0, min(due) - time.monotonic()) if due else None
-
-    def _do_what_is_due(self) -> None:
-        now_s = time.monotonic()
-        due = [timer for timer in self._timers if timer[0] <= now_s]
-        for timer in due:
-            self._timers.remove(timer)
-            timer[1]()
+            pause_s = self._timers.run(blocking=False)
 
     # Requests
 
@@ -254,7 +242,7 @@ class RunServer:
 
     def _end_record(self, death: Death, code: int) -> None:
         if code == TRY_AGAIN:
-            self._after(RECORD_AGAIN_S, partial(self._record, death))
+            self._timers.enter(RECORD_AGAIN_S, 0, partial(self._record, death))
         else:
             self._unrecorded.remove(death)
 
@@ -267,9 +255,9 @@ class RunServer:
         self._selector.unregister(self._listener)
         self._listener.close()
         self._path.unlink(missing_ok=True)
-        self._after(FINISH_WITHIN_S, self._cancel_runs)
-        self._after(FINISH_WITHIN_S + CANCEL_WITHIN_S, self._kill_runs)
-        self._after(FINISH_WITHIN_S + CANCEL_WITHIN_S + RECORD_WITHIN_S, self._give_up)
+        self._timers.enter(FINISH_WITHIN_S, 0, self._cancel_runs)
+        self._timers.enter(FINISH_WITHIN_S + CANCEL_WITHIN_S, 0, self._kill_runs)
+        self._timers.enter(FINISH_WITHIN_S + CANCEL_WITHIN_S + RECORD_WITHIN_S, 0, self._give_up)
 
     def _cancel_runs(self) -> None:
         # A run that is interrupted looks for what its status says: it is "failed" unless "cancelling" is there first.
