@@ -138,6 +138,7 @@ class TestRunServerThatWorks:
         self, launches: Launches, server: RunServerProcess
     ) -> None:
         assert server.process.num_threads() == 1
+        assert server.socket.stat().st_mode & 0o777 == 0o600, "whoever may connect may run any function"
         run_id = launches.start_waiting()
         worker = launches.find_worker(run_id)
         process = psutil.Process(worker.pid)
@@ -209,7 +210,7 @@ class TestRunServerThatWorks:
         assert [launches.wait_until_ended(run_id) for run_id in (live, queued[0])] == [Status.SUCCESS] * 2
 
     def test_call_is_a_fork_that_is_given_a_descriptor_and_whose_exit_code_comes_back(
-        self, server: RunServerProcess
+        self, server: RunServerProcess, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert is_forked_run()
         process, pipe = start_echo(3)
@@ -222,6 +223,9 @@ class TestRunServerThatWorks:
             process.join()
         assert (process.exitcode, process.is_alive()) == (3, False)
         process.close()
+        for elsewhere in ("", str(server.log)):
+            monkeypatch.setenv(SOCKET_VARIABLE, elsewhere)
+            assert not is_forked_run()
 
     def test_killed_call_closes_its_descriptor_whatever_was_forked_beside_it(self, server: RunServerProcess) -> None:
         process, pipe = start_echo(0)
@@ -272,9 +276,6 @@ class TestRunServerThatWorks:
         assert second.returncode == 1
         assert f"another run server works for {server.home}" in second.stderr.decode()
         connect(server.socket).close()
-
-    def test_socket_is_for_its_owner_alone(self, server: RunServerProcess) -> None:
-        assert server.socket.stat().st_mode & 0o777 == 0o600
 
 
 def test_killed_server_costs_no_run_and_the_next_launches_are_the_stock_one_and_then_of_its_successor(
