@@ -3,10 +3,10 @@
 import dagster as dg
 
 from raceday_dagster.defs.concurrency import DAY_TAGS, day_executor, race_executor
-from raceday_dagster.defs.maintenance_job import maintenance_job
 from raceday_dagster.defs.ops.backfill import fetch_evening_meetings, report_evening_backfill, select_unsettled_races
 from raceday_dagster.defs.ops.batch import select_race, select_races, summarise_batch
 from raceday_dagster.defs.ops.day import fetch_meetings, write_meetings
+from raceday_dagster.defs.ops.maintenance import maintenance_job
 from raceday_dagster.defs.ops.meetings import fetch_meeting_status, report_overdue_races, update_meetings
 from raceday_dagster.defs.ops.race import fetch_race, transform_race, write_race
 from raceday_dagster.defs.partitions import race_partitions

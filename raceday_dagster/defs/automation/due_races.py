@@ -15,10 +15,10 @@ import dagster as dg
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.cadence import (
-    InFlight,
     LiveBatch,
     PolledRace,
     PollPlan,
+    PollsInFlight,
     find_in_flight,
     floor_to_grid,
     plan_polls,
@@ -91,7 +91,7 @@ def request_due_races(reader: Reader, *, sleep: Callable[[float], None]) -> dg.R
         patience -= ahead
 
 
-def request_batch(plan: PollPlan, in_flight: InFlight, stored: Stored) -> dg.RunRequest | dg.SkipReason:
+def request_batch(plan: PollPlan, in_flight: PollsInFlight, stored: Stored) -> dg.RunRequest | dg.SkipReason:
     """A run of the races of a plan, unless enough runs are at work."""
     log = get_logger()
     # What lasts for an hour is said by every tick, and is a warning in the first of each minute.

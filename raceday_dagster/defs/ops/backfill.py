@@ -25,8 +25,8 @@ from raceday_dagster.racing.events import RacingDay
 from raceday_dagster.racing.outcomes import ProcessResult
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
+from raceday_dagster.store.queries import REASONS
 from raceday_dagster.store.race_store import RaceStore
-from raceday_dagster.store.unsettled import REASONS
 
 FAILED = "evening_backfill_failed"
 
@@ -71,7 +71,7 @@ def select_unsettled_races(
     with reporting_failure(context, FAILED, day.racing_day):
         race_store.ensure_partitions([day_before, day.racing_day])
         counts = race_store.write_racing_day(day)
-        unsettled = race_store.read_unsettled_races([day_before, day.racing_day], day.generated_at)
+        unsettled = race_store.read_races_to_recheck([day_before, day.racing_day], day.generated_at)
     race_ids = [race.race_id for race in unsettled]
     registered = register_races(context.instance, [*listed, *race_ids])
     found = Counter(race.reason for race in unsettled)

@@ -64,7 +64,7 @@ def write_meetings(
     with reporting_failure(context, FAILED, day.racing_day):
         created = race_store.ensure_partitions([day.racing_day])
         counts = race_store.write_racing_day(day)
-        unsettled = race_store.read_unsettled_races([day_before], day.generated_at)
+        unsettled = race_store.read_races_to_recheck([day_before], day.generated_at)
     race_ids = list(dict.fromkeys([*listed, *(race.race_id for race in unsettled)]))
     registered = register_races(context.instance, race_ids)
     write_ms = round(1000 * (time.monotonic() - began_s))

@@ -17,7 +17,6 @@ from raceday_dagster.errors import PipelineError, RacedayError
 from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.events import RacingDay
-from raceday_dagster.racing.followed import select_meetings
 from raceday_dagster.settings import Settings
 
 LIST_DEADLINE_S = 60.0
@@ -80,7 +79,7 @@ def fetch_day(
     began_s = time.monotonic()
     with reporting_failure(context, failed, racing_day, f"The meetings of {racing_day} could not be read"):
         listed = racing_api.fetch_racing_day(racing_day, deadline_s=LIST_DEADLINE_S)
-    chosen = select_meetings(listed, countries=settings.race_countries, categories=settings.race_categories)
+    chosen = listed.select_meetings(countries=settings.race_countries, categories=settings.race_categories)
     for rejected in listed.rejected:
         context.log.warning(f"Meeting {rejected.meeting_id or 'without id'} left out: {rejected.reason}")
     context.add_output_metadata(

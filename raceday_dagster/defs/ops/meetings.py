@@ -19,8 +19,8 @@ from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
 from raceday_dagster.racing.events import RacingDay
 from raceday_dagster.settings import Settings
+from raceday_dagster.store.queries import OverdueRace
 from raceday_dagster.store.race_store import RaceStore
-from raceday_dagster.store.unsettled import OverdueRace
 
 FAILED = "meeting_status_failed"
 

@@ -14,7 +14,14 @@ from raceday_dagster.defs.reporting import end_race, fail_race, skip_race
 from raceday_dagster.errors import FetchError, TransformError, WriteError
 from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.logs import get_logger
-from raceday_dagster.racing.outcomes import FetchedRace, InFlight, ProcessResult, RaceError, Timings, TransformedRace
+from raceday_dagster.racing.outcomes import (
+    FetchedRace,
+    ProcessResult,
+    RaceError,
+    RaceInProgress,
+    Timings,
+    TransformedRace,
+)
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.race_store import Poll, RaceStore
@@ -177,10 +184,10 @@ def _spent(started_s: float, **stage_ms: int) -> Timings:
     return Timings(**stage_ms, total_ms=measure_ms(started_s))
 
 
-def _advance(race: InFlight, **stage_ms: int) -> Timings:
+def _advance(race: RaceInProgress, **stage_ms: int) -> Timings:
     return race.timings.model_copy(update={**stage_ms, "total_ms": measure_ms(race.started_s)})
 
 
-def _left_s(race: InFlight) -> float:
+def _left_s(race: RaceInProgress) -> float:
     """Seconds until the race's deadline, never less than a tenth: a stage that may not even begin says nothing."""
     return max(0.1, race.ends_s - time.monotonic())

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from sqlalchemy import text
 
-from raceday_dagster.store.unsettled import CHECK_AFTER
+from raceday_dagster.store.queries import CHECK_AFTER
 from raceday_dagster_tests.integration.defs.day_runs import (
     EVENING,
     NEXT_DAY,
