@@ -12,7 +12,7 @@ from pathlib import Path
 import dagster as dg
 from sqlalchemy.exc import DBAPIError
 
-from raceday_dagster.dagster_plugins.launcher import LiveLaneRunCoordinator
+from raceday_dagster.dagster_plugins.run_coordinator import LiveLaneRunCoordinator
 from raceday_dagster.dagster_plugins.storage import StorageError, is_on
 from raceday_dagster.errors import ServiceError
 from raceday_dagster.service.health import HELPERS, SENSOR

@@ -12,7 +12,7 @@ from pathlib import Path
 from raceday_dagster.errors import ServiceError
 from raceday_dagster.service.child_output import ChildOutput, LogFile, find_secrets
 from raceday_dagster.service.processes import ChildProcess
-from raceday_dagster.service.service_files import SOCKET, write_workspace
+from raceday_dagster.service.service_files import LOCATION, SOCKET, write_workspace
 from raceday_dagster.service.supervisor import Part
 from raceday_dagster.service.surroundings import Surroundings
 from raceday_dagster.web.address import AddressError, check_exposure, check_names, open_listener
@@ -94,6 +94,7 @@ def build_parts(
         OSError: The folder or the logs beside it cannot be written.
     """
     code_socket, workspace = folder / SOCKET, str(write_workspace(folder))
+    definitions = ("--module-name", "raceday_dagster.definitions", "--location-name", LOCATION)
     environment = {**surroundings.environment, "PYTHONUNBUFFERED": "1"}
     secrets = find_secrets(environment)
     logs = surroundings.home / "logs"
@@ -111,7 +112,7 @@ def build_parts(
         Part(
             name=CODE_SERVER,
             log_file=logs / f"{CODE_SERVER}.log",
-            start=build_start(CODE_SERVER, "raceday_dagster.dagster_plugins.launcher", "--socket", str(code_socket)),
+            start=build_start(CODE_SERVER, "dagster", "api", "grpc", *definitions, "--socket", str(code_socket)),
             is_ready=lambda: answers_socket(code_socket),
             stop_within_s=CODE_SERVER_STOP_S,
             before_restart=clear_code_server,

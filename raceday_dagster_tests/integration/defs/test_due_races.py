@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, text
 
-from raceday_dagster.dagster_plugins.launcher import LANE_TAG, LIVE
+from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.defs.automation.due_races import DUE_TAG, LEAD, request_due_races
 from raceday_dagster.defs.automation.sensors import SensorReader, due_races, first_baseline, request_first_load
 from raceday_dagster.racing.cadence import floor_to_grid
