@@ -91,12 +91,12 @@ def sandbox(speed: float, allow_simulated_data: bool, command: Sequence[str]) ->
 def up(
     port: int, read_only: bool, host: str, expose: bool, allow_host: tuple[str, ...], feed_latency_ms: int | None
 ) -> None:
-    """Follow the racing day unattended: daemon, code server and web UI, until Ctrl-C.
+    """Follow the racing day unattended: run server, code server, daemon and web UI, until Ctrl-C.
 
     Runs on a sandbox, or with DATABASE_URL and DAGSTER_PG_URL set on those and the real API.
     """
-    from raceday_dagster.service.parts import Web  # Dagster takes a second to import, and few commands need it
-    from raceday_dagster.service.terminal import printing_to
+    from raceday_dagster.service.console import printing_to  # Dagster takes a second to import, few commands need it
+    from raceday_dagster.service.parts import Web
     from raceday_dagster.service.up import run_up
 
     web = Web(port=port, host=host, expose=expose, read_only=read_only, allow_hosts=allow_host)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_BACK, choose_interval
 from raceday_dagster.racing.calendar import choose_current_racing_day
-from raceday_dagster.service.echo import shorten
+from raceday_dagster.service.console import shorten
 from raceday_dagster.service.instance_lock import Holder
 from raceday_dagster.store.live_polls import LiveRace
 
@@ -136,7 +136,7 @@ def judge_polls(races: Sequence[LiveRace], now: datetime, up_since: datetime | N
         yield Check("warning", f"polls: the service has just started; {name_races(late, now)}")
     elif late:
         error = next((f"; the newest error: {shorten(race.error)}" for race in late if race.error), "")
-        log = "code-server" if error else "daemon"
+        log = "run-server" if error else "daemon"
         yield Check("FAIL", f"polls: {name_races(late, now)}{error}; look at the newest runs and at logs/{log}.log")
     else:
         yield Check("ok", f"polls: {describe_live(live, now)}")

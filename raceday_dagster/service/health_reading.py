@@ -13,7 +13,7 @@ from raceday_dagster.dagster_plugins.storage import StorageError
 from raceday_dagster.errors import DatabaseError, ServiceError
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.sandbox.sandbox import write_instance_config
-from raceday_dagster.service.dagster_storage import open_instance, read_automation, read_heartbeats
+from raceday_dagster.service.dagster_instance import open_instance, read_automation, read_heartbeats
 from raceday_dagster.service.health import (
     Check,
     judge_automation,

@@ -8,18 +8,24 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
 from raceday_dagster.errors import ServiceError
 from raceday_dagster.sandbox.sandbox import open_lock
-from raceday_dagster.service.dagster_storage import DaemonWatch, describe_switched_off, open_instance
+from raceday_dagster.service.console import Console, find_secrets
+from raceday_dagster.service.dagster_instance import (
+    ask_within,
+    describe_switched_off,
+    have_daemons_started,
+    open_instance,
+)
+from raceday_dagster.service.environment import ServiceEnvironment, open_environment
 from raceday_dagster.service.instance_lock import InstanceLock
-from raceday_dagster.service.left_runs import LeftRuns
+from raceday_dagster.service.lost_runs import FINISH_WITHIN_S, LostRuns
 from raceday_dagster.service.parts import Web, build_parts, refuse_host, refuse_port
 from raceday_dagster.service.service_files import (
     ServiceState,
@@ -29,12 +35,12 @@ from raceday_dagster.service.service_files import (
     remove_state,
     write_state,
 )
-from raceday_dagster.service.supervisor import Mailbox, Stop, Supervisor
-from raceday_dagster.service.surroundings import Surroundings, open_surroundings
+from raceday_dagster.service.supervisor import StopRequests, Supervisor
 from raceday_dagster.settings import Settings
 from raceday_dagster.web.address import is_loopback
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ASK_WITHIN_S = 1.0
 
 
 def run_up(
@@ -55,31 +61,31 @@ def run_up(
     def say_timed(line: str) -> None:
         say(f"{utc_now().astimezone():%H:%M:%S} {line}")
 
-    mailbox: Mailbox = Mailbox()
-    with taking_stops(mailbox):
+    stop_requests: StopRequests = StopRequests()
+    with taking_stops(stop_requests):
         refuse_host(web)
         if not is_loopback(web.host):
             say_timed(f"WARNING: the UI on {web.host} has no login: whoever reaches it can launch and end runs")
         with holding_home(Settings.from_environment(environment).raceday_home.resolve()):
             refuse_port(web)
-            with open_surroundings(environment, utc_now(), feed_latency_ms=feed_latency_ms) as surroundings:
-                _serve(surroundings, web, say_timed, mailbox, utc_now)
+            with open_environment(environment, utc_now(), feed_latency_ms=feed_latency_ms) as opened:
+                _serve(opened, web, say_timed, stop_requests, utc_now)
     say_timed("stopped")
 
 
 @contextmanager
-def taking_stops(mailbox: Mailbox) -> Iterator[None]:
-    """Turns the signals that end a program into mail: a second Ctrl-C does not leave half of it running.
+def taking_stops(stop_requests: StopRequests) -> Iterator[None]:
+    """Turns the signals that end a program into requests: a second Ctrl-C does not leave half of it running.
 
     What the caller ignores, as ``nohup`` does SIGHUP, stays ignored; but not SIGINT, which a shell script ignores for
     all it starts in the background.
     """
 
-    def post(_number: int, _frame: FrameType | None) -> None:
-        mailbox.put(Stop())
+    def request(number: int, _frame: FrameType | None) -> None:
+        stop_requests.put(number)
 
     before = {
-        number: signal.signal(number, post)
+        number: signal.signal(number, request)
         for number in STOPS
         if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
     }
@@ -111,62 +117,72 @@ def holding_home(home: Path) -> Iterator[None]:
 
 
 def _serve(
-    surroundings: Surroundings,
+    environment: ServiceEnvironment,
     web: Web,
     say: Callable[[str], None],
-    mailbox: Mailbox,
+    stop_requests: StopRequests,
     utc_now: Callable[[], datetime],
 ) -> None:
-    home, began_at = surroundings.home, utc_now()
-    stopping = threading.Event()
+    home, began_at = environment.home, utc_now()
+    is_stopping = False
+
+    def say_of_part(line: str) -> None:
+        if not is_stopping:  # what breaks because others end is no news
+            say(line)
+
+    def note_stop() -> None:
+        nonlocal is_stopping
+        is_stopping = True
+
+    def say_ready() -> None:
+        say(f"raceday is up: {web.url} on {environment.description}; logs in {home / 'logs'}; Ctrl-C stops it")
+        if off := ask_within(ASK_WITHIN_S, lambda: describe_switched_off(instance)):
+            say(off)
+
+    def write_pids(pids: dict[str, int]) -> None:
+        kept = choose_environment(environment.variables)
+        try:
+            write_state(home, ServiceState(os.getpid(), web.url, began_at.isoformat(), kept, pids))
+        except OSError as error:
+            say(f"WARNING: {home}: {error.strerror}: `raceday health` finds this service through exported URLs only")
+
+    def look_after_ground() -> None:
+        environment.look_after(say)
+        if lock.look():
+            lost_runs.look()
+        console.close_minutes()
+
     with ExitStack() as stack:
-        lock = InstanceLock(surroundings.environment["DAGSTER_PG_URL"])
-        stack.callback(lock.close)
+        lock = stack.enter_context(closing(InstanceLock(environment.variables["DAGSTER_PG_URL"], say)))
         lock.take()
-        lock.keep(lambda reason: mailbox.put(Stop(error=reason)), say)
-        instance = stack.enter_context(open_instance(surroundings.environment))
-        left_runs = LeftRuns(instance, home, say)
-        left_runs.look()
-        stack.callback(left_runs.close)
+        instance = stack.enter_context(open_instance(environment.variables))
+        lost_runs = LostRuns(instance, say)
+        lost_runs.find(finish_within_s=FINISH_WITHIN_S)
         stack.callback(remove_state, home)
-
-        def write(pids: dict[str, int]) -> None:
-            kept = choose_environment(surroundings.environment)
-            try:
-                write_state(home, ServiceState(os.getpid(), web.url, began_at.isoformat(), kept, pids))
-            except OSError as error:
-                say(
-                    f"WARNING: {home}: {error.strerror}: `raceday health` finds this service through exported URLs only"
-                )
-
+        console = Console(say_of_part, find_secrets(environment.variables))
         try:
             parts = build_parts(
-                surroundings,
+                environment,
                 make_socket_folder(home),
                 web,
-                lambda line: None if stopping.is_set() else say(line),  # what breaks because others end is no news
-                is_daemon_ready=DaemonWatch(instance, began_at).is_ready,
-                before_code_server=left_runs.look,
+                console,
+                is_daemon_ready=lambda: bool(
+                    ask_within(ASK_WITHIN_S, lambda: have_daemons_started(instance, began_at))
+                ),
+                before_run_server=lost_runs.find,
             )
         except OSError as error:
             raise ServiceError(f"{error.filename or home} cannot be used: {error.strerror}") from error
-        ready = f"raceday is up: {web.url} on {surroundings.description}; logs in {home / 'logs'}; Ctrl-C stops it"
-
-        def say_ready() -> None:
-            say(ready)
-            if off := describe_switched_off(instance):
-                say(off)
-
         supervisor = Supervisor(
             parts,
-            mailbox,
+            stop_requests,
             say,
             on_ready=say_ready,
-            on_change=write,
-            on_stop=stopping.set,
-            on_round=lambda: surroundings.look_after(say),
+            on_change=write_pids,
+            on_stop=note_stop,
+            on_round=look_after_ground,
         )
         try:
             supervisor.run()
         finally:
-            left_runs.look(last=True)  # one that had to be killed in the end is not left as started
+            lost_runs.end()

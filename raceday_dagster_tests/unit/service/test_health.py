@@ -101,7 +101,7 @@ def test_polls_that_fail_are_no_polls_and_the_newest_reason_is_named() -> None:
     (check,) = judge(build_race(start_in_s=-60, polled_ago_s=90, error=refused))
     assert str(check) == (
         "FAIL    polls: Ellerslie R1 (last good poll 90 s ago); the newest error: the API refused [2J the connection; "
-        "look at the newest runs and at logs/code-server.log"
+        "look at the newest runs and at logs/run-server.log"
     )
 
 
