@@ -107,8 +107,7 @@ def up(
 @main.command()
 def health() -> None:
     """Say whether the service does its work: a line for each check. Exits with 1 when one fails."""
-    from raceday_dagster.service.health import is_healthy  # as above
-    from raceday_dagster.service.health_reading import check_health
+    from raceday_dagster.service.health import check_health, is_healthy  # as above
 
     checks = check_health(os.environ, datetime.now(UTC))
     for check in checks:

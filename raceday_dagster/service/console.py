@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from queue import Full, Queue
@@ -69,9 +70,10 @@ class _Minute:
 
 
 class Console:
-    """Shows the operator what the parts warn of, a few lines of a kind a minute. Safe for several threads.
+    """Logs the output of the parts, and shows the operator a few lines of a kind a minute. Safe for several threads.
 
     Args:
+        logs: The folder of the log files.
         say: Prints one line.
         secrets: Texts that are blacked out, also in the logs.
         monotonic: Clock, seconds.
@@ -79,27 +81,35 @@ class Console:
 
     def __init__(
         self,
+        logs: Path,
         say: Callable[[str], None],
         secrets: Collection[str] = (),
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._logs = logs
         self._say = say
+        self._is_mute = False
+        self._open_logs: list[LogFile] = []
         self._secrets = sorted(secrets, key=len, reverse=True)
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._minutes: dict[tuple[str, str], _Minute] = {}
 
-    def take(self, part: str, log: LogFile, line: str) -> None:
-        """Log a line of a part, and show it if it is a warning or an error."""
-        line = line.rstrip("\r\n")
-        for secret in self._secrets:
-            line = line.replace(secret, HIDDEN)
-        log.write(line)
-        if notice := read_notice(line):
-            self.close_minutes()
-            with self._lock:
-                self._show(part, notice)
+    def open_log(self, part: str) -> Callable[[str], None]:
+        """What takes each line of a part. Raises ``OSError``."""
+        log = LogFile(self._logs / f"{part}.log")
+        self._open_logs.append(log)
+        return partial(self._take, part, log)
+
+    def close(self) -> None:
+        """Close the logs."""
+        for log in self._open_logs:
+            log.close()
+
+    def mute(self) -> None:
+        """Only log from now on: what breaks because the service ends is no news."""
+        self._is_mute = True
 
     def close_minutes(self) -> None:
         """Count what was left out in minutes that are over; to be called again and again."""
@@ -109,6 +119,16 @@ class Console:
                 part, kind = key
                 if left_out := self._minutes.pop(key).left_out:
                     self._say(f"{part}: … and {left_out} more {kind} in the last minute (logs/{part}.log)")
+
+    def _take(self, part: str, log: LogFile, line: str) -> None:
+        line = line.rstrip("\r\n")
+        for secret in self._secrets:
+            line = line.replace(secret, HIDDEN)
+        log.write(line)
+        if (notice := read_notice(line)) and not self._is_mute:
+            self.close_minutes()
+            with self._lock:
+                self._show(part, notice)
 
     def _show(self, part: str, notice: Notice) -> None:
         minute = self._minutes.setdefault((part, notice.kind), _Minute(self._monotonic()))
@@ -149,14 +169,14 @@ def shorten(text: str) -> str:
 
 
 def find_secrets(environment: dict[str, str]) -> set[str]:
-    """Passwords of the database URLs, as written and decoded, and the identity shown to the API."""
+    """Passwords of the database URLs, as written, decoded and in JSON, and the identity shown to the API."""
     known = {environment.get(f"NZTAB_{name}", "") for name in ("FROM_EMAIL", "PARTNER_ID")}
     for name in ("DATABASE_URL", "DAGSTER_PG_URL"):
         url = urlsplit(environment.get(name, ""))
         options = [option.partition("=") for option in url.query.split("&")]
         written = [url.password or "", *(value for name, _, value in options if name in {"password", "sslpassword"})]
         known |= {text for password in written for text in (password, unquote(password), unquote_plus(password))}
-    return {text for text in known if len(text) >= _SHORTEST_SECRET}
+    return {text for secret in known if len(secret) >= _SHORTEST_SECRET for text in (secret, json.dumps(secret)[1:-1])}
 
 
 @contextmanager

@@ -19,8 +19,16 @@ from raceday_dagster.dagster_plugins.run_coordinator import LiveLaneRunCoordinat
 from raceday_dagster.dagster_plugins.run_launcher import RunServerLauncher
 from raceday_dagster.dagster_plugins.storage import StorageError, is_on
 from raceday_dagster.errors import ServiceError
-from raceday_dagster.service.health import HELPERS, SENSOR
 
+SENSOR = "due_races"
+HELPERS = (
+    "first_baseline",
+    "daily_baseline_schedule",
+    "meeting_status_schedule",
+    "evening_backfill_schedule",
+    "maintenance_schedule",
+)
+"""The other sensor and the schedules: without one of them the races of today are polled nevertheless."""
 Answer = TypeVar("Answer")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -11,9 +10,6 @@ from pathlib import Path
 
 from raceday_dagster.dagster_plugins import forked_process
 from raceday_dagster.errors import ServiceError
-from raceday_dagster.service.console import Console, LogFile
-from raceday_dagster.service.environment import ServiceEnvironment
-from raceday_dagster.service.processes import ChildProcess
 from raceday_dagster.service.service_files import LOCATION, SOCKET, write_workspace
 from raceday_dagster.service.supervisor import Part
 from raceday_dagster.web.address import AddressError, check_exposure, check_names, open_listener
@@ -21,7 +17,6 @@ from raceday_dagster.web.address import AddressError, check_exposure, check_name
 UI_STOP_S, DAEMON_STOP_S = 2.0, 2.0
 RUN_SERVER_STOP_S, CODE_SERVER_STOP_S = 4.8, 2.0
 """After the other two; each pair ends side by side. The last look and the sandbox need what is left of ten seconds."""
-RUN_SERVER, CODE_SERVER, DAEMON, WEB = "run-server", "code-server", "daemon", "web"
 LOOPBACK = "127.0.0.1"
 MODULE = "raceday_dagster.definitions"
 _ANSWER_S = 1.0
@@ -56,28 +51,20 @@ class Web:
         return ["--port", str(self.port), "--host", self.host, *flags, *names]
 
 
-def refuse_host(web: Web) -> None:
-    """Raises ``ServiceError`` when the UI may not listen on that address, or not answer to those names."""
+def check_address(web: Web) -> None:
+    """Raises ``ServiceError`` when the UI may not or cannot listen: better now than after half of the service is up."""
     try:
         check_exposure(web.host, expose=web.expose)
         check_names(web.allow_hosts)
-    except AddressError as error:
-        raise ServiceError(str(error)) from error
-
-
-def refuse_port(web: Web) -> None:
-    """Raises ``ServiceError`` when the UI cannot listen: better now than after half of the service has started."""
-    try:
         open_listener(web.host, web.port).close()
     except AddressError as error:
         raise ServiceError(str(error)) from error
 
 
 def build_parts(
-    environment: ServiceEnvironment,
+    dagster_home: Path,
     folder: Path,
     web: Web,
-    console: Console,
     *,
     is_daemon_ready: Callable[[], bool],
     before_run_server: Callable[[], None],
@@ -85,75 +72,51 @@ def build_parts(
     """Run server, code server, daemon, web UI: the order of their start.
 
     Args:
-        environment: Theirs.
+        dagster_home: Of the run server's socket.
         folder: Of the code server's socket and the workspace.
         web: How the UI listens.
-        console: Takes what they print.
         is_daemon_ready: Whether every daemon has given a sign of life.
         before_run_server: Called before a run server that died is started again.
 
     Raises:
-        OSError: The folder or the logs beside it cannot be written.
+        OSError: The folder cannot be written.
     """
     code_socket, workspace = folder / SOCKET, str(write_workspace(folder))
-    run_socket = Path(environment.variables["DAGSTER_HOME"], forked_process.SOCKET)
-    variables = {
-        **environment.variables,
-        "PYTHONUNBUFFERED": "1",
-        "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "1",  # seconds for calls, such as a sensor that waits for the next race
-    }
-
-    def build(
-        name: str,
-        arguments: tuple[str, ...],
-        is_ready: Callable[[], bool],
-        stop_within_s: float,
-        *,
-        is_needed: bool = False,
-        before_restart: Callable[[], None] = lambda: None,
-    ) -> Part:
-        path = environment.home / "logs" / f"{name}.log"
-        log = LogFile(path)
-        command = [sys.executable, "-m", *arguments]
-        return Part(
-            name=name,
-            log_file=path,
-            start=lambda: ChildProcess(command, variables, lambda line: console.take(name, log, line)),
-            is_ready=is_ready,
-            stop_within_s=stop_within_s,
-            before_restart=before_restart,
-            is_needed=is_needed,
-        )
 
     def remove_code_socket() -> None:
         code_socket.unlink(missing_ok=True)
 
     remove_code_socket()
     json_lines = ("--log-format", "json")
-    definitions = ("--module-name", MODULE, "--location-name", LOCATION)
+    definitions = ("--module-name", MODULE, "--location-name", LOCATION, "--socket", str(code_socket))
     return [
-        build(
-            RUN_SERVER,
+        Part(
+            "run-server",
             ("raceday_dagster.dagster_plugins.run_server",),
-            lambda: answers_run_server(run_socket),
-            RUN_SERVER_STOP_S,
-            is_needed=True,
+            is_ready=lambda: answers_run_server(dagster_home / forked_process.SOCKET),
+            stop_within_s=RUN_SERVER_STOP_S,
             before_restart=before_run_server,
-        ),
-        build(
-            CODE_SERVER,
-            ("dagster", "api", "grpc", *definitions, "--socket", str(code_socket), *json_lines),
-            lambda: answers_socket(code_socket),
-            CODE_SERVER_STOP_S,
             is_needed=True,
-            before_restart=remove_code_socket,
         ),
-        build(DAEMON, ("dagster._daemon", "run", "-w", workspace, *json_lines), is_daemon_ready, DAEMON_STOP_S),
-        build(
-            WEB,
+        Part(
+            "code-server",
+            ("dagster", "api", "grpc", *definitions, *json_lines),
+            is_ready=lambda: answers_socket(code_socket),
+            stop_within_s=CODE_SERVER_STOP_S,
+            before_restart=remove_code_socket,
+            is_needed=True,
+        ),
+        Part(
+            "daemon",
+            ("dagster._daemon", "run", "-w", workspace, *json_lines),
+            is_ready=is_daemon_ready,
+            stop_within_s=DAEMON_STOP_S,
+        ),
+        Part(
+            "web",
             ("raceday_dagster.web.server", "--workspace", workspace, *web.arguments),
-            lambda: answers_http(web.reachable_host, web.port),
-            UI_STOP_S,
+            is_ready=lambda: answers_http(web.reachable_host, web.port),
+            stop_within_s=UI_STOP_S,
         ),
     ]
 

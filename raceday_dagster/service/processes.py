@@ -21,28 +21,14 @@ _READ_REST_S = 0.5
 
 
 class Child(Protocol):
-    """A child as the supervisor sees it."""
+    """A child as the supervisor sees it; ``ChildProcess`` says what each of these is."""
 
     @property
-    def pid(self) -> int:
-        """Of the process, its session and its group."""
-        ...
-
-    def poll(self) -> int | None:
-        """Its exit code, the negative number of the signal that ended it, or ``None`` while it runs."""
-        ...
-
-    def has_ended(self) -> bool:
-        """Whether it runs no more; unlike ``poll``, this leaves it to ``kill`` to take its exit code."""
-        ...
-
-    def end(self) -> None:
-        """Ask it to end."""
-        ...
-
-    def kill(self) -> None:
-        """End it, and all that is left of its group, at once."""
-        ...
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def has_ended(self) -> bool: ...
+    def end(self) -> None: ...
+    def kill(self) -> None: ...
 
 
 class ChildProcess:
@@ -72,18 +58,23 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
+        """Of the process, its session and its group."""
         return self._process.pid
 
     def poll(self) -> int | None:
+        """Its exit code, the negative number of the signal that ended it, or ``None`` while it runs."""
         return self._process.poll()
 
     def has_ended(self) -> bool:
+        """Whether it runs no more; unlike ``poll``, this leaves it to ``kill`` to take its exit code."""
         return has_ended(self.pid)
 
     def end(self) -> None:
+        """Ask it to end."""
         self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
+        """End it, and all that is left of its group, at once."""
         # As long as nobody has taken its exit code, its number and that of its group are nobody else's.
         if self._process.returncode is None:
             with suppress(ProcessLookupError):

@@ -32,7 +32,7 @@ class Part:
     """One kind of process of the service.
 
     Attributes:
-        start: Starts it; called from the main thread.
+        arguments: Of ``python -m``.
         is_ready: Whether it does its work; must not block for long. Asked until all parts have said yes once.
         stop_within_s: Seconds from SIGTERM to SIGKILL.
         before_restart: Called after it died and before it is started again.
@@ -40,8 +40,7 @@ class Part:
     """
 
     name: str
-    log_file: Path
-    start: Callable[[], Child]
+    arguments: tuple[str, ...]
     is_ready: Callable[[], bool]
     stop_within_s: float
     before_restart: Callable[[], None] = lambda: None
@@ -61,6 +60,8 @@ class Supervisor:
 
     Args:
         parts: In the order of their start.
+        start: Starts a part; called from the main thread.
+        logs: The folder of their logs.
         stop_requests: Where the wish to stop arrives.
         say: Prints one line.
         on_ready: Called once, when every part is ready.
@@ -74,6 +75,8 @@ class Supervisor:
     def __init__(
         self,
         parts: Sequence[Part],
+        start: Callable[[Part], Child],
+        logs: Path,
         stop_requests: StopRequests,
         say: Callable[[str], None],
         *,
@@ -85,6 +88,8 @@ class Supervisor:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._parts = parts
+        self._start = start
+        self._logs = logs
         self._states = {part.name: _State() for part in parts}
         self._stop_requests = stop_requests
         self._say = say
@@ -126,7 +131,7 @@ class Supervisor:
             if state.child is None and self._monotonic() >= state.start_at_s:
                 if state.deaths_s:
                     part.before_restart()
-                state.child = part.start()
+                state.child = self._start(part)
                 self._on_change(self.read_pids())
             if not self._all_ready and state.child is not None and not state.ready:
                 state.ready = part.is_ready()
@@ -173,14 +178,14 @@ class Supervisor:
         if delay_s is None:
             raise ServiceError(
                 f"{part.name} died {MOST_DEATHS} times within a minute, the last time with {describe_exit(code)}; "
-                f"its log is {part.log_file}"
+                f"its log is {self._logs}/{part.name}.log"
             )
         state.start_at_s = now_s + delay_s
         self._say(f"{part.name} died with {describe_exit(code)}; starting it again in {delay_s:g} s")
 
     def _describe_unready(self) -> str:
         part = next(part for part in self._parts if not self._states[part.name].ready)
-        return f"{part.name} was not ready (its log is {part.log_file})"
+        return f"{part.name} was not ready (its log is {self._logs}/{part.name}.log)"
 
 
 def choose_restart_delay_s(deaths_s: Sequence[float], now_s: float) -> float | None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -26,7 +29,8 @@ from raceday_dagster.service.dagster_instance import (
 from raceday_dagster.service.environment import ServiceEnvironment, open_environment
 from raceday_dagster.service.instance_lock import InstanceLock
 from raceday_dagster.service.lost_runs import FINISH_WITHIN_S, LostRuns
-from raceday_dagster.service.parts import Web, build_parts, refuse_host, refuse_port
+from raceday_dagster.service.parts import Web, build_parts, check_address
+from raceday_dagster.service.processes import ChildProcess
 from raceday_dagster.service.service_files import (
     ServiceState,
     choose_environment,
@@ -62,14 +66,12 @@ def run_up(
         say(f"{utc_now().astimezone():%H:%M:%S} {line}")
 
     stop_requests: StopRequests = StopRequests()
-    with taking_stops(stop_requests):
-        refuse_host(web)
+    with taking_stops(stop_requests), holding_home(Settings.from_environment(environment).raceday_home.resolve()):
+        check_address(web)
         if not is_loopback(web.host):
             say_timed(f"WARNING: the UI on {web.host} has no login: whoever reaches it can launch and end runs")
-        with holding_home(Settings.from_environment(environment).raceday_home.resolve()):
-            refuse_port(web)
-            with open_environment(environment, utc_now(), feed_latency_ms=feed_latency_ms) as opened:
-                _serve(opened, web, say_timed, stop_requests, utc_now)
+        with open_environment(environment, utc_now(), feed_latency_ms=feed_latency_ms) as opened:
+            _serve(opened, web, say_timed, stop_requests, utc_now())
     say_timed("stopped")
 
 
@@ -121,68 +123,67 @@ def _serve(
     web: Web,
     say: Callable[[str], None],
     stop_requests: StopRequests,
-    utc_now: Callable[[], datetime],
+    began_at: datetime,
 ) -> None:
-    home, began_at = environment.home, utc_now()
-    is_stopping = False
-
-    def say_of_part(line: str) -> None:
-        if not is_stopping:  # what breaks because others end is no news
-            say(line)
-
-    def note_stop() -> None:
-        nonlocal is_stopping
-        is_stopping = True
-
-    def say_ready() -> None:
-        say(f"raceday is up: {web.url} on {environment.description}; logs in {home / 'logs'}; Ctrl-C stops it")
-        if off := ask_within(ASK_WITHIN_S, lambda: describe_switched_off(instance)):
-            say(off)
-
-    def write_pids(pids: dict[str, int]) -> None:
-        kept = choose_environment(environment.variables)
-        try:
-            write_state(home, ServiceState(os.getpid(), web.url, began_at.isoformat(), kept, pids))
-        except OSError as error:
-            say(f"WARNING: {home}: {error.strerror}: `raceday health` finds this service through exported URLs only")
-
-    def look_after_ground() -> None:
-        environment.look_after(say)
-        if lock.look():
-            lost_runs.look()
-        console.close_minutes()
-
+    home, logs = environment.home, environment.home / "logs"
+    variables = {
+        **environment.variables,
+        "PYTHONUNBUFFERED": "1",
+        "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "1",  # seconds for calls, such as a sensor that waits for the next race
+    }
+    state = ServiceState(os.getpid(), web.url, began_at.isoformat(), choose_environment(variables))
     with ExitStack() as stack:
-        lock = stack.enter_context(closing(InstanceLock(environment.variables["DAGSTER_PG_URL"], say)))
+        console = stack.enter_context(closing(Console(logs, say, find_secrets(variables))))
+        lock = stack.enter_context(closing(InstanceLock(variables["DAGSTER_PG_URL"], say)))
         lock.take()
-        instance = stack.enter_context(open_instance(environment.variables))
+        instance = stack.enter_context(open_instance(variables))
         lost_runs = LostRuns(instance, say)
         lost_runs.find(finish_within_s=FINISH_WITHIN_S)
         stack.callback(remove_state, home)
-        console = Console(say_of_part, find_secrets(environment.variables))
         try:
             parts = build_parts(
-                environment,
+                Path(variables["DAGSTER_HOME"]),
                 make_socket_folder(home),
                 web,
-                console,
-                is_daemon_ready=lambda: bool(
-                    ask_within(ASK_WITHIN_S, lambda: have_daemons_started(instance, began_at))
+                is_daemon_ready=lambda: (
+                    ask_within(ASK_WITHIN_S, partial(have_daemons_started, instance, began_at)) or False
                 ),
                 before_run_server=lost_runs.find,
             )
+            takers = {part.name: console.open_log(part.name) for part in parts}
         except OSError as error:
             raise ServiceError(f"{error.filename or home} cannot be used: {error.strerror}") from error
+
+        def say_ready() -> None:
+            say(f"raceday is up: {web.url} on {environment.description}; logs in {logs}; Ctrl-C stops it")
+            if off := ask_within(ASK_WITHIN_S, partial(describe_switched_off, instance)):
+                say(off)
+
+        def look_below() -> None:
+            environment.look_after(say)
+            if lock.look():
+                lost_runs.look()
+            console.close_minutes()
+
         supervisor = Supervisor(
             parts,
+            lambda part: ChildProcess([sys.executable, "-m", *part.arguments], variables, takers[part.name]),
+            logs,
             stop_requests,
             say,
             on_ready=say_ready,
-            on_change=write_pids,
-            on_stop=note_stop,
-            on_round=look_after_ground,
+            on_change=lambda pids: _write_state(home, replace(state, children=pids), say),
+            on_stop=console.mute,
+            on_round=look_below,
         )
         try:
             supervisor.run()
         finally:
             lost_runs.end()
+
+
+def _write_state(home: Path, state: ServiceState, say: Callable[[str], None]) -> None:
+    try:
+        write_state(home, state)
+    except OSError as error:
+        say(f"WARNING: {home}: {error.strerror}: `raceday health` finds this service through exported URLs only")

@@ -28,7 +28,7 @@ from benchmarks.soak import Soaked, soak, wait_for_batches
 from raceday_dagster.errors import ServiceError
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.sandbox.postmaster import wait_for
-from raceday_dagster.service.health_reading import check_health
+from raceday_dagster.service.health import check_health
 from raceday_dagster.service.parts import Web as WebOptions
 from raceday_dagster.service.up import run_up
 from raceday_dagster_tests.integration.postgres_fixture import open_server_folder

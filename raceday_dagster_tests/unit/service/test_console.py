@@ -27,17 +27,17 @@ OWN = {"event": "race_overdue", "race_id": "r-1", "level": "warning", "time": "2
 class Terminal:
     """A console for the output of ``web``, with a clock that a test moves."""
 
-    def __init__(self, log: LogFile, environment: dict[str, str]) -> None:
+    def __init__(self, logs: Path, environment: dict[str, str]) -> None:
         self.said: list[str] = []
         self.now_s = 1000.0
-        self._log = log
-        self.console = Console(self.said.append, find_secrets(environment), monotonic=lambda: self.now_s)
+        self.console = Console(logs, self.said.append, find_secrets(environment), monotonic=lambda: self.now_s)
+        self._take = self.console.open_log("web")
 
     def take(self, *lines: str) -> list[str]:
         """What is said of these lines."""
         before = len(self.said)
         for line in lines:
-            self.console.take("web", self._log, f"{line}\n")
+            self._take(f"{line}\n")
         return self.said[before:]
 
     def wait(self, seconds: float) -> list[str]:
@@ -56,8 +56,9 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
         "NZTAB_FROM_EMAIL": "me@example.nz",
         "NZTAB_PARTNER_ID": "abc",  # too short to be told from other text
     }
-    with closing(LogFile(tmp_path / "logs" / "web.log")) as log:
-        yield Terminal(log, environment)
+    terminal = Terminal(tmp_path / "logs", environment)
+    with closing(terminal.console):
+        yield terminal
 
 
 def write_own(event: str, **fields: object) -> str:
@@ -106,6 +107,12 @@ def test_a_warning_of_ours_and_an_error_of_anybody_is_one_line(terminal: Termina
 )
 def test_what_only_the_log_needs_stays_there(terminal: Terminal, line: str) -> None:
     assert terminal.take(line) + terminal.wait(120) == []
+
+
+def test_only_the_log_takes_what_breaks_because_the_service_ends(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.console.mute()
+    assert terminal.take("Error: gone") == []
+    assert (tmp_path / "logs" / "web.log").read_text() == "Error: gone\n"
 
 
 def test_an_outage_is_a_few_lines_a_minute_and_a_count(terminal: Terminal) -> None:

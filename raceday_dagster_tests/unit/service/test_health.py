@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from raceday_dagster.definitions import defs
+from raceday_dagster.service.dagster_instance import HELPERS, SENSOR
 from raceday_dagster.service.health import (
-    HELPERS,
-    SENSOR,
     Check,
+    check_health,
+    date_holder,
     describe_age,
     is_healthy,
     is_late,
@@ -21,7 +22,6 @@ from raceday_dagster.service.health import (
     judge_polls,
     judge_service,
 )
-from raceday_dagster.service.health_reading import check_health, date_holder
 from raceday_dagster.service.instance_lock import Holder
 from raceday_dagster.service.service_files import ServiceState
 from raceday_dagster.store.live_polls import LiveRace

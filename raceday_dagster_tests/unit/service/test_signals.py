@@ -11,7 +11,7 @@ import pytest
 
 from raceday_dagster.errors import RacedayError
 from raceday_dagster.service.environment import open_environment
-from raceday_dagster.service.parts import Web, refuse_host
+from raceday_dagster.service.parts import Web, check_address
 from raceday_dagster.service.service_files import (
     ServiceState,
     make_socket_folder,
@@ -50,7 +50,7 @@ def test_a_hangup_that_is_ignored_stays_so_and_an_ignored_ctrl_c_does_not() -> N
 
 def test_a_host_that_others_reach_needs_the_flag() -> None:
     with pytest.raises(RacedayError, match="--expose"):
-        refuse_host(Web(host="0.0.0.0"))
+        check_address(Web(host="0.0.0.0"))
 
 
 def test_the_ui_is_found_on_this_machine_whatever_it_listens_on() -> None:

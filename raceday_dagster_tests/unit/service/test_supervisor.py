@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,13 +72,22 @@ class Stage:
 
     def __post_init__(self) -> None:
         needed = [self._build("run", 4.8, is_needed=True), self._build("code", 2.0, is_needed=True)]
-        self.supervisor = Supervisor(
-            [*needed, self._build("daemon", 2.0), self._build("web", 2.0)],
+        self.supervisor = self.supervise([*needed, self._build("daemon", 2.0), self._build("web", 2.0)])
+
+    def supervise(self, parts: Sequence[Part], *, round_takes_s: float = 0.0) -> Supervisor:
+        def read_clock() -> float:
+            self.clock.sleep(round_takes_s)
+            return self.clock.read()
+
+        return Supervisor(
+            parts,
+            self._start,
+            Path("logs"),
             self.stop_requests,
             self.said.append,
             on_ready=lambda: self.diary.append("ready"),
-            on_round=self._look_after_ground,
-            monotonic=self.clock.read,
+            on_round=self._look_below,
+            monotonic=read_clock,
             sleep=self.clock.sleep,
         )
 
@@ -87,22 +96,20 @@ class Stage:
             self.supervisor.look_after()
             self.clock.sleep(apart_s)
 
-    def _look_after_ground(self) -> None:
+    def _look_below(self) -> None:
         if self.lost:
             raise ServiceError(self.lost)
 
-    def _build(self, name: str, stop_within_s: float, *, is_needed: bool = False) -> Part:
-        def start() -> FakeChild:
-            self.diary.append(f"start {name}")
-            pid = 100 + len(self.diary)
-            child = FakeChild(name, self.diary, pid, stubborn=name in self.stubborn)
-            self.children[name] = child
-            return child
+    def _start(self, part: Part) -> FakeChild:
+        self.diary.append(f"start {part.name}")
+        child = FakeChild(part.name, self.diary, 100 + len(self.diary), stubborn=part.name in self.stubborn)
+        self.children[part.name] = child
+        return child
 
+    def _build(self, name: str, stop_within_s: float, *, is_needed: bool = False) -> Part:
         return Part(
-            name=name,
-            log_file=Path(f"logs/{name}.log"),
-            start=start,
+            name,
+            (),
             is_ready=lambda: name in self.ready,
             stop_within_s=stop_within_s,
             before_restart=lambda: self.diary.append(f"clear {name}"),
@@ -218,13 +225,7 @@ def test_a_lost_lock_ends_everything_with_its_reason() -> None:
 
 def test_a_part_that_never_becomes_ready_ends_everything() -> None:
     stage = Stage(ready={"run", "code", "daemon"})
-    stage.supervisor = Supervisor(
-        stage.supervisor._parts,
-        stage.stop_requests,
-        stage.said.append,
-        monotonic=lambda: stage.clock.sleep(READY_WITHIN_S / 5) or stage.clock.read(),
-        sleep=stage.clock.sleep,
-    )
+    stage.supervisor = stage.supervise(stage.supervisor._parts, round_takes_s=READY_WITHIN_S / 5)
     with pytest.raises(ServiceError, match=r"web was not ready \(its log is logs/web\.log\) within 90 s"):
         stage.supervisor.run()
     assert "end code" in stage.diary
