@@ -112,7 +112,7 @@ class InstanceLock:
             return False
         # Our own old connection, which the server has not given up yet, is no rival.
         if holder is not None and holder.name != self._name:
-            raise ServiceError(f"Dagster's database was away, and is now in use by {holder}")
+            raise ServiceError(f"Dagster's database could not be reached, and is now in use by {holder}")
         if self._connection is None:
             return False
         self._say("Dagster's database is back")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import partial
 
 import dagster as dg
@@ -20,9 +21,18 @@ from raceday_dagster.service.dagster_instance import ask_within
 ASK_WITHIN_S = 3.0
 LAST_ASK_WITHIN_S = 0.4
 LOOK_EVERY_S = 1.0
+NEVER = float("inf")
 FINISH_WITHIN_S = 15.0
 """For what a killed service left: a batch takes less, and a run that never ends holds the races it claimed."""
 UNFINISHED = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
+
+
+@dataclass(frozen=True)
+class LostRun:
+    """The process of a run without a run server, and when it is killed, on a monotonic clock."""
+
+    worker: RunWorker
+    kill_at_s: float
 
 
 class LostRuns:
@@ -44,51 +54,48 @@ class LostRuns:
         self._instance = instance
         self._say = say
         self._monotonic = monotonic
-        self._workers: dict[str, RunWorker] = {}
+        self._runs: dict[str, LostRun] = {}
         self._look_at_s = 0.0
-        self._kill_at_s: float | None = None
 
-    def find(self, *, finish_within_s: float | None = None) -> None:
+    def find(self, *, finish_within_s: float = NEVER) -> None:
         """Begins to follow every unfinished run. Call it while no run server runs.
 
         Args:
             finish_within_s: When their processes are killed; by default they have as long as any run.
         """
-        found = ask_within(ASK_WITHIN_S, self._read_workers)
-        if found is None:  # no reason not to start: Dagster's run monitoring finds them later
-            self._say("the runs that a dead run server left could not be looked at: Dagster's database is away")
+        workers = ask_within(ASK_WITHIN_S, self._read_workers)
+        if workers is None:  # no reason not to start: Dagster's run monitoring finds them later
+            self._say("the runs that a dead run server left could not be looked at: Dagster's database does not answer")
             return
-        self._workers |= found
-        if finish_within_s is not None:
-            self._kill_at_s = self._monotonic() + finish_within_s
+        kill_at_s = self._monotonic() + finish_within_s
+        self._runs = {run_id: LostRun(worker, kill_at_s) for run_id, worker in workers.items()} | self._runs
         self.look()
 
     def look(self) -> None:
         """Marks those whose process is gone, once a second; to be called again and again while the database answers."""
         now_s = self._monotonic()
-        if not self._workers or now_s < self._look_at_s:
+        if not self._runs or now_s < self._look_at_s:
             return
         self._look_at_s = now_s + LOOK_EVERY_S
-        if self._kill_at_s is not None and now_s >= self._kill_at_s:
-            self._kill_at_s = None
-            self._kill()
-        self._mark([run_id for run_id, worker in self._workers.items() if not worker.is_alive()], ASK_WITHIN_S)
+        self._kill([lost.worker for lost in self._runs.values() if now_s >= lost.kill_at_s])
+        self._mark([run_id for run_id, lost in self._runs.items() if not lost.worker.is_alive()], ASK_WITHIN_S)
 
     def end(self) -> None:
         """Kills and marks what is left, now that the service ends and its run server has ended."""
-        self._workers |= ask_within(LAST_ASK_WITHIN_S, self._read_workers) or {}
-        self._kill()
-        self._mark(list(self._workers), LAST_ASK_WITHIN_S)
+        workers = {run_id: lost.worker for run_id, lost in self._runs.items()}
+        workers |= ask_within(LAST_ASK_WITHIN_S, self._read_workers) or {}
+        self._kill(workers.values())
+        self._mark(list(workers), LAST_ASK_WITHIN_S)
 
-    def _kill(self) -> None:
-        if killed := sum(worker.send_signal(signal.SIGKILL) for worker in self._workers.values()):
+    def _kill(self, workers: Iterable[RunWorker]) -> None:
+        if killed := sum(worker.send_signal(signal.SIGKILL) for worker in workers):
             self._say(f"runs went on without their run server: killed their processes ({killed})")
 
     def _mark(self, run_ids: Collection[str], within_s: float) -> None:
         if not run_ids:
             return
         if ask_within(within_s, partial(self._report, run_ids)):
-            self._workers = {run_id: worker for run_id, worker in self._workers.items() if run_id not in run_ids}
+            self._runs = {run_id: lost for run_id, lost in self._runs.items() if run_id not in run_ids}
 
     def _read_workers(self) -> dict[str, RunWorker]:
         runs = self._instance.get_runs(dg.RunsFilter(statuses=list(UNFINISHED)))

@@ -59,7 +59,7 @@ class Supervisor:
     """Keeps parts running until told to stop.
 
     Args:
-        parts: In the order of their start.
+        parts: In the order of their start, those that the others need first.
         start: Starts a part; called from the main thread.
         logs: The folder of their logs.
         stop_requests: Where the wish to stop arrives.
@@ -122,7 +122,7 @@ class Supervisor:
 
     def look_after(self) -> None:
         """One round: note the deaths, start what is due, see who became ready."""
-        for part in sorted(self._parts, key=lambda part: not part.is_needed):
+        for part in self._parts:
             if not part.is_needed and not self._all_ready and not self._are_needed_ready():
                 return
             state = self._states[part.name]
@@ -150,7 +150,7 @@ class Supervisor:
             for _part, child in ending:
                 child.end()
             began_s = self._monotonic()
-            for part, child in sorted(ending, key=lambda pair: pair[0].stop_within_s):
+            for part, child in ending:
                 while not child.has_ended() and self._monotonic() - began_s < part.stop_within_s:
                     self._sleep(_WAIT_STEP_S)
                 child.kill()

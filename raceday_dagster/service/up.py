@@ -159,7 +159,7 @@ def _serve(
             if off := ask_within(ASK_WITHIN_S, partial(describe_switched_off, instance)):
                 say(off)
 
-        def look_below() -> None:
+        def look_after_all() -> None:
             environment.look_after(say)
             if lock.look():
                 lost_runs.look()
@@ -174,7 +174,7 @@ def _serve(
             on_ready=say_ready,
             on_change=lambda pids: _write_state(home, replace(state, children=pids), say),
             on_stop=console.mute,
-            on_round=look_below,
+            on_round=look_after_all,
         )
         try:
             supervisor.run()

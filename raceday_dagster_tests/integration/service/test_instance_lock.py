@@ -82,7 +82,7 @@ def test_a_lock_that_somebody_else_took_meanwhile_ends_the_service(
     lock.take()
     cut(embedded_postgres, "robbed")
     open_lock(stack, empty_database_url, "rival", said).take()
-    with pytest.raises(ServiceError, match="was away, and is now in use by rival"):
+    with pytest.raises(ServiceError, match="could not be reached, and is now in use by rival"):
         wait_for(lambda: not lock.look(), SOON_S)
     assert said == [LOST]
 

@@ -22,7 +22,7 @@ from raceday_dagster.service.lost_runs import FINISH_WITHIN_S, LOOK_EVERY_S, Los
 
 SOON_S = 30.0
 STARTED = dg.DagsterRunStatus.STARTED
-AWAY = "the runs that a dead run server left could not be looked at: Dagster's database is away"
+SILENT = "the runs that a dead run server left could not be looked at: Dagster's database does not answer"
 
 
 @dg.op
@@ -176,17 +176,17 @@ def test_a_database_that_stands_still_holds_nobody_up(
     follower = Follower(instance)
     follower.runs.find()
     follower.runs.end()
-    assert follower.said == [AWAY]
+    assert follower.said == [SILENT]
     go_on.set()
     assert wait_for(lambda: "dagster-database" not in [thread.name for thread in threading.enumerate()], SOON_S)
     assert read_status(instance, run_id) is STARTED
 
 
-def test_a_database_that_is_away_is_one_line(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_refuses_is_one_line(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_given: object) -> list[dg.DagsterRun]:
         raise OperationalError("SELECT", {}, ConnectionError("gone"))
 
     monkeypatch.setattr(instance, "get_runs", refuse)
     follower = Follower(instance)
     follower.runs.find()
-    assert follower.said == [AWAY]
+    assert follower.said == [SILENT]
