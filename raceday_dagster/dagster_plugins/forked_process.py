@@ -5,7 +5,6 @@ Dagster. Linux only; where there is no run server, `connect` raises `OSError` an
 """
 
 import os
-import select
 import signal
 import socket
 from collections.abc import Callable
@@ -23,9 +22,12 @@ REPLY_WITHIN_S = 5.0
 LONGEST_MESSAGE = 65_536
 """In bytes. Messages are JSON objects; the socket keeps them apart."""
 
+UNKNOWN = 255
+"""The exit code of a process whose end nobody was left to tell, as in `multiprocessing`."""
 
-class RunServerError(Exception):
-    """The run server took a request and refused it, or gave no answer in time: it may have forked or not."""
+
+class RunServerError(ConnectionError):
+    """The run server took a request and refused it, or gave no answer in time: a process may have been forked."""
 
 
 class Message(BaseModel):
@@ -145,14 +147,22 @@ def ask(connection: socket.socket, request: Message, *descriptors: int) -> Proce
 
 
 class ForkedProcess:
-    """A process that the run server forked for this one. Its end is told over the connection that asked for it."""
+    """A process that the run server forked for this one, watched and ended like a `multiprocessing.Process`."""
 
     def __init__(self, connection: socket.socket, identity: ProcessIdentity) -> None:
         self._connection = connection
         self._identity = identity
-        self.pid = identity.pid
-        self.exitcode: int | None = None
-        """As of `multiprocessing.Process`; 255 when the run server ended first, so that nobody knows."""
+        self._exit_code: int | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._identity.pid
+
+    @property
+    def exitcode(self) -> int | None:
+        """`None` while it runs; below zero the number of a signal; `UNKNOWN` if the run server ended first."""
+        self.join(0)
+        return self._exit_code
 
     def is_alive(self) -> bool:
         return self._identity.is_alive()
@@ -161,12 +171,17 @@ class ForkedProcess:
         self._identity.send_signal(signal.SIGKILL)
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until it has ended, or for `timeout` seconds. `exitcode` is known only after this."""
-        if self.exitcode is None and select.select([self._connection], [], [], timeout)[0]:
-            with suppress(OSError, ValidationError):
-                self.exitcode = Ending.model_validate_json(self._connection.recv(LONGEST_MESSAGE)).exit_code
-                return
-            self.exitcode = 255
+        """Wait until it has ended, or until nobody can tell, for at most `timeout` seconds."""
+        if self._exit_code is not None:
+            return
+        self._connection.settimeout(timeout)
+        try:
+            raw = self._connection.recv(LONGEST_MESSAGE)
+        except (TimeoutError, BlockingIOError):
+            return
+        except OSError:
+            raw = b""
+        self._exit_code = Ending.model_validate_json(raw).exit_code if raw else UNKNOWN
 
     def close(self) -> None:
         """Stop watching it; it goes on."""
@@ -188,8 +203,8 @@ def fork_call(target: str, descriptor: int, *arguments: str) -> ForkedProcess:
         arguments: Texts, 64 kB in all.
 
     Raises:
-        OSError: The run server is gone.
-        RunServerError: It did not fork the process.
+        OSError: The run server is gone; the caller may start the process some other way.
+        RunServerError: It took the request. Another process with this descriptor might be the second.
     """
     connection = connect(Path(os.environ.get(SOCKET_VARIABLE, "")))
     try:

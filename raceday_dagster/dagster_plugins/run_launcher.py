@@ -46,7 +46,7 @@ class RunServerLauncher(dg.DefaultRunLauncher):
         return True
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Raises `DagsterLaunchFailedError`: a run server took the request, but no process of the run is known.
+        """Raises `DagsterError`: a run server took the request, but no process of the run is known.
 
         Nothing is launched a second time then: the process may exist. It ignores a run that has failed meanwhile.
         """
@@ -60,7 +60,7 @@ class RunServerLauncher(dg.DefaultRunLauncher):
             try:
                 process = ask(connection, RunRequest(run_id=run.run_id))
             except RunServerError as error:
-                raise dg.DagsterLaunchFailedError(f"This run has no process: {error}") from error
+                raise dg.DagsterError(f"This run has no process: {error}") from error
         worker = RunWorker(run_id=run.run_id, **process.model_dump())
         self._instance.add_run_tags(run.run_id, {WORKER_TAG: worker.model_dump_json()})
 
