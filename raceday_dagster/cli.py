@@ -87,12 +87,12 @@ def sandbox(speed: float, allow_simulated_data: bool, command: Sequence[str]) ->
 def up(
     port: int, read_only: bool, host: str, expose: bool, allow_host: tuple[str, ...], feed_latency_ms: int | None
 ) -> None:
-    """Follow the racing day unattended: daemon, code server and web UI, until Ctrl-C.
+    """Follow the racing day unattended: run server, code server, daemon and web UI, until Ctrl-C.
 
     Runs on a sandbox, or with DATABASE_URL and DAGSTER_PG_URL set on those and the real API.
     """
+    from raceday_dagster.service.console import printing_to
     from raceday_dagster.service.parts import Web
-    from raceday_dagster.service.terminal import printing_to
     from raceday_dagster.service.up import run_up
 
     web = Web(port=port, host=host, expose=expose, read_only=read_only, allow_hosts=allow_host)
@@ -103,8 +103,7 @@ def up(
 @main.command()
 def health() -> None:
     """Say whether the service does its work: a line for each check. Exits with 1 when one fails."""
-    from raceday_dagster.service.health import is_healthy
-    from raceday_dagster.service.health_reading import check_health
+    from raceday_dagster.service.health import check_health, is_healthy
 
     checks = check_health(os.environ, datetime.now(UTC))
     for check in checks:

@@ -10,8 +10,7 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from raceday_dagster.sandbox.placement import LONGEST_SOCKET_PATH, make_private_folder
-from raceday_dagster.sandbox.server_account import ServerAccount
+from raceday_dagster.sandbox.placement import LONGEST_SOCKET_PATH, ServerAccount, make_private_folder
 
 LOCATION = "raceday_dagster"
 SOCKET = "code-server.sock"

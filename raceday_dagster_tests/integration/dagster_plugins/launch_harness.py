@@ -21,7 +21,7 @@ from raceday_dagster.dagster_plugins.forked_process import SOCKET
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.dagster_plugins.run_launcher import RunWorker, find_run_worker
 from raceday_dagster.dagster_plugins.storage import normalise_url
-from raceday_dagster.sandbox.postmaster import wait_for
+from raceday_dagster_tests.waiting import wait_for
 
 SOON_S = 30.0
 """Generous: what is waited for takes a second, and never comes if something is broken."""

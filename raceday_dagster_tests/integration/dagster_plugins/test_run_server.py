@@ -32,7 +32,6 @@ from raceday_dagster.dagster_plugins.forked_process import (
 )
 from raceday_dagster.sandbox import databases
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-from raceday_dagster.sandbox.postmaster import wait_for
 from raceday_dagster_tests.integration.dagster_plugins.launch_harness import (
     JOBS,
     SOON_S,
@@ -45,6 +44,7 @@ from raceday_dagster_tests.integration.dagster_plugins.launch_harness import (
 )
 from raceday_dagster_tests.integration.postgres_fixture import make_database
 from raceday_dagster_tests.integration.race_day import open_race_day
+from raceday_dagster_tests.waiting import wait_for
 
 STOPS_WITHIN_S = run_server.FINISH_WITHIN_S + run_server.CANCEL_WITHIN_S + run_server.RECORD_WITHIN_S + 2.0
 """And as much again as it promises, for a machine under load."""
