@@ -25,7 +25,6 @@ IMPORTED_BY_EVERY_RUN = (
     "psycopg2.extras",
     "raceday_dagster.dagster_plugins.launcher",
     "raceday_dagster.dagster_plugins.storage",
-    "raceday_dagster.workers.nursery",
     "sqlalchemy.dialects.postgresql.psycopg2",
     "upath.implementations.local",
 )

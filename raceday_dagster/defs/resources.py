@@ -65,12 +65,11 @@ def race_store(context: dg.InitResourceContext) -> Iterator[RaceStore]:
 
 
 @dg.resource(
-    description="The process pool of the transform, warming up while the first races are fetched.",
+    description="The worker processes of the transform; they start while the first races are fetched.",
     required_resource_keys={"settings"},
 )
 def transform_workers(context: dg.InitResourceContext) -> Iterator[TransformWorkers]:
     with TransformWorkers(context.resources.settings.transform_workers) as workers:
-        workers.start()
         yield workers
 
 

@@ -76,14 +76,17 @@ def select_races(
     config: SelectRaces,
     settings: dg.ResourceParam[Settings],
     race_store: dg.ResourceParam[RaceStore],
+    transform_workers: dg.ResourceParam[TransformWorkers],
     progress_board: dg.ResourceParam[ProgressBoard],
 ) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
     due_at = parse_due_at(config.due_at)
+    transform_workers.start(len(config.race_ids))
     with failing_plainly():
         race_store.ensure_partitions()
         # With the partitions made, a connection is open by now: what can be ready before the races are due, is.
         waited = wait_until(due_at) if due_at else {}
         race_ids = list(dict.fromkeys(config.race_ids)) or _read_due_races(context, settings, race_store)
+    transform_workers.start(len(race_ids))
     yield from send_races(context, race_ids, race_store, progress_board, budget_ms=BATCH_BUDGET_MS, metadata=waited)
 
 
@@ -91,8 +94,10 @@ def select_races(
 def select_race(
     context: dg.OpExecutionContext,
     race_store: dg.ResourceParam[RaceStore],
+    transform_workers: dg.ResourceParam[TransformWorkers],
     progress_board: dg.ResourceParam[ProgressBoard],
 ) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
+    transform_workers.start(1)
     if not context.has_partition_key:
         raise dg.Failure(
             "process_race polls the race of its partition and was given none: choose one in the UI, or type "
