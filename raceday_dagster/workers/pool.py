@@ -56,13 +56,17 @@ class WorkerMetrics(Record):
 
 
 class TransformWorkers:
-    """Runs the calculation in ``size`` processes; 0 runs it in the calling thread.
+    """Runs the calculation in up to ``size`` processes; 0 runs it in the calling thread.
+
+    A worker that is forked costs ten times what a race costs it, so ``transform`` begins with one of them, and with
+    another whenever a race has had to wait for ``grow_after_s``. None begins before ``start`` or ``transform``.
 
     Args:
-        size: Worker processes, none of which begins before ``start`` or ``transform`` is called.
+        size: The most worker processes at once.
         task_timeout_s: Longest one try of one race may run.
         max_attempts: Tries of a race whose worker died.
         max_restarts_per_minute: More are put off until the minute has passed.
+        grow_after_s: How long a race waits before another worker is started for it.
         calculation: What is run, importable by name; ``race.transform_race`` if not given.
         start_process: Where the processes come from.
     """
@@ -74,6 +78,7 @@ class TransformWorkers:
         task_timeout_s: float = 5.0,
         max_attempts: int = 3,
         max_restarts_per_minute: int = 10,
+        grow_after_s: float = 0.25,
         calculation: Calculation | None = None,
         start_process: StartProcess = start_by_fork_server,
     ) -> None:
@@ -82,6 +87,7 @@ class TransformWorkers:
         self._size = size
         self._task_timeout_s = task_timeout_s
         self._max_attempts = max_attempts
+        self._grow_after_s = grow_after_s
         self._calculation = calculation
         self._start_process = start_process
         self._restarts = RestartBudget(max_restarts_per_minute)
@@ -93,12 +99,9 @@ class TransformWorkers:
         self._queue: deque[_Task] = deque()
         self._workers: set[Worker] = set()
         self._idle: deque[Worker] = deque()
-        self._begun = 0
-        """Workers that were ever to be; a replacement does not count again."""
-        self._starting = 0
-        """Of those, the ones that are not there yet, or not there again."""
-        self._put_off = 0
-        """Of those, the ones that wait for the minute to pass."""
+        self._begun = 0  # workers that were ever to be; a replacement does not count again
+        self._starting = 0  # of those, the ones that are not there yet, or not there again
+        self._put_off = 0  # of those, the ones that wait for the minute to pass
         self._busy = 0
         self._busy_peak = 0
         self._queue_depth_peak = 0
@@ -109,20 +112,16 @@ class TransformWorkers:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
 
-    def start(self, races: int | None = None) -> None:
-        """Begins to start the workers, and returns at once; harmless when repeated.
-
-        Args:
-            races: How many races are coming: there will be no more workers than that. All workers if not given.
-        """
+    def start(self, workers: int | None = None) -> None:
+        """Begins to start so many workers, all of them if not given, and returns at once; harmless when repeated."""
         with self._changed:
             if self._stopped:
                 return
             if not self._started:
                 self._started = True
                 log.info("worker_pool_initialized", workers=self._size, task_timeout_s=self._task_timeout_s)
-            wanted = self._size if races is None else min(self._size, races)
-            for _ in range(self._begun, wanted):
+            wanted = self._size if workers is None else min(self._size, workers)
+            while self._begun < wanted:
                 self._begun += 1
                 self._begin_worker(None)
 
@@ -195,7 +194,8 @@ class TransformWorkers:
             else:
                 self._queue.append(task)
             task.log.debug("worker_task_enqueued", queue_depth=len(self._queue))
-            self.start(self._busy + len(self._queue))
+            self.start(1)
+            grow_at_s = time.monotonic() + self._grow_after_s
             try:
                 while True:
                     if obstacle := self._find_obstacle(task):
@@ -204,7 +204,13 @@ class TransformWorkers:
                         self._count_busy()
                         return self._idle.popleft()
                     self._queue_depth_peak = max(self._queue_depth_peak, len(self._queue))
-                    self._changed.wait(min(task.left_s(), threading.TIMEOUT_MAX))
+                    # A worker that is on its way may be all that is missing.
+                    may_grow = not self._starting and self._begun < self._size
+                    grow_in_s = grow_at_s - time.monotonic() if may_grow else math.inf
+                    if grow_in_s <= 0:
+                        self.start(self._begun + 1)
+                        grow_in_s = math.inf
+                    self._changed.wait(min(task.left_s(), grow_in_s, threading.TIMEOUT_MAX))
             finally:
                 self._queue.remove(task)
                 self._changed.notify_all()

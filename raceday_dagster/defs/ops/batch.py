@@ -80,13 +80,12 @@ def select_races(
     progress_board: dg.ResourceParam[ProgressBoard],
 ) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
     due_at = parse_due_at(config.due_at)
-    transform_workers.start(len(config.race_ids))
+    transform_workers.start(1)
     with failing_plainly():
         race_store.ensure_partitions()
         # With the partitions made, a connection is open by now: what can be ready before the races are due, is.
         waited = wait_until(due_at) if due_at else {}
         race_ids = list(dict.fromkeys(config.race_ids)) or _read_due_races(context, settings, race_store)
-    transform_workers.start(len(race_ids))
     yield from send_races(context, race_ids, race_store, progress_board, budget_ms=BATCH_BUDGET_MS, metadata=waited)
 
 

@@ -41,6 +41,7 @@ def test_result_is_the_same_in_a_worker_and_in_the_calling_thread(worker_test: W
 
 def test_five_races_share_three_workers(worker_test: WorkerTest) -> None:
     workers = worker_test.open(3)
+    workers.start()
     races = [f"race-{number}" for number in range(5)]
     worker_test.calculation.hold(*races)
     calls = worker_test.call_in_order(workers, *races)
@@ -202,16 +203,34 @@ def test_stopping_fails_what_runs_and_what_waits(worker_test: WorkerTest, capsys
     assert shutdown[-1]["unfinished"] == 0
 
 
-def test_workers_are_started_for_the_races_that_are_coming_and_no_more_than_there_are(
+def test_no_more_workers_are_started_than_asked_for_and_none_twice(
     worker_test: WorkerTest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workers = worker_test.open(3)
     assert read_log(capsys) == []
-    for races, expected in ((0, 0), (2, 2), (1, 2), (5, 3), (None, 3)):
-        workers.start(races)
+    for asked, expected in ((0, 0), (2, 2), (1, 2), (5, 3), (None, 3)):
+        workers.start(asked)
         until(lambda expected=expected: workers.metrics().idle == expected)
     events = [line["event"] for line in read_log(capsys)]
     assert (events.count("worker_pool_initialized"), events.count("worker_started")) == (1, 3)
+
+
+def test_race_that_waits_for_a_busy_worker_gets_another_one(worker_test: WorkerTest) -> None:
+    workers = worker_test.open(2, grow_after_s=0.001)
+    worker_test.calculation.hold("holding")
+    holding = worker_test.call(workers, "holding")
+    until(lambda: workers.metrics().busy == 1)
+    assert workers.transform(open_event("other")).race_id == "other"
+    worker_test.calculation.let_all_go()
+    assert holding.result(PATIENCE_S).race_id == "holding"
+
+
+def test_races_that_need_not_wait_share_one_worker(worker_test: WorkerTest, capsys: pytest.CaptureFixture[str]) -> None:
+    workers = worker_test.open(3, grow_after_s=PATIENCE_S)
+    races = [f"race-{number}" for number in range(5)]
+    calls = [worker_test.call(workers, race) for race in races]
+    assert [call.result(PATIENCE_S).race_id for call in calls] == races
+    assert sum(line["event"] == "worker_started" for line in read_log(capsys)) == 1
 
 
 def test_inline_workers_count_their_callers(worker_test: WorkerTest) -> None:
