@@ -1,5 +1,4 @@
-"""The transform workers: a fixed number of processes, one first-in first-out queue, and a crash that costs nobody but
-its own race.
+"""The transform workers: a few processes, one first-in first-out queue, and a crash that costs nobody but its own race.
 
 Belongs here: whose turn it is, what becomes of a race whose worker failed, and when a lost worker is replaced. One
 worker is ``worker``, what it runs is ``entry``.
@@ -204,8 +203,8 @@ class TransformWorkers:
                         self._count_busy()
                         return self._idle.popleft()
                     self._queue_depth_peak = max(self._queue_depth_peak, len(self._queue))
-                    # A worker that is on its way may be all that is missing.
-                    may_grow = not self._starting and self._begun < self._size
+                    # A worker that is on its way may be all that is missing; one that was put off is not.
+                    may_grow = self._starting == self._put_off and self._begun < self._size
                     grow_in_s = grow_at_s - time.monotonic() if may_grow else math.inf
                     if grow_in_s <= 0:
                         self.start(self._begun + 1)
@@ -220,7 +219,7 @@ class TransformWorkers:
             return STOPPED
         if task.left_s() == 0:
             return "no transform worker was free in time"
-        if not self._idle and not self._busy and self._put_off == self._begun > 0:
+        if not self._idle and not self._busy and self._put_off == self._size > 0:
             return "no transform worker is left: too many died within a minute"
         return None
 

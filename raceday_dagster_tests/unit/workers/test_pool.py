@@ -170,6 +170,13 @@ def test_races_fail_at_once_when_workers_die_faster_than_allowed(
     assert [line["level"] for line in read_log(capsys) if line["event"] == "worker_restart"] == ["info", "error"]
 
 
+def test_another_worker_stands_in_for_one_whose_replacement_was_put_off(worker_test: WorkerTest) -> None:
+    workers = worker_test.open(2, max_restarts_per_minute=1, grow_after_s=0.001)
+    worker_test.calculation.lives["victim"] = 2
+    assert workers.transform(open_event("victim")).race_id == "victim"
+    assert worker_test.calculation.order == ["victim"] * 3
+
+
 def test_worker_that_cannot_be_started_is_tried_again(
     worker_test: WorkerTest, capsys: pytest.CaptureFixture[str]
 ) -> None:
