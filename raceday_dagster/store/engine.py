@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.pool import QueuePool
 
-from raceday_dagster.racing.outcomes import PoolUse
+from raceday_dagster.racing.outcomes import ConnectionUse
 from raceday_dagster.racing.records import Record
 
 CONNECT_ARGS: Mapping[str, str | int] = {
@@ -111,9 +111,9 @@ class PoolGauge:
             self._peak = self.in_use
             self._waiting_peak = self._waiting
 
-    def read_use(self) -> PoolUse:
+    def read_use(self) -> ConnectionUse:
         """The ceiling and the peaks."""
-        return PoolUse(max=self.max, peak=self.peak, waiting_peak=self.waiting_peak)
+        return ConnectionUse(max=self.max, peak=self.peak, waiting_peak=self.waiting_peak)
 
     @contextmanager
     def asking(self) -> Iterator[None]:

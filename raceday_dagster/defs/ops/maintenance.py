@@ -20,8 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from raceday_dagster.archive.archive import FAILURES, LAST_STAGES, ArchiveStep, archive_partitions
 from raceday_dagster.dagster_plugins.executor import build_threaded_executor
 from raceday_dagster.dagster_plugins.storage import StorageError, vacuum
-from raceday_dagster.defs.automation.unfinished_runs import UNFINISHED, find_races_in_config
 from raceday_dagster.defs.failures import failing_plainly
+from raceday_dagster.defs.ops.batch import UNFINISHED, find_races_in_config
 from raceday_dagster.defs.partitions import RACES
 from raceday_dagster.errors import RacedayError
 from raceday_dagster.logs import get_logger
