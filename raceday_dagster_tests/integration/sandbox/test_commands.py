@@ -27,12 +27,13 @@ from raceday_dagster_tests.integration.postgres_fixture import open_server_folde
 WAIT = "import signal; print('ready', flush=True); signal.pause()"
 SAY = "import os, sys; print(*sorted(os.environ)); sys.exit(7)"
 IDENTITY = {"NZTAB_FROM_EMAIL": "a@b.nz", "NZTAB_PARTNER_NAME": "A", "NZTAB_PARTNER_ID": "A"}
+LAUNCH = (str(Path(sys.executable).parent / "dg"), "launch", "--job", "process_races", "--config-json")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder like the project's own, where typed commands find ``dagster.yaml`` and ``workspace.yaml``."""
-    for name in ("dagster.yaml", "workspace.yaml"):
+    for name in ("dagster.yaml", "workspace.yaml", "pyproject.toml"):
         shutil.copy(PROJECT / name, tmp_path)
     return tmp_path
 
@@ -61,6 +62,19 @@ def test_the_code_location_loads_with_nothing_exported(folder: Path) -> None:
     assert ended.stdout.split() == list(jobs)
 
 
+@pytest.mark.parametrize("asked", ["--help", "--version"])
+def test_help_and_version_answer_without_the_imports_of_a_command(folder: Path, asked: str) -> None:
+    question = (
+        "import sys\nfrom raceday_dagster.cli import main\n"
+        "try:\n    main()\nfinally:\n    print(*{'dagster', 'pandas', 'sqlalchemy', 'pydantic'} & set(sys.modules))"
+    )
+    ended = type_command(folder, "-c", question, asked)
+    assert ended.returncode == 0, ended.stderr
+    first, *_others, imported = ended.stdout.splitlines()
+    assert first.startswith("Usage: " if asked == "--help" else "raceday, version ")
+    assert imported == ""
+
+
 def test_a_job_with_nothing_exported_names_the_sandbox(folder: Path) -> None:
     ended = type_command(folder, *JOB)
     assert ended.returncode != 0
@@ -74,8 +88,9 @@ def test_a_job_with_a_wrong_storage_address_does_not_print_it(folder: Path) -> N
     assert "DAGSTER_PG_URL" in read_only_line(ended)
 
 
-def test_a_batch_in_the_sandbox_succeeds(folder: Path) -> None:
-    ended = raceday(folder, "sandbox", "--", "python", *JOB)
+@pytest.mark.parametrize("typed", [("python", *JOB), (*LAUNCH, '{"execution": {"config": {"max_concurrent": 3}}}')])
+def test_a_batch_in_the_sandbox_runs_as_typed(folder: Path, typed: tuple[str, ...]) -> None:
+    ended = raceday(folder, "sandbox", "--", *typed)
     assert ended.returncode == 0, ended.stderr
     assert '{"event": "batch_complete"' in ended.stderr
 
