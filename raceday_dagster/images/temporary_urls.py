@@ -37,7 +37,7 @@ class TemporaryUrls:
     ``with TemporaryUrls() as urls:`` removes what killed processes left, listens, and at the end removes everything.
 
     Args:
-        base_url: The address under which others reach this server, when a proxy or a tunnel leads to it; ``None``: its own.
+        base_url: The address under which others reach this server, when a proxy or a tunnel leads to it.
         listen: ``host:port`` to listen on; port 0 takes any free one.
         folder: What the processes share; made if need be.
     """
@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version: ClassVar[str] = "raceday"  # type: ignore[misc]
     sys_version: ClassVar[str] = ""  # type: ignore[misc]
 
-    def do_GET(self) -> None:  # noqa: N802 - the base class names it
+    def do_GET(self) -> None:
         """Sends one image, found by the last part of the path: a proxy in front may have put something before it."""
         path = self.server.live.get(self.path.partition("?")[0].rpartition("/")[2])
         try:
@@ -134,9 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(body)
 
-    do_HEAD = do_GET  # noqa: N815 - as above
+    do_HEAD = do_GET  # noqa: N815 - the base class names it
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as above
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
         """Nothing is logged: a name in a log could be used while its image is live."""
 
 

@@ -39,8 +39,8 @@ class Vision(Protocol):
 class VisionApi:
     """The API; safe to share between threads.
 
-    Calls run on an event loop of its own: a call whose time is over, or that ``close`` finds under way, is cancelled, and its
-    connection shut, before ``ask`` returns. The client's own retries are off: whoever calls decides.
+    Calls run on an event loop of its own: a call whose time is over, or that ``close`` finds under way, is cancelled,
+    and its connection shut, before ``ask`` returns. The client's own retries are off: whoever calls decides.
     """
 
     def __init__(self, url: str, key: SecretStr | None, model: str) -> None:

@@ -12,5 +12,6 @@ rest of the package is imported, so that the simulator cannot agree with it by c
     market       how the money and the prices move
     lifecycle    what stage a race is in at an instant, and who won
     tracker, pools, dividends, form, payloads, listings    the wire format
+    silks, vision    the images of silks, and an API that describes images
     faults, sabotage, delivery, control, server, running   serving it, and spoiling it on request
 """

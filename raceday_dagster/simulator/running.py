@@ -36,6 +36,7 @@ class RunningSimulator:
         self.pid = pid
         self._address = urlsplit(api_url).netloc
         self.control_url = f"http://{self._address}/_simulator"
+        self.vision_url = f"http://{self._address}/vision/v1"
 
     def now(self) -> datetime:
         """The simulated instant."""

@@ -19,7 +19,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -29,6 +29,7 @@ from raceday_dagster.simulator.delivery import (
     Reply,
     encode_payload,
     pack_json,
+    pause,
     send_badly,
     send_reply,
     wait_unless_gone,
@@ -39,6 +40,8 @@ from raceday_dagster.simulator.payloads import build_event, wrap_error
 from raceday_dagster.simulator.raceday import NEW_ZEALAND, RaceDay
 from raceday_dagster.simulator.running import RunningSimulator, running_simulator
 from raceday_dagster.simulator.sabotage import GARBAGE, HTML, spoil_body, spoil_payload
+from raceday_dagster.simulator.silks import INVENTED_HOST, SILKS_PATH, serve_silk
+from raceday_dagster.simulator.vision import VISION_PATH, SimulatedVision
 
 __all__ = ["BASE_PATH", "RunningSimulator", "build_app", "running_simulator", "serve"]
 
@@ -58,6 +61,8 @@ def build_app(day: RaceDay, clock: SimulatedClock, *, latency_ms: float = 0) -> 
     return Starlette(
         routes=[
             Mount(CONTROL_PATH, routes=build_control_routes(clock, faults, log)),
+            Route(SILKS_PATH + "/{name:path}", serve_silk),
+            Mount(VISION_PATH, app=SimulatedVision(faults, log, latency_s=latency_ms / 1000)),
             Mount("/", app=api),
         ]
     )
@@ -90,7 +95,7 @@ class _Api:
                 await wait_unless_gone(asyncio.sleep(self._latency_s), receive)
             for rule in rules:
                 if rule.kind in PAUSES:
-                    await _pause(rule, receive)
+                    await pause(rule, receive)
             fault = next((rule for rule in rules if rule.kind not in PAUSES), None)
             reply = self._build_reply(request, fault)
             if fault is not None and fault.kind in ("drip_body", "drip_headers", "truncated", "reset"):
@@ -118,7 +123,9 @@ class _Api:
         if kind == "old_answer":
             instant -= timedelta(seconds=params["age_s"])
         status, payload = self._answer(request, instant)
-        body = spoil_body(kind, params, encode_payload(spoil_payload(kind, params, payload)))
+        whole = encode_payload(spoil_payload(kind, params, payload))
+        silks = f"http://{request.headers.get('host', '127.0.0.1')}{SILKS_PATH}".encode("latin-1")
+        body = spoil_body(kind, params, whole.replace(INVENTED_HOST, silks))
         if kind == "gzip_bomb":
             return Reply(status, body, json_headers | {"content-encoding": "gzip"})
         accepts_gzip = kind != "huge" and "gzip" in request.headers.get("accept-encoding", "")
@@ -147,17 +154,6 @@ class _Api:
             if race is not None:
                 return 200, build_event(race, instant, query, url)
         return 404, wrap_error("not found", 404, url, instant)
-
-
-async def _pause(rule: FaultRule, receive: Receive) -> None:
-    if rule.kind == "latency":
-        await wait_unless_gone(asyncio.sleep(rule.params["ms"] / 1000), receive)
-        return
-    rule.waiting += 1
-    try:
-        await wait_unless_gone(rule.released.wait(), receive, timeout_s=rule.params["timeout_s"])
-    finally:
-        rule.waiting -= 1
 
 
 class _OpenProtocol(H11Protocol):
