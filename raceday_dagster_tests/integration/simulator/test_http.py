@@ -152,7 +152,7 @@ def _is_json(response: requests.Response) -> bool:
 
 
 def test_every_kind_of_fault_is_shown_here() -> None:
-    assert {*SPOILT_ANSWERS, *CUT_ANSWERS, "hold"} == KINDS.keys()
+    assert {*SPOILT_ANSWERS, *CUT_ANSWERS, "hold", "answer", "refusal"} == KINDS.keys()
 
 
 @pytest.mark.parametrize("kind", SPOILT_ANSWERS)
