@@ -37,8 +37,8 @@ def run_images(
 ) -> int:
     """Describes the images, shows how it goes on ``err`` and what came out on ``out``, and returns the exit code.
 
-    0: all were described; 1: one failed; 130: Ctrl-C; 143: a SIGTERM. What was described until then is shown and written
-    in every case.
+    0: all were described; 1: one failed; 130: Ctrl-C; 143: a SIGTERM. What was described until then is shown and
+    written in every case.
 
     Raises:
         ImagesError: The batch cannot begin, or the CSV cannot be written.

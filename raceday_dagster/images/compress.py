@@ -33,8 +33,8 @@ _BROKEN = (
 )
 """What Pillow's decoders raise on broken files; there is no common class."""
 
-# Pillow warns of a large image before it can be asked how large it is; here such an image is an error a line later.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow warns of broken metadata, which is not sent, and of large images before it can be asked how large they are.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def compress(data: bytes) -> tuple[bytes, ImageFacts]:

@@ -129,11 +129,11 @@ class SourceReader:
                     target,
                     headers={"Host": parts.netloc, "User-Agent": "raceday", "Accept-Encoding": "identity"},
                 )
-                response = connection.getresponse()
-                location = response.getheader("Location")
-                if 300 <= response.status < 400 and location:
-                    return location
-                return None if response.status in {404, 410} else self._read_body(host, response)
+                with connection.getresponse() as response:
+                    location = response.getheader("Location")
+                    if 300 <= response.status < 400 and location:
+                        return location
+                    return None if response.status in {404, 410} else self._read_body(host, response)
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             wrong = isinstance(error, ssl.SSLCertVerificationError | UnicodeError | http.client.InvalidURL)
