@@ -1,4 +1,4 @@
-"""``make bench-images``: ten silks at 300 ms a call of the vision API, five at once against one after the other.
+"""``python -m benchmarks.images``: ten silks at 300 ms a call of the vision API, five at once or one after the other.
 
 Interleaved in one run on one simulated API; prints a Markdown table with medians, ranges and the speed-up.
 """

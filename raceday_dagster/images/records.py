@@ -39,7 +39,7 @@ class Description(Record):
     category: int
 
 
-class ImageInFlight(Record):
+class ImageInProgress(Record):
     """An image between two stages.
 
     An expected failure is a value: once ``error`` is set, the later stages hand the image on untouched, and the last

@@ -1,6 +1,6 @@
 """The three stages of one image, with values between them: compress, describe, clean up. Needs the extra ``images``.
 
-Each takes an ``ImageInFlight`` and returns one; an expected failure is a value, and ``clean_up`` always has the last
+Each takes an ``ImageInProgress`` and returns one; an expected failure is a value, and ``clean_up`` always has the last
 word. The batch runs them one after the other; a job may run each as a step of its own, all in one process.
 """
 
@@ -15,7 +15,7 @@ from typing import TypeVar
 from raceday_dagster.errors import ImageError, ImageStage
 from raceday_dagster.images.compress import compress
 from raceday_dagster.images.reading import SourceReader
-from raceday_dagster.images.records import Description, ImageInFlight, ImageResult
+from raceday_dagster.images.records import Description, ImageInProgress, ImageResult
 from raceday_dagster.images.sources import ImageSource
 from raceday_dagster.images.temporary_urls import TemporaryUrls
 from raceday_dagster.images.validation import Rules, build_prompt, read_description
@@ -54,12 +54,12 @@ class ImageStages:
         self._pause = pause or self._interrupted.wait
         self._decoding = BoundedSemaphore(DECODED_AT_ONCE)
 
-    def begin(self, source: ImageSource, *, timeout_s: float, retries: int) -> ImageInFlight:
+    def begin(self, source: ImageSource, *, timeout_s: float, retries: int) -> ImageInProgress:
         """The image at the start of its way: its time runs from now on."""
         now_s = self._monotonic()
-        return ImageInFlight(source=source, started_s=now_s, ends_s=now_s + timeout_s, retries_left=retries)
+        return ImageInProgress(source=source, started_s=now_s, ends_s=now_s + timeout_s, retries_left=retries)
 
-    def compress(self, image: ImageInFlight) -> ImageInFlight:
+    def compress(self, image: ImageInProgress) -> ImageInProgress:
         """Reads the source, compresses it, and publishes it at a temporary URL."""
         began_s = self._monotonic()
         try:
@@ -74,7 +74,7 @@ class ImageStages:
         except ImageError as error:
             return image.fail(error)
 
-    def describe(self, image: ImageInFlight) -> ImageInFlight:
+    def describe(self, image: ImageInProgress) -> ImageInProgress:
         """Asks the vision API about the published image; an answer against the rules is asked for once more."""
         if image.error is not None or image.temporary_name is None:
             return image
@@ -87,7 +87,7 @@ class ImageStages:
         timings = image.timings.model_copy(update={"describe_ms": _ms(self._monotonic() - began_s)})
         return image.model_copy(update={"timings": timings})
 
-    def clean_up(self, image: ImageInFlight) -> ImageResult:
+    def clean_up(self, image: ImageInProgress) -> ImageResult:
         """Ends the temporary URL, removes its file, and says what the image came to."""
         if image.temporary_name is not None:
             self._urls.withdraw(image.temporary_name)
@@ -108,7 +108,7 @@ class ImageStages:
         self._reader.close()
         self._vision.close()
 
-    def _publish(self, image: ImageInFlight, data: bytes) -> ImageInFlight:
+    def _publish(self, image: ImageInProgress, data: bytes) -> ImageInProgress:
         if not self._decoding.acquire(timeout=self._left_s(image, "compress")):
             raise _out_of_time("compress")
         try:
@@ -122,7 +122,7 @@ class ImageStages:
             raise ImageError(f"cannot be kept: {error.strerror}", stage="compress", retryable=True) from error
         return image.model_copy(update={"facts": facts, "temporary_name": name})
 
-    def _ask(self, image: ImageInFlight, url: str) -> tuple[ImageInFlight, Description]:
+    def _ask(self, image: ImageInProgress, url: str) -> tuple[ImageInProgress, Description]:
         faults: list[str] = []
         for _ in range(2):
             prompt = build_prompt(self._rules, faults)
@@ -138,8 +138,8 @@ class ImageStages:
         raise ImageError(f"asked twice, invalid twice: {'; '.join(faults)}"[:200], stage="validate")
 
     def _try(
-        self, image: ImageInFlight, stage: ImageStage, call: Callable[[float], ValueT]
-    ) -> tuple[ImageInFlight, ValueT]:
+        self, image: ImageInProgress, stage: ImageStage, call: Callable[[float], ValueT]
+    ) -> tuple[ImageInProgress, ValueT]:
         """What ``call`` returns in the seconds it is given.
 
         It is tried again while that is worth it, the image has retries left and the wait fits in its time.
@@ -155,7 +155,7 @@ class ImageStages:
                 self._pause(wait_s)
                 image = image.model_copy(update={"retries_left": image.retries_left - 1})
 
-    def _left_s(self, image: ImageInFlight, stage: ImageStage) -> float:
+    def _left_s(self, image: ImageInProgress, stage: ImageStage) -> float:
         """Seconds the image has left; raises ``ImageError`` when there are none, or all was interrupted."""
         left_s = image.ends_s - self._monotonic()
         if self._interrupted.is_set():

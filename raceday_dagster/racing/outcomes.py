@@ -211,7 +211,7 @@ class ProcessResult(ItemResult):
         return self.timings.total_ms >= RACE_BUDGET_MS
 
 
-class InFlight(Record):
+class RaceInProgress(Record):
     """A race between two stages: when it began and what the stages before took."""
 
     race_id: str
@@ -223,20 +223,20 @@ class InFlight(Record):
     timings: Timings
 
 
-class FetchedRace(InFlight):
+class FetchedRace(RaceInProgress):
     """A race on its way to the transform."""
 
     event: RaceEvent
 
 
-class TransformedRace(InFlight):
+class TransformedRace(RaceInProgress):
     """A race on its way to the database."""
 
     snapshot: RaceSnapshot
 
 
-class PoolUse(Record):
-    """Connections of the one pool: its ceiling, the most that were out at once, and the most who waited for one."""
+class ConnectionUse(Record):
+    """Connections of the connection pool: its ceiling, the most out at once, and the most who waited for one."""
 
     max: int
     peak: int
@@ -256,7 +256,7 @@ class BatchOutcome(BatchResults[ProcessResult]):
     """What a batch of races came to: a success is committed, a skipped one unknown to the API or not newer."""
 
     budget_ms: int = BATCH_BUDGET_MS
-    db_pool: PoolUse
+    db_pool: ConnectionUse
     workers: WorkerUse
 
     @property

@@ -21,24 +21,22 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from raceday_dagster.simulator.control import RequestLog
-from raceday_dagster.simulator.delivery import (
-    Reply,
+from raceday_dagster.simulator.answers import (
+    Answer,
     encode_payload,
     pack_json,
     pause,
-    send_badly,
-    send_reply,
+    send_answer,
+    send_broken,
     wait_unless_gone,
 )
-from raceday_dagster.simulator.faults import PAUSES, FaultBook, FaultError, FaultRule
-from raceday_dagster.simulator.sabotage import GARBAGE, HTML
+from raceday_dagster.simulator.control import RequestLog
+from raceday_dagster.simulator.faults import GARBAGE, HTML, PAUSES, WIRE, FaultBook, FaultRule
 
 VISION_PATH = "/vision/v1"
 _COMPLETIONS = VISION_PATH + "/chat/completions"
 _FETCH_TIMEOUT_S = 10.0
 _KINDS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG"}
-_ON_THE_WIRE = ("drip_body", "drip_headers", "truncated", "reset")
 
 _ADJECTIVES = ("bright", "silken", "striped", "quartered", "elegant", "bold", "vivid", "classic", "festive", "polished")
 _SUBJECTS = ("jacket", "jockey's colours", "racing silks", "riding shirt", "painted pattern", "coloured design")
@@ -61,38 +59,33 @@ class SimulatedVision:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
-        # Before the body is read: what comes after it on the channel is only that the client has gone.
+        # The body is read first: what comes after it on the channel says only that the client has gone.
         question = await request.body()
-        with self._log.track(request, is_event=False) as entry:
-            try:
-                rules = self._faults.take(request.url.path, request.headers.get("x-simulator-fault"))
-            except FaultError as error:
-                await send_reply(_refuse(400, str(error)), send)
-                return
+        with self._log.track(is_event=False):
+            rules = self._faults.take(request.url.path)
             if self._latency_s:
                 await wait_unless_gone(asyncio.sleep(self._latency_s), receive)
             for rule in rules:
                 if rule.kind in PAUSES:
                     await pause(rule, receive)
             fault = next((rule for rule in rules if rule.kind not in PAUSES), None)
-            reply = await self._reply(request, question, fault)
-            entry["status"] = reply.status
-            if fault is not None and fault.kind in _ON_THE_WIRE:
+            answer = await self._build_answer(request, question, fault)
+            if fault is not None and fault.kind in WIRE:
                 rate = fault.params.get("bytes_per_s", 0.0)
-                await send_badly(fault.kind, rate, reply, scope["state"]["transport"], receive)
+                await send_broken(fault.kind, rate, answer, scope["state"]["transport"], receive)
             else:
-                await send_reply(reply, send)
+                await send_answer(answer, send)
 
-    async def _reply(self, request: Request, question: bytes, fault: FaultRule | None) -> Reply:
+    async def _build_answer(self, request: Request, question: bytes, fault: FaultRule | None) -> Answer:
         kind, params = (fault.kind, fault.params) if fault is not None else ("", {})
         if kind == "html":
-            return Reply(200, HTML, {"content-type": "text/html; charset=utf-8"})
+            return Answer(200, HTML, {"content-type": "text/html; charset=utf-8"})
         if kind == "garbage":
-            return Reply(200, GARBAGE, {"content-type": "application/json"})
+            return Answer(200, GARBAGE, {"content-type": "application/json"})
         if kind == "status":
             retry = {"retry-after": params["retry_after"]} if params["retry_after"] else {}
             refused = _refuse(params["code"], "simulated fault")
-            return Reply(refused.status, refused.body, {**refused.headers, **retry})
+            return Answer(refused.status, refused.body, {**refused.headers, **retry})
         if kind == "huge":
             return _complete({"content": "." * params["bytes"]})
         if kind == "answer":
@@ -136,11 +129,11 @@ def _fetch(url: str) -> bytes:
         return bytes(answer.read())
 
 
-def _complete(message: Mapping[str, Any]) -> Reply:
+def _complete(message: Mapping[str, Any]) -> Answer:
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **message}}
     payload = {"id": "simulated", "object": "chat.completion", "created": 0, "model": "simulated", "choices": [choice]}
     return pack_json(200, encode_payload(payload), accepts_gzip=False)
 
 
-def _refuse(status: int, message: str) -> Reply:
+def _refuse(status: int, message: str) -> Answer:
     return pack_json(status, encode_payload({"error": {"message": message, "type": "simulated"}}), accepts_gzip=False)

@@ -26,7 +26,6 @@ def test_ac2_every_image_goes_the_whole_way_and_is_described_from_what_was_serve
 ) -> None:
     batch = describe_images([pictures], settings=settings)
     assert (batch.successes, batch.failures) == (10, 0)
-    assert simulator.requests()["in_flight_peak"] <= 5
     assert len({result.description for result in batch.results}) == 10, "each answer is of its own image"
     assert len({result.facts.content_hash for result in batch.results}) == 10
     assert is_empty(temporary_folder)

@@ -81,6 +81,7 @@ def test_ac8_what_a_kill_left_is_gone_after_the_next_start(
     rule = simulator.add_fault(VISION, "hold", timeout_s=120)
     process = begin(simulator, tmp_path, pictures)
     wait_until(lambda: count_held(simulator, rule) == 5)
+    assert simulator.requests()["total"] == 5, "the other images wait"
     process.kill()
     process.communicate()
     assert len(find_left(tmp_path)) == 1
