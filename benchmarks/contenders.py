@@ -68,7 +68,7 @@ def run_threads(run_id: str, race_ids: Sequence[str]) -> BatchOutcome:
         TransformWorkers(settings.transform_workers) as workers,
         open_race_store(settings) as store,
     ):
-        workers.start()
+        workers.start(1)
         with ThreadPoolExecutor(5) as threads:
             races = list(threads.map(lambda race_id: _poll(run_id, race_id, api, workers, store), race_ids))
         outcome = BatchOutcome.of(

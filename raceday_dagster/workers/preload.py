@@ -1,4 +1,4 @@
-"""Imported once by the fork server, before it forks a worker: what every worker needs, loaded and settled.
+"""Imported once by a server that forks workers, before it forks one: what every worker needs.
 
 Importing it changes the process (environment, garbage collector), so nothing else may.
 """
@@ -12,7 +12,7 @@ from importlib import import_module
 # A worker calculates in one thread; a numerical library's own threads would not survive the fork anyway.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-for name in ("pebble.pool.process", "raceday_dagster.workers.worker", "raceday_dagster.transform.race"):
+for name in ("raceday_dagster.workers.entry", "raceday_dagster.transform.race"):
     import_module(name)
 
 # Pages the collector never touches again stay shared between the workers.

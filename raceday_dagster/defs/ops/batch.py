@@ -103,8 +103,8 @@ def select_races(
 ) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
     due_at = parse_due_at(config.due_at)
     with failing_plainly():
-        # Workers and a connection: what can be ready before the races are due, is.
-        transform_workers.start()
+        # A worker and a connection: what can be ready before the races are due, is.
+        transform_workers.start(1)
         race_store.ensure_partitions()
         waited = wait_until(due_at) if due_at else {}
         race_ids = list(dict.fromkeys(config.race_ids)) or _read_due_races(context, settings, race_store)

@@ -69,7 +69,7 @@ def fetch_race(
     transform_workers: dg.ResourceParam[TransformWorkers],
     progress_board: dg.ResourceParam[ProgressBoard],
 ) -> FetchOutcome:
-    transform_workers.start()  # they get ready while the API answers
+    transform_workers.start(1)  # it gets ready while the API answers
     log = get_logger(race_id=race_id, run_id=context.run_id)
     progress_board.start_race()
     started_s = time.monotonic()

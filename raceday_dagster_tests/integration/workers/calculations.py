@@ -1,6 +1,7 @@
-"""Calculations for the worker tests: run in a worker instead of the real one, steered by the race's name.
+"""Calculations for the tests of real worker processes, which import them by name and are steered by the race's name.
 
-A name is a path: of a named pipe that holds the worker until the test opens it, or of a folder that counts attempts.
+That name is the path of a named pipe, which holds the worker until the test opens it, or of a folder, in which a worker
+that is to die leaves a file.
 """
 
 from __future__ import annotations
@@ -24,20 +25,17 @@ UNWANTED = ("dagster", "psycopg2", "pytest", "hypothesis", "psutil", "responses"
 
 
 def wait_at_gate(event: RaceEvent) -> RaceSnapshot:
-    """Blocks until the pipe is opened for writing, then notes in its folder that it ran."""
-    gate = Path(event.name)
-    gate.read_bytes()
-    with (gate.parent / "order").open("a", encoding="utf-8") as order:
-        order.write(event.race_id + "\n")
+    """Blocks until the pipe is opened for writing."""
+    Path(event.name).read_bytes()
     return transform_race(event)
 
 
-def _die_once(event: RaceEvent, die: Callable[[], object], lives: int = 1) -> RaceSnapshot:
+def _die_once(event: RaceEvent, die: Callable[[], object]) -> RaceSnapshot:
     attempts = Path(event.name)
     if not attempts.is_dir():
         return wait_at_gate(event)
     tempfile.mkstemp(dir=attempts)
-    if len(list(attempts.iterdir())) <= lives:
+    if len(list(attempts.iterdir())) == 1:
         die()
     return transform_race(event)
 
@@ -58,41 +56,22 @@ def segfault_once(event: RaceEvent) -> RaceSnapshot:
     return _die_once(event, lambda: ctypes.string_at(0))
 
 
-def exit_always(event: RaceEvent) -> RaceSnapshot:
-    return _die_once(event, lambda: os._exit(7), lives=1_000)
-
-
-def loop_for_ever(event: RaceEvent) -> RaceSnapshot:
-    """Busy in Python for the race named ``loop``; others are calculated."""
+def never_end(event: RaceEvent) -> RaceSnapshot:
+    """Is busy for ever with the race ``loop``, and stands still in the race ``stop``; others are calculated."""
+    if event.race_id == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
     while event.race_id == "loop":
         pass
     return transform_race(event)
 
 
-def divide_by_zero(event: RaceEvent) -> RaceSnapshot:
-    raise ZeroDivisionError(f"{event.race_id} divided")
-
-
-def run_out_of_memory(event: RaceEvent) -> RaceSnapshot:
-    raise MemoryError(event.race_id)
-
-
-def flush_output(event: RaceEvent) -> RaceSnapshot:
-    """As whoever prints a line does."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return transform_race(event)
-
-
-def name_unwanted_modules(event: RaceEvent) -> RaceSnapshot:
-    raise LookupError("unwanted: " + " ".join(name for name in UNWANTED if name in sys.modules))
-
-
-def name_open_sockets(event: RaceEvent) -> RaceSnapshot:
-    inodes = []
+def name_what_it_has(event: RaceEvent) -> RaceSnapshot:
+    """Fails with the unwanted modules and the sockets of its process."""
+    modules = [name for name in UNWANTED if name in sys.modules]
+    sockets = []
     for descriptor in map(int, os.listdir("/proc/self/fd")):
         with suppress(OSError):  # the listing's own descriptor is gone by now
             status = os.fstat(descriptor)
             if stat.S_ISSOCK(status.st_mode):
-                inodes.append(str(status.st_ino))
-    raise LookupError("sockets: " + " ".join(inodes))
+                sockets.append(status.st_ino)
+    raise LookupError(f"modules {modules} sockets {sockets}")
