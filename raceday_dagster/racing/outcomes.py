@@ -188,6 +188,23 @@ class RowCounts(Record):
 class RaceError(ItemError):
     """Why a race failed or was skipped."""
 
+    @property
+    def is_unknown_race(self) -> bool:
+        """The API does not know the race."""
+        return self.type == UNKNOWN_RACE.type
+
+
+UNKNOWN_RACE = RaceError(stage="fetch", type="UnknownRace", message="the API does not know this race", retryable=False)
+
+
+class RaceFacts(Record):
+    """What is known of a race besides its id."""
+
+    title: str
+    """Meeting and race number, for people."""
+    start_time: datetime
+    status: str
+
 
 class ProcessResult(ItemResult):
     """What one poll of one race came to."""
@@ -199,6 +216,13 @@ class ProcessResult(ItemResult):
     row_counts: RowCounts = RowCounts()
     quality_score: int | None = None
     error: RaceError | None = None
+    race: RaceFacts | None = None
+    """``None`` where no answer came: then only the database may know the race."""
+
+    @property
+    def title(self) -> str:
+        """Meeting and race number where they are known; empty otherwise."""
+        return self.race.title if self.race else ""
 
     @property
     def total_ms(self) -> int:
@@ -221,6 +245,7 @@ class RaceInProgress(Record):
     """Reading of ``time.monotonic`` at which the race must have ended."""
     polled_at: datetime
     timings: Timings
+    race: RaceFacts
 
 
 class FetchedRace(RaceInProgress):
@@ -268,6 +293,13 @@ class BatchOutcome(BatchResults[ProcessResult]):
     def total_races(self) -> int:
         """Races asked for, each once."""
         return len(self.races)
+
+    @property
+    def has_answer(self) -> bool:
+        """Unless no race succeeded, and one failed or is not known to the API: then nothing is followed any more. A
+        batch whose answers are stored already, or that is empty, counts as answered."""
+        lost = self.failures or any(race.error and race.error.is_unknown_race for race in self.results)
+        return self.successes > 0 or not lost
 
     @property
     def over_budget(self) -> bool:
