@@ -5,7 +5,7 @@ Must not decide anything: what a race or a batch came to is in the values of ``r
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_BACK, is_without_a
 from raceday_dagster.racing.events import TERMINAL_STATUSES
 from raceday_dagster.racing.outcomes import (
     RACE_BUDGET_MS,
+    WRITE_BUDGET_MS,
     BatchOutcome,
     BatchProgress,
     ProcessResult,
@@ -145,6 +146,11 @@ def end_race(context: dg.OpExecutionContext, result: ProcessResult, board: Progr
         row_counts=result.row_counts.model_dump(),
         over_budget=result.over_budget,
     )
+    if result.timings.write_ms >= WRITE_BUDGET_MS:
+        log.warning("write_over_budget", race=result.title, write_ms=result.timings.write_ms, target_ms=WRITE_BUDGET_MS)
+        context.log.warning(
+            f"The write of race {name_race(result)} took {result.timings.write_ms} ms, target {WRITE_BUDGET_MS} ms"
+        )
     if result.over_budget:
         log.warning("pipeline_over_budget", total_ms=result.timings.total_ms, target_ms=RACE_BUDGET_MS)
         context.log.warning(f"Race {name_race(result)} took {result.timings.total_ms} ms, target {RACE_BUDGET_MS} ms")
@@ -167,6 +173,7 @@ def build_summary_metadata(outcome: BatchOutcome) -> dict[str, Any]:
     return {
         **_count(outcome),
         "over_budget": outcome.over_budget,
+        "write_share_percent": outcome.write_share_percent,
         "requested_concurrency": outcome.requested_concurrency,
         "effective_concurrency": outcome.effective_concurrency,
         "pool_max": outcome.db_pool.max,
@@ -193,6 +200,7 @@ def log_summary(run_id: str, outcome: BatchOutcome) -> None:
         "batch_complete",
         **_count(outcome),
         over_budget=outcome.over_budget,
+        write_share_percent=outcome.write_share_percent,
         requested_concurrency=outcome.requested_concurrency,
         effective_concurrency=outcome.effective_concurrency,
         row_counts=outcome.row_counts.model_dump(),
@@ -212,6 +220,39 @@ def build_failure_tags(outcome: BatchOutcome) -> dict[str, str]:
         return {}
     names = ", ".join(race.title or race.race_id for race in outcome.errors)
     return {FAILED_TAG: str(outcome.failures), FAILED_RACES_TAG: shorten_text(names, LONGEST_TAG)}
+
+
+def report_live_polls(run_id: str, outcome: BatchOutcome, counts: Mapping[str, int]) -> None:
+    """One line for each race that the schedule had polled, and one more for each that is over with this poll.
+
+    ``counts``: how often each race that is over was polled, this poll included.
+    """
+    for race in outcome.races:
+        if race.race is None:
+            continue
+        log = get_logger(race_id=race.race_id, run_id=run_id)
+        seconds_to_start = round((race.race.start_time - race.polled_at).total_seconds())
+        log.info(
+            "scheduler_race_polled",
+            race=race.title,
+            status=race.status,
+            race_status=race.race.status,
+            seconds_to_start=seconds_to_start,
+        )
+        if is_over(race):
+            log.info(
+                "scheduler_race_completed",
+                race=race.title,
+                reason="the race is over: the feed says so",
+                final_status=race.race.status,
+                total_polls=counts.get(race.race_id, 1),
+                seconds_to_start=seconds_to_start,
+            )
+
+
+def is_over(race: ProcessResult) -> bool:
+    """Whether this poll stored that the race is over, after which the schedule polls it no more."""
+    return race.success and race.race is not None and race.race.status in TERMINAL_STATUSES
 
 
 def report_unanswered(run_id: str, outcome: BatchOutcome, stored: Sequence[FollowedRace], now: datetime) -> None:
@@ -236,13 +277,13 @@ def warn_of_budgets(context: dg.OpExecutionContext, outcome: BatchOutcome) -> No
         say("batch_sla_warning", batch_duration_ms=outcome.batch_duration_ms, target_ms=outcome.budget_ms)
         ui(f"The batch took {outcome.batch_duration_ms} ms, target {outcome.budget_ms} ms")
     pool = outcome.db_pool
-    if log_pool_use(context.run_id, pool.peak, pool.max, pool.waiting_peak) != "info":
+    if log_pool_use(context.run_id, pool.peak, pool.max, pool.waiting_peak, opened=pool.opened) != "info":
         context.log.warning(f"{pool.peak} of {pool.max} database connections were in use at once")
 
 
-def log_pool_use(run_id: str, in_use: int, maximum: int, waiting: int = 0) -> str:
+def log_pool_use(run_id: str, in_use: int, maximum: int, waiting: int = 0, *, opened: int) -> str:
     """How full the pool is, or was at its fullest, as one line; returns the level it was said at."""
-    use = describe_utilisation(in_use, maximum, waiting)
+    use = describe_utilisation(in_use, maximum, waiting, opened=opened)
     log = get_logger(run_id=run_id)
     say = {"info": log.info, "warning": log.warning, "error": log.error}[use.level]
     say("db_pool_utilization", **use.model_dump(exclude={"level"}))

@@ -19,6 +19,7 @@ from raceday_dagster.racing.snapshots import RaceSnapshot
 
 Status = Literal["success", "skipped", "failed"]
 
+WRITE_BUDGET_MS = 300
 RACE_BUDGET_MS = 2_000
 BATCH_BUDGET_MS = 15_000
 
@@ -266,6 +267,8 @@ class ConnectionUse(Record):
     max: int
     peak: int
     waiting_peak: int = 0
+    opened: int = 0
+    """Connections open at the end."""
 
 
 class WorkerUse(Record):
@@ -310,6 +313,13 @@ class BatchOutcome(BatchResults[ProcessResult]):
     def near_budget(self) -> bool:
         """The batch took 80 % of its budget or more: the moment to look, before it is too late."""
         return self.batch_duration_ms >= 0.8 * self.budget_ms
+
+    @property
+    def write_share_percent(self) -> int:
+        """The part of the races' time that their writes took. The statements of a write run one after the other; when
+        they take more than 20 % for long, that decision is to be made again."""
+        whole_ms = sum(race.timings.total_ms for race in self.races)
+        return round(100 * sum(race.timings.write_ms for race in self.races) / whole_ms) if whole_ms else 0
 
     @property
     def row_counts(self) -> RowCounts:

@@ -97,6 +97,7 @@ ORDER BY race.start_time, race.race_id
 # is none: an outage in which every request is answered 404 would pass for health.
 FOLLOWED_RACES = """
 SELECT race.race_id, meeting.meeting_name || ' R' || race.race_number AS title, race.start_time, race.status,
+    (SELECT count(*) FROM race_polls AS poll WHERE poll.race_id = race.race_id) AS polls,
     answered.polled_at AS answered_at, CASE WHEN newest.status <> 'success' THEN newest.error_message END AS error
 FROM races AS race
 JOIN meetings AS meeting ON meeting.meeting_id = race.meeting_id
@@ -185,6 +186,8 @@ class FollowedRace(Record):
     """The newest poll in the ledger that stored a new answer."""
     error: str | None = None
     """Why the newest of all stored none, if it did not."""
+    polls: int = 0
+    """All polls in the ledger."""
 
 
 class NextRace(Record):

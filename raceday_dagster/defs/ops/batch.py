@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.defs.concurrency import choose_concurrency, read_limit, read_requested_concurrency
 from raceday_dagster.defs.failures import failing_plainly
 from raceday_dagster.defs.partitions import build_mapping_key
@@ -16,8 +17,10 @@ from raceday_dagster.defs.reporting import (
     ProgressBoard,
     build_failure_tags,
     build_summary_metadata,
+    is_over,
     log_pool_use,
     log_summary,
+    report_live_polls,
     report_unanswered,
     warn_of_budgets,
 )
@@ -175,7 +178,7 @@ def begin_batch(
         effective_concurrency=batch.effective_concurrency,
         db_pool={"max": gauge.max, "in_use": gauge.in_use},
     )
-    log_pool_use(context.run_id, gauge.in_use, gauge.max, gauge.waiting)
+    log_pool_use(context.run_id, gauge.in_use, gauge.max, gauge.waiting, opened=gauge.opened)
     return batch
 
 
@@ -243,7 +246,10 @@ def summarise_batch(
     transform_workers: dg.ResourceParam[TransformWorkers],
 ) -> Iterator[dg.Output[BatchOutcome]]:
     workers = transform_workers.metrics()
-    stored = _read_unsuccessful(context, races, race_store)
+    is_live = context.run.tags.get(LANE_TAG) == LIVE
+    stored = _read_stored(
+        context, [race for race in races if not race.success or (is_live and is_over(race))], race_store
+    )
     outcome = BatchOutcome.of(
         [_name_from_store(race, stored) for race in races],
         started_at=batch.started_at,
@@ -261,6 +267,8 @@ def summarise_batch(
     )
     log_summary(context.run_id, outcome)
     warn_of_budgets(context, outcome)
+    if is_live:
+        report_live_polls(context.run_id, outcome, {race_id: race.polls for race_id, race in stored.items()})
     report_unanswered(context.run_id, outcome, list(stored.values()), datetime.now(UTC))
     if tags := build_failure_tags(outcome):
         context.instance.add_run_tags(context.run_id, tags)
@@ -284,15 +292,15 @@ def is_failed(outcome: BatchOutcome, policy: FailRunWhen) -> bool:
     return not outcome.has_answer or (policy is FailRunWhen.any and outcome.failures > 0)
 
 
-def _read_unsuccessful(
+def _read_stored(
     context: dg.OpExecutionContext, races: Sequence[ProcessResult], race_store: RaceStore
 ) -> dict[str, FollowedRace]:
-    """The stored rows of the races that did not succeed, by id: their names, and when they last had an answer."""
-    race_ids = [race.race_id for race in races if not race.success]
+    """What is stored of these races, by id: their names, when they last had an answer, how often they were polled."""
+    race_ids = [race.race_id for race in races]
     try:
         return {race.race_id: race for race in race_store.read_followed_races(race_ids)} if race_ids else {}
     except DatabaseError as error:
-        context.log.warning(f"The names of races that failed could not be read: {error}")
+        context.log.warning(f"The names and polls of races could not be read: {error}")
         return {}
 
 

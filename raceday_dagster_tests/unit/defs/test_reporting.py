@@ -3,6 +3,7 @@
 import threading
 from datetime import timedelta
 
+import dagster as dg
 import pytest
 
 from raceday_dagster.defs.reporting import (
@@ -11,11 +12,15 @@ from raceday_dagster.defs.reporting import (
     build_failure_tags,
     build_table,
     report_unanswered,
+    warn_of_budgets,
 )
-from raceday_dagster.racing.outcomes import BatchProgress, RaceFacts
+from raceday_dagster.defs.reporting import end_race as end_race_of_run
+from raceday_dagster.racing.outcomes import BatchProgress, RaceFacts, Timings
 from raceday_dagster.store.queries import FollowedRace
 from raceday_dagster_tests.integration.race_day import read_log
 from raceday_dagster_tests.unit.racing.test_outcomes import NOW, end_batch, end_race
+
+SHARES = {"a": Timings(write_ms=10, total_ms=100), "b": Timings(write_ms=90, total_ms=300)}
 
 
 def test_the_board_always_adds_up() -> None:
@@ -115,3 +120,37 @@ def test_a_live_race_without_an_answer_for_three_intervals_is_an_error_whatever_
         "seconds": 46,
         "reason": ended.error.message,
     }
+
+
+@pytest.mark.parametrize(("duration_ms", "level"), [(11_999, None), (12_000, "warning"), (15_000, "error")])
+def test_a_batch_near_its_budget_is_a_warning_and_one_over_it_an_error(
+    duration_ms: int, level: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with dg.build_op_context() as context:
+        warn_of_budgets(context, end_batch(end_race("a", "success"), duration_ms=duration_ms))
+    said = [line for line in read_log(capsys.readouterr().err) if line["event"] == "batch_sla_warning"]
+    assert [(line["level"], line["batch_duration_ms"]) for line in said] == ([(level, duration_ms)] if level else [])
+
+
+@pytest.mark.parametrize(
+    ("timings", "said"),
+    [
+        (Timings(write_ms=299, total_ms=1_999), []),
+        (Timings(write_ms=300, total_ms=1_999), [("write_over_budget", 300, 300)]),
+        (Timings(write_ms=0, total_ms=2_000), [("pipeline_over_budget", 2_000, 2_000)]),
+    ],
+)
+def test_a_race_or_a_write_over_its_budget_is_a_warning(
+    timings: Timings, said: list[tuple[str, int, int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with dg.build_op_context() as context:
+        end_race_of_run(context, end_race("a", "success").model_copy(update={"timings": timings}), ProgressBoard())
+    lines = [line for line in read_log(capsys.readouterr().err) if line["event"].endswith("_over_budget")]
+    assert {line["level"] for line in lines} <= {"warning"}
+    assert [(line["event"], line.get("write_ms", line.get("total_ms")), line["target_ms"]) for line in lines] == said
+
+
+def test_the_share_of_the_write_is_that_of_all_races_together() -> None:
+    races = [end_race(name, "success").model_copy(update={"timings": timings}) for name, timings in SHARES.items()]
+    assert end_batch(*races).write_share_percent == 25
+    assert end_batch().write_share_percent == 0
