@@ -24,11 +24,11 @@ RETRIED = {
     "drip_body": {},
     "drip_headers": {},
     "latency": {"ms": 5000},
+    "html": {},
 }
 REFUSED = {
     "status": {"code": 400},
     "redirect": {},
-    "html": {},
     "garbage": {},
     "nan": {},
     "wrong_type": {},

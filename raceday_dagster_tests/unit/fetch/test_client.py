@@ -18,6 +18,7 @@ from raceday_dagster.fetch import RacingApi, cutoff
 from raceday_dagster.fetch.client import PAGE_SIZE
 from raceday_dagster.fetch.exchange import build_session
 from raceday_dagster_tests.payloads import event_payload, list_meeting, make_id, meetings_payload
+from raceday_dagster_tests.payloads.event import Payload
 from raceday_dagster_tests.unit.fetch.fakes import BASE_URL, IDENTITY, Answer, Feed
 
 DAY = date(2025, 7, 17)
@@ -155,6 +156,36 @@ def test_a_list_that_repeats_itself_for_ever_is_an_error() -> None:
         feed.api.fetch_racing_day(DAY, deadline_s=12)
     assert not caught.value.retryable
     assert len(feed.transport.asked) == 2
+
+
+def test_a_list_that_repeats_an_unreadable_page_of_one_is_an_error() -> None:
+    page = Answer.of({**meetings_payload([list_meeting(country="")]), "params": {"limit": 1}})
+    with pytest.raises(FetchError, match="nothing new"):
+        Feed.of(page, page).api.fetch_racing_day(DAY, deadline_s=12)
+
+
+def test_a_list_of_ever_new_meetings_is_given_up_after_twenty_pages() -> None:
+    feed = Feed.of(*[page_of(number, 1, 1) for number in range(30)])
+    with pytest.raises(FetchError, match="more than 20 pages"):
+        feed.api.fetch_racing_day(DAY, deadline_s=12)
+    assert len(feed.transport.asked) == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"country": ""}, "country: string should match pattern"),
+        ({"date": "2025-07-16"}, "is of 2025-07-16"),
+        ({"races": [{}]}, "race number 1 of the list: field required"),
+    ],
+)
+def test_a_list_of_which_nothing_can_be_used_is_no_day_without_racing(changes: Payload, reason: str) -> None:
+    page = Answer.of(meetings_payload([{**list_meeting(name), **changes} for name in ("One", "Two")]))
+    with pytest.raises(
+        FetchError, match=f"no race of the meetings list can be used; meeting [^:]*: {reason}"
+    ) as caught:
+        Feed.of(page).api.fetch_racing_day(DAY, deadline_s=12)
+    assert caught.value.retryable
 
 
 @pytest.mark.parametrize(
