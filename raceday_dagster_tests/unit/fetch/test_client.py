@@ -176,7 +176,7 @@ def test_a_list_of_ever_new_meetings_is_given_up_after_twenty_pages() -> None:
     [
         ({"country": ""}, "country: string should match pattern"),
         ({"date": "2025-07-16"}, "is of 2025-07-16"),
-        ({"races": [{}]}, "race number 1 of the list: field required"),
+        ({"races": [{}]}, "race number 1 of the list: start_time: field required"),
     ],
 )
 def test_a_list_of_which_nothing_can_be_used_is_no_day_without_racing(changes: Payload, reason: str) -> None:

@@ -370,7 +370,8 @@ def test_an_error_beside_a_complete_race_is_a_warning_and_instead_of_one_a_failu
     payload = event_payload()
     payload[part]["error"] = "Failed fetching\ndata from PK"
     assert parse(payload).warnings == ("api_error: Failed fetching data from PK",)
-    for broken in ({"race": None}, {"runners": []}):
+    instead: tuple[dict[str, object], ...] = ({"race": None}, {"runners": []})
+    for broken in instead:
         body = encode({**payload, "data": payload["data"] | broken})
         with pytest.raises(WireError, match=r"^the API says: Failed fetching data from PK$") as caught:
             parse_race_event(body, race_id=RACE_ID, received_at=NOW)
