@@ -6,15 +6,15 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format dev up browser bench freshness soak clean
+.PHONY: help demo test check definitions format dev up production newest browser bench freshness soak clean
 
 help:  ## Show the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 # The dependency on the pins makes a changed pin reinstall; a broken install leaves no mark behind.
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
-	  || { echo "needs Python 3.11, 3.12 or 3.13; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' \
+	  || { echo "needs Python 3.11 to 3.14; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment: install its venv package"; exit 1; }
 	@echo "installing the pinned dependencies into $(VENV) (once, about a minute)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sandbox,dev]'
@@ -26,11 +26,20 @@ demo: $(INSTALLED)  ## Load a simulated racing day and poll five races three tim
 test: $(INSTALLED)  ## Run the tests
 	@$(BIN)/python -m pytest -q
 
-check: $(INSTALLED)  ## Format, lint, types, tests: what CI runs
+check: $(INSTALLED)  ## Format, lint, types, definitions, tests: what CI runs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(MAKE) --no-print-directory definitions
 	@$(BIN)/python -m pytest -q
+
+# In an instance of their own: ours would want its PostgreSQL.
+definitions: export DAGSTER_HOME = $(CURDIR)/$(VENV)/dagster
+definitions: $(INSTALLED)  ## Load the definitions as Dagster's own tools do
+	@mkdir -p $(DAGSTER_HOME) && printf 'telemetry:\n  enabled: false\n' > $(DAGSTER_HOME)/dagster.yaml
+	@$(BIN)/dg check defs
+	@$(BIN)/dg list defs
+	@$(BIN)/python -W ignore -m dagster definitions validate -m raceday_dagster.definitions
 
 format: $(INSTALLED)  ## Format the code and mend what can be mended
 	@$(BIN)/ruff format .
@@ -41,6 +50,12 @@ dev: $(INSTALLED)  ## The Dagster UI on a simulated racing day, at http://127.0.
 
 up: $(INSTALLED)  ## The whole day, unattended: daemon, code server and UI at http://127.0.0.1:3000
 	@exec $(BIN)/raceday up
+
+production: $(INSTALLED)  ## Install the wheel without extras into an empty environment and load a racing day from there
+	@.ci/fresh_environment production
+
+newest: $(INSTALLED)  ## The same and the unit tests with the newest version of every dependency; says which they were
+	@.ci/fresh_environment newest
 
 browser:  ## Install the Chromium that the tests of the UI drive (Debian, as root)
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null \

@@ -24,7 +24,7 @@ from benchmarks.measure import NOT_OURS, read_cpu_s, watching_memory
 from raceday_dagster.sandbox.job_runs import build_command
 from raceday_dagster.sandbox.sandbox import Sandbox, Simulation, open_sandbox
 from raceday_dagster.store.engine import build_engine
-from raceday_dagster.store.reports import read_next_races
+from raceday_dagster.store.queries import read_next_races
 
 RACES = 5
 LATENCY_MS = 300

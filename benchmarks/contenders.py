@@ -12,7 +12,7 @@ from raceday_dagster.definitions import defs
 from raceday_dagster.defs.jobs import poll_races
 from raceday_dagster.defs.resources import RESOURCES, open_race_store
 from raceday_dagster.fetch.client import RacingApi
-from raceday_dagster.racing.outcomes import BatchOutcome, PoolUse, ProcessResult, Timings, WorkerUse
+from raceday_dagster.racing.outcomes import BatchOutcome, ConnectionUse, ProcessResult, Timings, WorkerUse
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.race_store import Poll, RaceStore
 from raceday_dagster.workers.pool import TransformWorkers
@@ -77,7 +77,7 @@ def run_threads(run_id: str, race_ids: Sequence[str]) -> BatchOutcome:
             batch_duration_ms=round(1000 * (time.monotonic() - started_s)),
             requested_concurrency=5,
             effective_concurrency=5,
-            db_pool=PoolUse(max=store.gauge.max, peak=store.gauge.peak),
+            db_pool=ConnectionUse(max=store.gauge.max, peak=store.gauge.peak),
             workers=WorkerUse(total=settings.transform_workers, busy_peak=0, queue_depth_peak=0, restarts=0),
         )
         store.record_batch(run_id, outcome)

@@ -1,4 +1,8 @@
-"""The ``raceday`` command. Says what it does in a line, and what went wrong in one more."""
+"""The ``raceday`` command. Says what it does in a line, and what went wrong in one more.
+
+Each command imports what it needs when it is called: ``raceday --help`` answers at once, while Dagster, pandas and
+SQLAlchemy take seconds to import.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +19,6 @@ from typing import Any
 import click
 
 from raceday_dagster.errors import RacedayError, SandboxError
-from raceday_dagster.sandbox.command import run_command, wait_for_stop
-from raceday_dagster.sandbox.demo import run_demo
-from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-from raceday_dagster.sandbox.sandbox import (
-    choose_simulation,
-    create_dagster_database,
-    kept_mark,
-    open_lock,
-    open_sandbox,
-)
-from raceday_dagster.settings import Settings
-from raceday_dagster.simulator.server import serve
-from raceday_dagster.store.schema.migrations import upgrade
 
 
 class _OneLineErrors(click.Group):
@@ -41,6 +32,7 @@ class _OneLineErrors(click.Group):
 
 
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="raceday-dagster", prog_name="raceday")
 def main() -> None:
     """Follow a racing day: poll, compute where the money flows, store it."""
     # Being told to end is a reason to clean up, not to drop everything.
@@ -50,6 +42,8 @@ def main() -> None:
 @main.command()
 def demo() -> None:
     """Load a simulated racing day and poll five of its races three times, for real."""
+    from raceday_dagster.sandbox.demo import run_demo
+
     run_demo(os.environ)
 
 
@@ -68,6 +62,9 @@ def sandbox(speed: float, allow_simulated_data: bool, command: Sequence[str]) ->
 
     What is already set in the environment is kept.
     """
+    from raceday_dagster.sandbox.command import run_command, wait_for_stop
+    from raceday_dagster.sandbox.sandbox import choose_simulation, open_sandbox
+
     simulation = choose_simulation(datetime.now(UTC), speed)
     with open_sandbox(os.environ, simulation, allow_simulated_data=allow_simulated_data) as opened:
         if command:
@@ -95,7 +92,7 @@ def up(
 
     Runs on a sandbox, or with DATABASE_URL and DAGSTER_PG_URL set on those and the real API.
     """
-    from raceday_dagster.service.parts import Web  # Dagster takes a second to import, and few commands need it
+    from raceday_dagster.service.parts import Web
     from raceday_dagster.service.terminal import printing_to
     from raceday_dagster.service.up import run_up
 
@@ -107,7 +104,7 @@ def up(
 @main.command()
 def health() -> None:
     """Say whether the service does its work: a line for each check. Exits with 1 when one fails."""
-    from raceday_dagster.service.health import is_healthy  # as above
+    from raceday_dagster.service.health import is_healthy
     from raceday_dagster.service.health_reading import check_health
 
     checks = check_health(os.environ, datetime.now(UTC))
@@ -134,6 +131,9 @@ def health() -> None:
 @click.option("--racing-day", type=click.DateTime(["%Y-%m-%d"]), help="The day's label.")
 def simulate(port: int, seed: int | None, speed: float, latency_ms: int, racing_day: datetime | None) -> None:
     """Serve the simulated NZ TAB API on 127.0.0.1 until Ctrl-C."""
+    from raceday_dagster.sandbox.sandbox import choose_simulation
+    from raceday_dagster.simulator.server import serve
+
     chosen = choose_simulation(datetime.now(UTC), speed)
     day: date = racing_day.date() if racing_day else chosen.racing_day
     try:
@@ -159,6 +159,10 @@ def db() -> None:
 @db.command()
 def start() -> None:
     """Start the embedded server, keep it running, and print where it is."""
+    from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+    from raceday_dagster.sandbox.sandbox import create_dagster_database, kept_mark, open_lock
+    from raceday_dagster.settings import Settings
+
     settings = Settings.from_environment()
     home = settings.raceday_home.resolve()
     server = EmbeddedPostgres(home)
@@ -174,6 +178,9 @@ def start() -> None:
 @db.command()
 def stop() -> None:
     """Stop the embedded server."""
+    from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+    from raceday_dagster.sandbox.sandbox import kept_mark, open_lock
+
     home = _home()
     with open_lock(home) as lock:
         try:
@@ -187,6 +194,8 @@ def stop() -> None:
 @db.command()
 def status() -> None:
     """Say whether the embedded server runs, and where its data is. Exits with 3 when it does not run."""
+    from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+
     found = EmbeddedPostgres(_home()).status()
     click.echo(f"{'running, pid ' + str(found.pid) if found.running else 'stopped'}; data in {found.data_dir}")
     sys.exit(0 if found.running else 3)
@@ -195,6 +204,9 @@ def status() -> None:
 @db.command(name="upgrade")
 def upgrade_schema() -> None:
     """Bring the schema of DATABASE_URL up to date; safe to run twice, and by two at once."""
+    from raceday_dagster.settings import Settings
+    from raceday_dagster.store.schema.migrations import upgrade
+
     report = upgrade(Settings.from_environment().require_database_url().get_secret_value())
     before = report.from_revision or "empty"
     same = report.from_revision == report.to_revision
@@ -202,6 +214,8 @@ def upgrade_schema() -> None:
 
 
 def _home() -> Path:
+    from raceday_dagster.settings import Settings
+
     return Settings.from_environment().raceday_home.resolve()
 
 

@@ -103,17 +103,21 @@ class Settings(BaseModel):
     dagster_pg_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """Reads and validates the variables; an empty one counts as not set.
+    def from_environment(
+        cls, environment: Mapping[str, str] | None = None, *, chosen: Mapping[str, object] | None = None
+    ) -> Self:
+        """Reads and validates the variables; an empty one counts as not set. A field of ``chosen`` that is not ``None``
+        comes before its variable.
 
         Raises:
             SettingsError: One line that names the variable, what it must be, and the command that gives a working
                 one. The value itself is not repeated: it may be a secret.
         """
         source = os.environ if environment is None else environment
-        given = {
+        given: dict[str, object] = {
             name: source[name.upper()].strip() for name in cls.model_fields if source.get(name.upper(), "").strip()
         }
+        given.update((name, value) for name, value in (chosen or {}).items() if value is not None)
         try:
             return cls.model_validate(given)
         except ValidationError as error:

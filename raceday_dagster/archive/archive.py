@@ -11,47 +11,45 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from raceday_dagster.archive.content import (
     Content,
     HistoryColumns,
-    UnknownKindError,
-    build_copy,
+    copy_rows,
+    measure_content,
     read_columns,
     read_version,
 )
-from raceday_dagster.archive.detaching import (
+from raceday_dagster.archive.folder import ArchiveFolder, open_folder
+from raceday_dagster.archive.parquet import ParquetError, holds_rows, write_parquet
+from raceday_dagster.archive.partitions import (
     DETACH_WITHIN_S,
     HistoryPartition,
     detach_partition,
     is_attached,
     read_partitions,
 )
-from raceday_dagster.archive.folder import ArchiveFolder, open_folder
-from raceday_dagster.archive.parquet import (
-    FINGERPRINT_KEY,
-    ParquetError,
-    measure_parquet,
-    read_fingerprint,
-    write_parquet,
-)
 from raceday_dagster.errors import ArchiveError
 from raceday_dagster.racing.records import Record
 from raceday_dagster.store.schema.partitions import PARTITION_LOCK_KEY
 from raceday_dagster.store.schema.tables import PARTITIONED_TABLES
-from raceday_dagster.store.sql_errors import build_database_error, describe_cause
-from raceday_dagster.store.verdicts import read_sqlstate
+from raceday_dagster.store.sql_errors import (
+    LOCK_NOT_AVAILABLE,
+    QUERY_CANCELED,
+    build_database_error,
+    describe_cause,
+    read_sqlstate,
+)
 
 READING = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL TIME ZONE 'UTC'; "
 LIMITS = "SET LOCAL lock_timeout = 2000; SET LOCAL statement_timeout = 600000; SET LOCAL datestyle = 'ISO, YMD'"
 # Nothing waits here for a lock while it holds another: whoever makes a partition has these two in the other order.
 TRY_LOCK = f"SELECT pg_try_advisory_xact_lock({PARTITION_LOCK_KEY})"
 DROP_PAUSES_S = (1.0, 2.0)
-LOCK_NOT_AVAILABLE = "55P03"
 
 Stage = Literal["detached", "exported", "dropped", "not_detached", "not_archived"]
 FAILURES = frozenset({"not_detached", "not_archived"})
@@ -148,7 +146,7 @@ class _Archiving:
                 yield ArchiveStep(stage="exported", **done)
             self._drop(content, sleep)
             yield ArchiveStep(stage="dropped", **done)
-        except (SQLAlchemyError, ParquetError, UnknownKindError, ArchiveError, OSError) as error:
+        except (SQLAlchemyError, ArchiveError, OSError) as error:
             yield ArchiveStep(stage="not_archived", partition=self._name, reason=_explain(error))
 
     def _export(self) -> tuple[Content, Path | None, bool]:
@@ -158,28 +156,18 @@ class _Archiving:
             with self._engine.connect() as connection:
                 connection.exec_driver_sql(READING + LIMITS)
                 columns = read_columns(connection, self._name)
-                content = columns.measure(connection, self._name)
-                exported = self._find_exported(columns, content)
-                if content.rows == 0 or exported is not None:
-                    return content, exported, exported is not None
-                _copy(connection, build_copy(self._name), rows)
-            labels = {FINGERPRINT_KEY: content.fingerprint, "raceday_partition": self._name}
-            write_parquet(rows, columns, partial, labels)
-            if measure_parquet(partial, columns) != (content.rows, content.fingerprint):
+                content = measure_content(connection, self._name, columns)
+                if content.rows == 0:
+                    return content, None, False
+                copy_rows(connection, self._name, rows)
+            for file in self._folder.find_files(*place):
+                if _holds_rows(file, rows, columns, content):
+                    self._folder.force(file)
+                    return content, file, True
+            write_parquet(rows, columns, partial)
+            if not holds_rows(partial, rows, columns, content):
                 raise ArchiveError("the file does not hold what the table holds")
             return content, self._folder.keep(partial, *place), False
-
-    def _find_exported(self, columns: HistoryColumns, content: Content) -> Path | None:
-        """A file that a run made before it ended short of the drop, if it still holds every row."""
-        for file in self._folder.find_files(self._partition.table, self._name) if content.rows else ():
-            try:
-                same = read_fingerprint(file) == content.fingerprint
-                if same and measure_parquet(file, columns) == (content.rows, content.fingerprint):
-                    self._folder.force(file)
-                    return file
-            except ParquetError:
-                continue  # not one of ours, or no longer whole: it keeps its name, ours gets the next
-        return None
 
     def _drop(self, content: Content, sleep: Callable[[float], None]) -> None:
         for pause_s in DROP_PAUSES_S:
@@ -206,20 +194,17 @@ class _Archiving:
             connection.exec_driver_sql(f"DROP TABLE {self._name}")
 
 
-def _copy(connection: Connection, statement: str, target: Path) -> None:
-    driver: Any = connection.connection.driver_connection
+def _holds_rows(file: Path, rows: Path, columns: HistoryColumns, content: Content) -> bool:
+    """Whether a run that ended short of the drop made this file, and it is still whole. Otherwise it keeps its name,
+    and ours gets the next."""
     try:
-        with target.open("wb") as file, driver.cursor() as cursor:
-            cursor.copy_expert(statement, file)
-    except OSError:
-        connection.invalidate()  # the server is still sending
-        raise
-    except connection.dialect.loaded_dbapi.Error as error:  # SQLAlchemy translates only what it sends itself
-        raise ArchiveError(describe_cause(error)) from error
+        return holds_rows(file, rows, columns, content)
+    except ParquetError:
+        return False
 
 
 def _explain(error: Exception) -> str:
-    if read_sqlstate(error) in {"57014", LOCK_NOT_AVAILABLE}:
+    if read_sqlstate(error) in {QUERY_CANCELED, LOCK_NOT_AVAILABLE}:
         return f"something else uses it for too long ({describe_cause(error)}); the next run goes on from here"
     if isinstance(error, OSError):
         return f"the archive folder: {error.strerror}; make room or correct ARCHIVE_DIR, the next run goes on from here"

@@ -1,19 +1,22 @@
-"""What a history partition holds, said in a few bytes, and how its rows leave the server.
+"""What a history partition holds, and how its rows leave the server.
 
-The fingerprint of the rows is written down twice, in PostgreSQL's SQL and in DuckDB's: a Parquet file has the same one
-only if every value of every row is in it, whatever its order. Belongs here: columns, and the SQL made of them. Does
-not: files.
+The rows travel as CSV. That nothing is lost on the way is shown by numbers which PostgreSQL asks of the table and
+DuckDB of the Parquet file: the rows, and for each column how many values are known and their sum. Belongs here:
+columns, and the SQL made of them. Does not: files.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection
 
+from raceday_dagster.errors import ArchiveError
 from raceday_dagster.racing.records import Record
+from raceday_dagster.store.sql_errors import describe_cause
 
 COLUMNS = """
 SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
@@ -22,23 +25,20 @@ WHERE attrelid = to_regclass(%(table)s) AND attnum > 0 AND NOT attisdropped ORDE
 # A row version keeps its place and its transaction for as long as nobody changes it; cheaper to read than the row.
 VERSION = "coalesce(sum(hashtextextended(ctid::text || ' ' || xmin::text, 0)), 0)::text"
 
-# PostgreSQL's type: DuckDB's, and the value as text in the one and the other.
+
+# PostgreSQL's type: DuckDB's, and a number made of a value, which both databases understand alike.
 KINDS = {
-    "date": ("DATE", "({0} - DATE '1970-01-01')::text", "date_diff('day', DATE '1970-01-01', {0})::VARCHAR"),
-    "timestamp with time zone": (
-        "TIMESTAMPTZ",
-        "(extract(epoch FROM {0}) * 1000000)::bigint::text",
-        "epoch_us({0})::VARCHAR",
-    ),
-    "text": ("VARCHAR", "{0}", "{0}"),
-    "integer": ("INTEGER", "{0}::text", "{0}::VARCHAR"),
-    "bigint": ("BIGINT", "{0}::text", "{0}::VARCHAR"),
-    "boolean": ("BOOLEAN", "{0}::int::text", "{0}::INTEGER::VARCHAR"),
+    "date": ("DATE", "{0} - DATE '1970-01-01'"),
+    "timestamp with time zone": ("TIMESTAMPTZ", "(extract(epoch FROM {0}) * 1000000)::bigint"),
+    "text": ("VARCHAR", "bit_length({0})"),
+    "integer": ("INTEGER", "{0}"),
+    "bigint": ("BIGINT", "{0}"),
+    "boolean": ("BOOLEAN", "{0}::integer"),
 }
 DECIMAL = re.compile(r"numeric\((\d+),(\d+)\)")
 
 
-class UnknownKindError(Exception):
+class UnknownKindError(ArchiveError):
     """A column has a type that cannot be exported; the message names both."""
 
 
@@ -46,55 +46,35 @@ class Content(Record):
     """A partition's rows, as one snapshot saw them."""
 
     rows: int
-    fingerprint: str
-    """Of the values: the same in the table and in its Parquet file."""
+    numbers: tuple[Decimal | None, ...]
+    """Known values and their sum, column by column: the same for the table and for its Parquet file."""
     version: str
     """Of the row versions: the same for as long as nothing was written to the table."""
 
 
-class HistoryColumns:
-    """The columns of a partition, as the server has them now: one detached before an upgrade lacks the newest.
+class HistoryColumns(Record):
+    """The columns of a partition, as the server has them now: one detached before an upgrade lacks the newest."""
 
-    Args:
-        columns: Name and type, as ``format_type`` says it.
-
-    Raises:
-        UnknownKindError: A type is not one of the history tables'.
-    """
-
-    def __init__(self, columns: Sequence[tuple[str, str]]) -> None:
-        self.duckdb_types: dict[str, str] = {}
-        said, read = [], []
-        for name, kind in columns:
-            self.duckdb_types[name], in_postgres, in_duckdb = _choose_kind(name, kind)
-            said.append(in_postgres.format(f'"{name}"'))
-            read.append(in_duckdb.format(f'"{name}"'))
-        self._prefix = hashlib.md5(repr(list(columns)).encode(), usedforsecurity=False).hexdigest()[:8]
-        # The length before each value keeps two columns from trading a character, and NULL from being ''.
-        in_postgres = " || ".join(f"coalesce(octet_length({value}) || ':' || {value}, '-')" for value in said)
-        in_duckdb = " || ".join(f"coalesce(strlen({value}) || ':' || {value}, '-')" for value in read)
-        self._postgres_sum = f"coalesce(sum(('x' || substr(md5({in_postgres}), 1, 15))::bit(60)::bigint), 0)::text"
-        self._duckdb_sum = f"coalesce(sum(('0x' || substr(md5({in_duckdb}), 1, 15))::BIGINT), 0)::VARCHAR"
-
-    def build_fingerprint(self, total: str) -> str:
-        """Columns and values together: the sum alone says nothing of names and types."""
-        return f"{self._prefix}-{total}"
-
-    def duckdb_question(self, relation: str) -> str:
-        """A query for the number of rows and the sum of ``relation``."""
-        return " ".join(("SELECT count(*),", self._duckdb_sum, "FROM", relation))
-
-    def measure(self, connection: Connection, partition: str) -> Content:
-        """Reads every row. Raises what SQLAlchemy raises."""
-        question = " ".join(("SELECT count(*),", self._postgres_sum, ",", VERSION, "FROM", partition))
-        rows, total, version = connection.exec_driver_sql(question).one()
-        return Content(rows=rows, fingerprint=self.build_fingerprint(total), version=version)
+    duckdb_types: dict[str, str]
+    """By name, in their order."""
+    numbers: str
+    """SQL for ``Content.numbers``, in PostgreSQL and in DuckDB."""
 
 
 def read_columns(connection: Connection, partition: str) -> HistoryColumns:
     """Raises ``UnknownKindError``, and what SQLAlchemy raises."""
-    rows = connection.exec_driver_sql(COLUMNS, {"table": partition})
-    return HistoryColumns([(name, kind) for name, kind in rows])
+    duckdb_types, numbers = {}, []
+    for name, kind in connection.exec_driver_sql(COLUMNS, {"table": partition}):
+        duckdb_types[name], number = _choose_kind(name, kind)
+        numbers += [f'count("{name}")', "sum(" + number.format(f'"{name}"') + ")"]
+    return HistoryColumns(duckdb_types=duckdb_types, numbers=", ".join(numbers))
+
+
+def measure_content(connection: Connection, partition: str, columns: HistoryColumns) -> Content:
+    """Reads every row. Raises what SQLAlchemy raises."""
+    question = " ".join(("SELECT count(*),", VERSION, ",", columns.numbers, "FROM", partition))
+    rows, version, *numbers = connection.exec_driver_sql(question).one()
+    return Content(rows=rows, numbers=tuple(numbers), version=version)
 
 
 def read_version(connection: Connection, partition: str) -> tuple[int, str]:
@@ -104,15 +84,28 @@ def read_version(connection: Connection, partition: str) -> tuple[int, str]:
     return rows, version
 
 
-def build_copy(partition: str) -> str:
-    r"""The statement that sends the rows as CSV, those of a race side by side; ``\N`` is NULL, ``""`` an empty text."""
+def copy_rows(connection: Connection, partition: str, target: Path) -> None:
+    r"""Writes the rows to a CSV file, those of a race side by side; ``\N`` is NULL, ``""`` an empty text.
+
+    Raises:
+        OSError: The file could not be written; the connection is not used again.
+        ArchiveError: The server broke off.
+    """
     rows = " ".join(("SELECT * FROM", partition, "ORDER BY racing_day, race_id, entrant_id"))
-    return rf"COPY ({rows}) TO STDOUT (FORMAT csv, NULL '\N', ENCODING 'UTF8')"
+    driver: Any = connection.connection.driver_connection
+    try:
+        with target.open("wb") as file, driver.cursor() as cursor:
+            cursor.copy_expert(rf"COPY ({rows}) TO STDOUT (FORMAT csv, NULL '\N', ENCODING 'UTF8')", file)
+    except OSError:
+        connection.invalidate()  # the server is still sending
+        raise
+    except connection.dialect.loaded_dbapi.Error as error:  # SQLAlchemy translates only what it sends itself
+        raise ArchiveError(describe_cause(error)) from error
 
 
-def _choose_kind(name: str, kind: str) -> tuple[str, str, str]:
+def _choose_kind(name: str, kind: str) -> tuple[str, str]:
     if match := DECIMAL.fullmatch(kind):
-        return f"DECIMAL({match[1]},{match[2]})", "{0}::text", "{0}::VARCHAR"
+        return f"DECIMAL({match[1]},{match[2]})", "{0}"
     try:
         return KINDS[kind]
     except KeyError:

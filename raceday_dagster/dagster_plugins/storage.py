@@ -15,7 +15,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -35,7 +35,6 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from raceday_dagster.dagster_plugins.event_buffer import ROWS_AT_ONCE, EventBuffer, Row
-from raceday_dagster.dagster_plugins.run_deletion import delete_runs, take_time, vacuum
 
 URL_VARIABLE = "DAGSTER_PG_URL"
 POOL_SIZE = 2
@@ -52,6 +51,8 @@ REACH_WITHIN_S = 3.0  # a server that restarts is back by then
 MADE_FOR_EACH = {"runs", "instance_info", "event_logs", "jobs", "job_ticks"}
 """Tables whose absence makes one of the three storages create its own."""
 WRITE_WITHIN_S = 10.0  # with a run to lose, about as long as dagster-postgres tries
+VACUUMED_TABLES = ("event_logs", "runs", "run_tags", "asset_event_tags", "dynamic_partitions", "job_ticks")
+"""Those that runs and ticks fill."""
 _ADVICE = f"Look at {URL_VARIABLE}; `raceday sandbox -- COMMAND` runs a command with a working one."
 
 _EVENTS = SqlEventLogStorageTable.c
@@ -78,7 +79,7 @@ class PooledPostgresStorage(DagsterPostgresStorage):
         inst_data: ConfigurableClassData | None = None,
     ) -> None:
         url = normalise_url(postgres_url)
-        engine = build_engine(url)
+        engine = build_storage_engine(url)
         with open_connection(engine, REACH_WITHIN_S) as connection:
             # Each of the three would look for itself, and a run waits for it.
             is_missing = bool(MADE_FOR_EACH - set(inspect(connection).get_table_names()))
@@ -117,7 +118,7 @@ def normalise_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg2")
 
 
-def build_engine(url: URL) -> Engine:
+def build_storage_engine(url: URL) -> Engine:
     """Build the engine that the storages of a process share."""
     engine = create_engine(
         url,
@@ -159,6 +160,22 @@ def is_on(instance: dg.DagsterInstance, url: str) -> bool:
     return isinstance(storage, _RunStorage) and storage._engine.url == normalise_url(url)
 
 
+def vacuum(instance: dg.DagsterInstance) -> tuple[str, ...]:
+    """Give the space of deleted rows back, where an instance keeps its runs in a `PooledPostgresStorage`, however long
+    that takes; return the names of the tables. Raises what SQLAlchemy raises."""
+    storage = instance.run_storage
+    if not isinstance(storage, _RunStorage):
+        return ()
+    with storage.connect() as connection:
+        try:
+            connection.exec_driver_sql("SET statement_timeout = 0")
+            for table in VACUUMED_TABLES:
+                connection.exec_driver_sql(f"VACUUM (ANALYZE) {table}")
+        finally:
+            connection.invalidate()  # the pool must not hand the setting on
+    return VACUUMED_TABLES
+
+
 class _Reached:
     """How the three storages connect."""
 
@@ -175,16 +192,6 @@ class _RunStorage(_Reached, PostgresRunStorage):
         """Whether runs have columns for their times: asked for each event of a run, and never untrue again."""
         self._has_run_times = self._has_run_times or super().has_run_stats_index_cols()
         return self._has_run_times
-
-    def delete_runs(self, run_ids: Sequence[str]) -> int:
-        """Delete runs with their tags and events, in few statements; return the event rows."""
-        with take_time(self.connect()) as connection:
-            return delete_runs(connection, run_ids)
-
-    def vacuum(self) -> list[str]:
-        """Give the space of deleted rows back; return the names of the tables."""
-        with take_time(self.connect()) as connection:
-            return vacuum(connection)
 
     def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
         self._engine.dispose()  # the one that all three share until here

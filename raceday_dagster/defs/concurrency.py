@@ -33,20 +33,33 @@ def read_limit(tags: Mapping[str, str]) -> int | None:
     return DAY_LIMIT if LIMIT_TAG in tags else None
 
 
-def _lower(requested: int, limit: int | None) -> int:
-    with refusing_plainly():
-        pool_max = Settings.from_environment().db_pool_max
-    effective = lower_concurrency(requested, pool_max, limit)
+def choose_concurrency(requested: int, limit: int | None) -> int:
+    """``lower_concurrency`` with the pool of the settings; an executor is built before a run has its resources."""
+    return lower_concurrency(requested, _read_pool_max(), limit)
+
+
+def _choose_ceiling(requested: int, *, limit: int | None) -> int:
+    """``choose_concurrency`` for an executor, said in the log when it is less than what was asked for."""
+    effective = choose_concurrency(requested, limit)
     if effective != requested:
         get_logger().warning(
-            "batch_concurrency_adjusted", requested=requested, effective=effective, pool_limit=pool_max, job_limit=limit
+            "batch_concurrency_adjusted",
+            requested=requested,
+            effective=effective,
+            pool_limit=_read_pool_max(),
+            job_limit=limit,
         )
     return effective
 
 
+def _read_pool_max() -> int:
+    with refusing_plainly():
+        return Settings.from_environment().db_pool_max
+
+
 race_executor = build_threaded_executor(
-    name="threaded", default_max_concurrent=DEFAULT_CONCURRENCY, ceiling=partial(_lower, limit=None)
+    name="threaded", default_max_concurrent=DEFAULT_CONCURRENCY, ceiling=partial(_choose_ceiling, limit=None)
 )
 day_executor = build_threaded_executor(
-    name="threaded_day", default_max_concurrent=DEFAULT_CONCURRENCY, ceiling=partial(_lower, limit=DAY_LIMIT)
+    name="threaded_day", default_max_concurrent=DEFAULT_CONCURRENCY, ceiling=partial(_choose_ceiling, limit=DAY_LIMIT)
 )

@@ -1,4 +1,4 @@
-"""How an expected error leaves Dagster: with its one line, not buried under "Error executing resource_fn"."""
+"""How an expected error leaves Dagster: as its own line, not as the cause of an "Error executing resource_fn"."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -3,10 +3,15 @@
 import dagster as dg
 
 from raceday_dagster.defs.concurrency import DAY_TAGS, day_executor, race_executor
-from raceday_dagster.defs.maintenance_job import maintenance_job
-from raceday_dagster.defs.ops.backfill import fetch_evening_meetings, report_evening_backfill, select_unsettled_races
 from raceday_dagster.defs.ops.batch import select_race, select_races, summarise_batch
-from raceday_dagster.defs.ops.day import fetch_meetings, write_meetings
+from raceday_dagster.defs.ops.day import (
+    fetch_evening_meetings,
+    fetch_meetings,
+    report_evening_backfill,
+    select_unsettled_races,
+    write_meetings,
+)
+from raceday_dagster.defs.ops.maintenance import maintenance_job
 from raceday_dagster.defs.ops.meetings import fetch_meeting_status, report_overdue_races, update_meetings
 from raceday_dagster.defs.ops.race import fetch_race, transform_race, write_race
 from raceday_dagster.defs.partitions import race_partitions
@@ -47,7 +52,7 @@ def load_racing_day() -> BatchOutcome:
 
 
 @dg.graph(description="What a racing day left open, asked once more.")
-def settle_racing_day() -> BatchOutcome:
+def complete_racing_day() -> BatchOutcome:
     # The day is chosen under one name in every job: ops, fetch_meetings, config, racing_day.
     selected = select_unsettled_races(fetch_evening_meetings.alias("fetch_meetings")())
     races = selected.races.map(process_race).collect()
@@ -56,7 +61,7 @@ def settle_racing_day() -> BatchOutcome:
     return outcome
 
 
-@dg.graph(description="The meetings of a racing day as they stand, and the races that hang.")
+@dg.graph(description="The meetings of a racing day as they stand, and the races that are overdue.")
 def follow_meetings() -> None:
     update_meetings(fetch_meeting_status.alias("fetch_meetings")())
     report_overdue_races()
@@ -80,15 +85,15 @@ process_race_job = poll_race.to_job(
 daily_baseline_job = load_racing_day.to_job(
     name="daily_baseline",
     description="Meetings, races, entrants and first odds of a racing day; registers its races as partitions. Reads "
-    "yesterday's races that are not settled once more, and those of the last week that are not over.",
+    "yesterday's races that are not complete once more, and those of the last week that are not over.",
     executor_def=day_executor,
     tags={**NO_RUN_RETRY, **DAY_TAGS, **BEFORE_BACKFILLS},
 )
 
-evening_backfill_job = settle_racing_day.to_job(
+evening_backfill_job = complete_racing_day.to_job(
     name="evening_backfill",
     description="Results, dividends and corrections of a racing day and the one before, and races that were missed. "
-    "Safe to run again: settled races are left alone.",
+    "Safe to run again: complete races are left alone.",
     executor_def=day_executor,
     tags={**NO_RUN_RETRY, **DAY_TAGS, **BEFORE_BACKFILLS},
 )

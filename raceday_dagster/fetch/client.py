@@ -17,11 +17,10 @@ from structlog.typing import FilteringBoundLogger
 from raceday_dagster.errors import FetchError
 from raceday_dagster.fetch.cutoff import Deadline
 from raceday_dagster.fetch.event import parse_race_event
-from raceday_dagster.fetch.exchange import ExchangeError, read_answer
+from raceday_dagster.fetch.exchange import ExchangeError, build_session, is_on_this_machine, read_answer
 from raceday_dagster.fetch.meetings import MeetingsPage, build_racing_day, parse_meetings_page
 from raceday_dagster.fetch.retries import Retries, read_utc_clock
-from raceday_dagster.fetch.session import build_session, is_on_this_machine
-from raceday_dagster.fetch.wire_fields import WireError
+from raceday_dagster.fetch.wire import WireError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.events import RaceEvent, RacingDay
 from raceday_dagster.settings import ApiIdentity
@@ -36,7 +35,7 @@ CLOCK_TOLERANCE = timedelta(minutes=10)
 
 
 class RacingApi:
-    """The API as one host sees it: one session, one pool of connections, one identity.
+    """The API as one host sees it: one session, one identity.
 
     Args:
         base_url: With the version, ``https://api.tab.co.nz/affiliates/v1``.
@@ -44,7 +43,7 @@ class RacingApi:
         timeout_s: Seconds of one try, from connecting to the last byte of the body.
         retry_delays_s: The wait before each further try.
         pool_size: Connections kept open.
-        session: For tests; the caller's to close. By default ``session.build_session``, which see.
+        session: For tests; the caller's to close. By default ``exchange.build_session``, which see.
         monotonic, sleep, utc_now: The clocks. A simulator on this machine may have any time of day; another API that is
             more than ``CLOCK_TOLERANCE`` ahead of ``utc_now`` is not believed: its answers count as made on arrival.
     """

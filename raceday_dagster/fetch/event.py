@@ -1,39 +1,204 @@
-"""From the bytes of an event answer to ``racing.events.RaceEvent``: what no single field can check, and the renaming.
+"""One race as ``/racing/events/{id}`` sends it, and its way into ``racing.events.RaceEvent``.
 
-Nothing is summed, normalised or guessed: that is the transform's.
+A field that becomes a record's field as it is has that field's name, and the API's as its alias. Left out on purpose:
+``derivatives`` (entrants of other markets) and the ``favourite`` and ``mover`` objects, whose flags are wrong; the
+runners' own flags count. Nothing is summed, normalised or guessed: that is the transform's.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Annotated, Any, NotRequired
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
-from raceday_dagster.fetch.envelope import refuse_complaint
-from raceday_dagster.fetch.repeated_keys import find_repeated_keys
 from raceday_dagster.fetch.wire import (
-    WireData,
-    WireDividend,
-    WireEvent,
-    WireRunner,
-    WireTracker,
+    WIRE_CONFIG,
+    Clock,
+    Code,
+    Dollars,
+    Epoch,
+    Flag,
+    Fraction,
+    Id,
+    Label,
+    Margin,
+    Measure,
+    Notes,
+    OptionalId,
+    Positive,
+    Price,
+    Prize,
+    RequiredEpoch,
+    Share,
+    Text,
+    Whole,
+    WireError,
+    WireHeader,
+    describe_invalid,
+    known,
+    parse_document,
+    refuse_repeated_key,
 )
-from raceday_dagster.fetch.wire_fields import Wire, WireError, describe_invalid, name_path
-from raceday_dagster.racing.events import Dividend, Finisher, Odds, RaceEvent, Runner, TotePool, TrackerRow
-from raceday_dagster.racing.records import Record
+from raceday_dagster.racing.events import Category, RaceEvent
 
 SHARE_SUM_MAX = 1000
 """Percent: the most that the tracker rows of one entrant may add up to; honest sums stay near 100."""
 
-Row = TypeVar("Row", bound=Record)
-
 _RACE_CONVERTED = frozenset({"status", "start_time", "actual_start", "prize_monies"})
-_SILK_SIZES = ("64x64", "128x128")
-_RUNNER_CONVERTED = frozenset({"scratch_time", "deduction", "odds", *(f"alt_silk_url_{size}" for size in _SILK_SIZES)})
-_DIVIDEND_CONVERTED = frozenset({"positions"})
+_RUNNER_CONVERTED = frozenset({"scratch_time", "deduction", "odds", "alt_silk_url_64x64", "alt_silk_url_128x128"})
+
+
+class WirePrizeMonies(TypedDict):
+    total_value: NotRequired[Prize | None]
+
+
+class WireRace(TypedDict):
+    """``data.race``."""
+
+    race_id: Annotated[Id, Field(alias="event_id")]
+    meeting_id: Id
+    meeting_name: Text
+    name: Annotated[Text, Field(alias="description")]
+    status: Text
+    category: Annotated[Category, Field(alias="type")]
+    country: Code
+    start_time: Annotated[RequiredEpoch, Field(alias="advertised_start")]
+    race_number: Positive
+    state: NotRequired[Text | None]
+    actual_start: NotRequired[Epoch | None]
+    race_date_nz: NotRequired[Label | None]
+    start_time_nz: NotRequired[Clock | None]
+    start_type: NotRequired[Text | None]
+    distance: NotRequired[Whole | None]
+    track_condition: NotRequired[Text | None]
+    track_surface: NotRequired[Text | None]
+    track_direction: NotRequired[Text | None]
+    rail_position: NotRequired[Text | None]
+    weather: NotRequired[Text | None]
+    prize_monies: NotRequired[WirePrizeMonies | None]
+    entrant_count: NotRequired[Whole | None]
+    field_size: NotRequired[Whole | None]
+    positions_paid: NotRequired[Whole | None]
+    silk_url: NotRequired[Text | None]
+    video_channels: NotRequired[list[Text] | None]
+    protest: NotRequired[Flag | None]
+    protest_reason: NotRequired[Text | None]
+
+
+class WireOdds(TypedDict):
+    fixed_win: NotRequired[Price | None]
+    fixed_place: NotRequired[Price | None]
+    pool_win: NotRequired[Price | None]
+    pool_place: NotRequired[Price | None]
+
+
+class WireDeduction(TypedDict):
+    win: NotRequired[Fraction | None]
+    place: NotRequired[Fraction | None]
+
+
+class WireRunner(TypedDict):
+    """One of ``data.runners``."""
+
+    entrant_id: Id
+    runner_number: Positive
+    name: Text
+    is_scratched: Flag
+    barrier: NotRequired[Whole | None]
+    barrier_position: NotRequired[Text | None]
+    is_late_scratched: NotRequired[Flag | None]
+    is_emergency: NotRequired[Flag | None]
+    scratch_time: NotRequired[Epoch | None]
+    deduction: NotRequired[WireDeduction | None]
+    favourite: NotRequired[Flag | None]
+    mover: NotRequired[Flag | None]
+    jockey: NotRequired[Text | None]
+    trainer_name: NotRequired[Text | None]
+    silk_colours: NotRequired[Text | None]
+    silk_url_64x64: NotRequired[Text | None]
+    silk_url_128x128: NotRequired[Text | None]
+    alt_silk_url_64x64: NotRequired[Text | None]
+    alt_silk_url_128x128: NotRequired[Text | None]
+    runner_change: NotRequired[Notes | None]
+    odds: NotRequired[WireOdds | None]
+
+
+class WireTrackerRow(TypedDict):
+    entrant_id: OptionalId
+    hold_percentage: Share
+    bet_percentage: Share
+
+
+class WireTracker(TypedDict):
+    """``data.money_tracker``: several rows an entrant."""
+
+    entrants: NotRequired[list[WireTrackerRow] | None]
+
+
+class WireTotePool(TypedDict):
+    """One of ``data.tote_pools``."""
+
+    product_type: NotRequired[Text | None]
+    total: NotRequired[Dollars | None]
+    status: NotRequired[Text | None]
+
+
+class WirePosition(TypedDict):
+    runner_number: Whole
+    position: Whole
+
+
+class WireDividend(TypedDict):
+    """One of ``data.dividends``."""
+
+    tote: NotRequired[Text | None]
+    product_name: NotRequired[Text | None]
+    status: NotRequired[Text | None]
+    dividend: NotRequired[Dollars | None]
+    pool_size: NotRequired[Dollars | None]
+    jackpot_size: NotRequired[Dollars | None]
+    positions: NotRequired[list[WirePosition] | None]
+    description: NotRequired[Text | None]
+
+
+class WireFinisher(TypedDict):
+    """One of ``data.results``."""
+
+    position: Whole
+    runner_number: Positive
+    entrant_id: NotRequired[OptionalId | None]
+    name: NotRequired[Text | None]
+    barrier: NotRequired[Whole | None]
+    margin_length: NotRequired[Margin | None]
+    positional_margin: NotRequired[Text | None]
+    winning_time: NotRequired[Measure | None]
+    time_ran: NotRequired[Measure | None]
+
+
+class WireData(TypedDict):
+    """``data``: a missing list is not an empty one, except that there is no race without runners."""
+
+    race: WireRace
+    runners: list[WireRunner]
+    money_tracker: NotRequired[WireTracker | None]
+    tote_pools: NotRequired[list[WireTotePool] | None]
+    dividends: NotRequired[list[WireDividend] | None]
+    results: NotRequired[list[WireFinisher] | None]
+
+
+@with_config(WIRE_CONFIG)
+class WireEvent(TypedDict):
+    """The whole answer."""
+
+    header: NotRequired[WireHeader | None]
+    data: WireData
+
+
+_ANSWER = TypeAdapter(WireEvent)
 
 
 def parse_race_event(body: bytes, *, race_id: str, received_at: datetime) -> RaceEvent:
@@ -42,96 +207,85 @@ def parse_race_event(body: bytes, *, race_id: str, received_at: datetime) -> Rac
     Raises:
         WireError: The body is not such an answer, answers for another race, or says that the API failed.
     """
-    refuse_complaint(body)
+    document = parse_document(body)
+    for location in document.repeated_keys:
+        raise refuse_repeated_key(location)
     try:
-        event = WireEvent.model_validate_json(body)
+        event = _ANSWER.validate_python(document.content)
     except ValidationError as error:
         raise WireError(describe_invalid(error)) from error
-    for location in find_repeated_keys(body):
-        raise WireError(f"{name_path(location)}: the key is there twice")
-    _check_identities(event.data, race_id)
-    _check_shares(event.data.money_tracker)
-    return _build_event(event, received_at)
+    _check_identities(event["data"], race_id)
+    _check_shares(event["data"].get("money_tracker"))
+    return RaceEvent.model_validate(_convert_event(event, received_at))
 
 
 def _check_identities(data: WireData, race_id: str) -> None:
-    if data.race.race_id != race_id:
+    if data["race"]["race_id"] != race_id:
         raise WireError("data.race.event_id: is another race than the one asked for")
-    for name in ("entrant_id", "runner_number"):
-        seen: set[object] = set()
-        for index, runner in enumerate(data.runners):
-            value = getattr(runner, name)
-            if value in seen:
-                raise WireError(f"data.runners.{index}.{name}: is there twice")
-            seen.add(value)
+    seen: set[tuple[str, object]] = set()
+    for index, runner in enumerate(data["runners"]):
+        for identity in (("entrant_id", runner["entrant_id"]), ("runner_number", runner["runner_number"])):
+            if identity in seen:
+                raise WireError(f"data.runners.{index}.{identity[0]}: is there twice")
+            seen.add(identity)
 
 
 def _check_shares(tracker: WireTracker | None) -> None:
     sums: defaultdict[tuple[str, str], float] = defaultdict(float)
-    for index, row in enumerate((tracker and tracker.entrants) or ()):
-        for share in ("hold_percentage", "bet_percentage"):
-            sums[row.entrant_id, share] += getattr(row, share)
-            if sums[row.entrant_id, share] > SHARE_SUM_MAX:
+    for index, row in enumerate((tracker or {}).get("entrants") or ()):
+        for share, percent in (("hold_percentage", row["hold_percentage"]), ("bet_percentage", row["bet_percentage"])):
+            sums[row["entrant_id"], share] += percent
+            if sums[row["entrant_id"], share] > SHARE_SUM_MAX:
                 raise WireError(
                     f"data.money_tracker.entrants.{index}.{share}: "
                     f"the entrant's rows add up to more than {SHARE_SUM_MAX} percent"
                 )
 
 
-def _build_event(event: WireEvent, received_at: datetime) -> RaceEvent:
-    data, race = event.data, event.data.race
-    fields = race.known(but=_RACE_CONVERTED)
-    if race.actual_start:
-        fields["actual_start"] = _from_epoch(race.actual_start)
-    if race.prize_monies and race.prize_monies.total_value is not None:
-        fields["total_prize_money"] = race.prize_monies.total_value
-    if data.money_tracker and data.money_tracker.entrants is not None:
-        fields["tracker"] = _build_rows(TrackerRow, data.money_tracker.entrants)
-    if data.tote_pools is not None:
-        fields["tote_pools"] = _build_rows(TotePool, data.tote_pools)
-    if data.dividends is not None:
-        fields["dividends"] = tuple(map(_build_dividend, data.dividends))
-    if data.results is not None:
-        fields["results"] = _build_rows(Finisher, data.results)
-    return RaceEvent(
-        **fields,
-        status=race.status.strip().lower(),
-        start_time=_from_epoch(race.start_time),
-        generated_at=(event.header and event.header.generated_time) or received_at,
-        received_at=received_at,
-        runners=tuple(map(_build_runner, data.runners)),
-    )
+def _convert_event(event: WireEvent, received_at: datetime) -> dict[str, Any]:
+    """The fields of a ``RaceEvent``, nested ones as maps."""
+    data, race = event["data"], event["data"]["race"]
+    fields = known(race, but=_RACE_CONVERTED) | {
+        "status": race["status"].strip().lower(),
+        "start_time": _from_epoch(race["start_time"]),
+        "generated_at": (event.get("header") or {}).get("generated_time") or received_at,
+        "received_at": received_at,
+        "runners": [_convert_runner(runner) for runner in data["runners"]],
+    }
+    if start := race.get("actual_start"):
+        fields["actual_start"] = _from_epoch(start)
+    if (prize := (race.get("prize_monies") or {}).get("total_value")) is not None:
+        fields["total_prize_money"] = prize
+    lists: dict[str, Sequence[Mapping[str, object]] | None] = {
+        "tracker": (data.get("money_tracker") or {}).get("entrants"),
+        "tote_pools": data.get("tote_pools"),
+        "results": data.get("results"),
+    }
+    fields |= {name: [known(row) for row in rows] for name, rows in lists.items() if rows is not None}
+    if (dividends := data.get("dividends")) is not None:
+        fields["dividends"] = [known(row) | {"positions": row.get("positions") or ()} for row in dividends]
+    return fields
 
 
-def _build_runner(runner: WireRunner) -> Runner:
-    fields = runner.known(but=_RUNNER_CONVERTED)
-    for size in _SILK_SIZES:
-        fields |= _pick_silk(runner, size)
-    if runner.scratch_time:
-        fields["scratched_at"] = _from_epoch(runner.scratch_time)
-    elif runner.scratch_time == 0 and not runner.is_scratched:
+def _convert_runner(runner: WireRunner) -> dict[str, Any]:
+    fields = known(runner, but=_RUNNER_CONVERTED)
+    # The second address of a silk counts when there is no first.
+    for url, other in (
+        ("silk_url_64x64", runner.get("alt_silk_url_64x64")),
+        ("silk_url_128x128", runner.get("alt_silk_url_128x128")),
+    ):
+        if other and not fields.get(url):
+            fields[url] = other
+    scratch_time = runner.get("scratch_time")
+    if scratch_time:
+        fields["scratched_at"] = _from_epoch(scratch_time)
+    elif scratch_time == 0 and not runner["is_scratched"]:
         # A runner that was scratched may be back.
         fields |= dict.fromkeys(("scratched_at", "deduction_win", "deduction_place"))
-    if runner.deduction:
-        fields |= {f"deduction_{bet}": part for bet, part in runner.deduction.known().items()}
-    if runner.odds:
-        fields["odds"] = Odds(**runner.odds.known())
-    return Runner(**fields)
-
-
-def _pick_silk(runner: WireRunner, size: str) -> dict[str, str]:
-    """The second address of a silk when there is no first."""
-    url, other = (getattr(runner, f"{prefix}silk_url_{size}") for prefix in ("", "alt_"))
-    return {f"silk_url_{size}": other} if other and not url else {}
-
-
-def _build_dividend(dividend: WireDividend) -> Dividend:
-    positions = tuple(position.known() for position in dividend.positions or ())
-    return Dividend(**dividend.known(but=_DIVIDEND_CONVERTED), positions=positions)
-
-
-def _build_rows(kind: type[Row], rows: Sequence[Wire]) -> tuple[Row, ...]:
-    return tuple(kind(**row.known()) for row in rows)
+    fields |= {f"deduction_{bet}": part for bet, part in (runner.get("deduction") or {}).items()}
+    if (odds := runner.get("odds")) is not None:
+        fields["odds"] = odds
+    return fields
 
 
 def _from_epoch(seconds: int) -> datetime:

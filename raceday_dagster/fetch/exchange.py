@@ -1,21 +1,24 @@
-"""One try: a request, its status, its body under a cap. It gives the body, or an ``ExchangeError`` with its verdict.
+"""The session to the API, and one try on it: a request, its status, its body under a cap.
 
-Nothing is tried again here (see ``retries``), and no byte of the body is interpreted (see ``wire_event``,
-``wire_meetings``).
+A try gives the body, or an ``ExchangeError`` with its verdict. Nothing is tried again here (see ``retries``), and no
+byte of the body is interpreted (see ``wire``).
 """
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 import unicodedata
 from collections.abc import Iterator, Mapping
+from http.cookiejar import DefaultCookiePolicy
+from urllib.parse import urlsplit
 
 import requests
 from requests import exceptions
 from urllib3.exceptions import NameResolutionError
 
-from raceday_dagster.fetch.cutoff import CutOff, NoThreadError
+from raceday_dagster.fetch.cutoff import CutOff, CuttingAdapter, NoThreadError
 
 BODY_MAX_BYTES = 5 * 1024 * 1024
 """Of the decoded body: the largest real answers are below 700 kB, and a compressed bomb has to stop somewhere."""
@@ -24,6 +27,46 @@ EXCERPT_MAX_CHARS = 200
 _CHUNK_BYTES = 64 * 1024
 _ERROR_BODY_BYTES = 2 * 1024
 _TRANSIENT_TLS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError, TimeoutError)
+
+
+class FeedSession(requests.Session):
+    """A session that sees no redirect.
+
+    With ``allow_redirects=False`` alone, requests still reads the whole body of a redirect, without a cap, and prepares
+    the request it will not send.
+    """
+
+    def get_redirect_target(self, _resp: requests.Response) -> str | None:
+        return None
+
+
+def build_session(base_url: str, connections: int) -> FeedSession:
+    """A session whose exchanges can be cut off (see ``cutoff``), safe to share between threads: it keeps no cookies.
+
+    The environment may name a proxy or a certificate bundle, but never credentials (an authenticator of our own keeps
+    netrc out), and an API on this machine is reached directly.
+    """
+    session = FeedSession()
+    adapter = CuttingAdapter(pool_connections=connections, pool_maxsize=connections)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    session.auth = _keep_unauthenticated
+    session.trust_env = not is_on_this_machine(base_url)
+    return session
+
+
+def _keep_unauthenticated(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def is_on_this_machine(base_url: str) -> bool:
+    """Whether the API is reached over the loopback interface: a simulator."""
+    host = urlsplit(base_url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class ExchangeError(Exception):

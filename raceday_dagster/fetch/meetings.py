@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
-from raceday_dagster.fetch.envelope import WireHeader, refuse_complaint
-from raceday_dagster.fetch.repeated_keys import find_repeated_keys
-from raceday_dagster.fetch.wire_fields import (
+from raceday_dagster.fetch.wire import (
+    WIRE_CONFIG,
     Code,
+    Document,
     Flag,
     Id,
     Label,
@@ -21,60 +22,67 @@ from raceday_dagster.fetch.wire_fields import (
     RequiredLabel,
     Text,
     Whole,
-    Wire,
     WireError,
+    WireHeader,
     describe_invalid,
+    known,
     name_path,
+    parse_document,
+    refuse_repeated_key,
 )
 from raceday_dagster.racing.events import Category, ListedMeeting, ListedRace, RacingDay, Rejected
 
 
-class WireListedRace(Wire):
+@with_config(WIRE_CONFIG)
+class WireListedRace(TypedDict):
     """One of a meeting's ``races``. Its times are ISO texts; those of an event are epoch seconds."""
 
-    race_id: Id = Field(alias="id")
+    race_id: Annotated[Id, Field(alias="id")]
     race_number: Positive
     name: Text
     start_time: RequiredInstant
-    status: Text | None = None
-    tote_start_time: Text | None = None
-    distance: Whole | None = None
-    track_condition: Text | None = None
-    weather: Text | None = None
-    protest: Flag | None = None
-    protest_reason: Text | None = None
+    status: NotRequired[Text | None]
+    tote_start_time: NotRequired[Text | None]
+    distance: NotRequired[Whole | None]
+    track_condition: NotRequired[Text | None]
+    weather: NotRequired[Text | None]
+    protest: NotRequired[Flag | None]
+    protest_reason: NotRequired[Text | None]
 
 
-class WireListedMeeting(Wire):
+@with_config(WIRE_CONFIG)
+class WireListedMeeting(TypedDict):
     """One of ``data.meetings``; its races are read one by one."""
 
-    meeting_id: Id = Field(alias="meeting")
-    meeting_name: Text = Field(alias="name")
-    racing_day: RequiredLabel = Field(alias="date")
+    meeting_id: Annotated[Id, Field(alias="meeting")]
+    meeting_name: Annotated[Text, Field(alias="name")]
+    racing_day: Annotated[RequiredLabel, Field(alias="date")]
     category: Category
     country: Code
     races: list[Any] | None
-    category_name: Text | None = None
-    state: Text | None = None
-    track_condition: Text | None = None
-    tote_meeting_number: Whole | None = None
-    tote_raceday_date: Label | None = None
-    tote_status: Text | None = None
-    video_channels: list[Text] | None = None
+    category_name: NotRequired[Text | None]
+    state: NotRequired[Text | None]
+    track_condition: NotRequired[Text | None]
+    tote_meeting_number: NotRequired[Whole | None]
+    tote_raceday_date: NotRequired[Label | None]
+    tote_status: NotRequired[Text | None]
+    video_channels: NotRequired[list[Text] | None]
 
 
-class _Data(Wire):
+class _Data(TypedDict):
     meetings: list[Any] | None
 
 
-class _Params(Wire):
-    limit: Any = None
-
-
-class _Page(Wire):
-    header: WireHeader | None = None
-    params: _Params | None = None
+@with_config(WIRE_CONFIG)
+class _Page(TypedDict):
+    header: NotRequired[WireHeader | None]
+    params: NotRequired[dict[str, Any] | None]
     data: _Data
+
+
+_RACE = TypeAdapter(WireListedRace)
+_MEETING = TypeAdapter(WireListedMeeting)
+_PAGE = TypeAdapter(_Page)
 
 
 @dataclass(frozen=True)
@@ -108,25 +116,25 @@ def parse_meetings_page(body: bytes, *, received_at: datetime) -> MeetingsPage:
     Raises:
         WireError: The body is not such a page at all, or says that the API failed.
     """
-    refuse_complaint(body)
+    document = parse_document(body)
     try:
-        page = _Page.model_validate_json(body)
+        page = _PAGE.validate_python(document.content)
     except ValidationError as error:
         raise WireError(describe_invalid(error)) from error
-    entries = page.data.meetings or []
+    entries = page["data"]["meetings"] or []
     rejected: list[Rejected] = []
-    doubtful = _locate_doubtful(body)
+    doubtful = _locate_doubtful(document)
     listings = []
     for index, entry in enumerate(entries):
         try:
             listings.append(_read_listing(entry, doubtful.get(index), rejected))
         except WireError as error:
             rejected.append(Rejected(meeting_id=_find_id(entry, "meeting"), reason=str(error)))
-    limit = page.params and page.params.limit
+    limit = (page.get("params") or {}).get("limit")
     return MeetingsPage(
         size=len(entries),
         limit=limit if type(limit) is int and limit > 0 else None,
-        generated_at=(page.header and page.header.generated_time) or received_at,
+        generated_at=(page.get("header") or {}).get("generated_time") or received_at,
         listings=tuple(listings),
         rejected=tuple(rejected),
     )
@@ -157,15 +165,15 @@ def build_racing_day(racing_day: date, pages: Iterable[MeetingsPage]) -> RacingD
     )
 
 
-def _locate_doubtful(body: bytes) -> dict[int, str]:
+def _locate_doubtful(document: Document) -> dict[int, str]:
     """Index of each meeting that names a key twice, with the path below it."""
     doubtful: dict[int, str] = {}
-    for location in find_repeated_keys(body):
+    for location in document.repeated_keys:
         match location:
             case ("data", "meetings", int(index), *below):
                 doubtful.setdefault(index, name_path(tuple(below)))
             case _:
-                raise WireError(f"{name_path(location)}: the key is there twice")
+                raise refuse_repeated_key(location)
     return doubtful
 
 
@@ -173,24 +181,26 @@ def _read_listing(entry: object, repeated_key: str | None, rejected: list[Reject
     if repeated_key is not None:
         raise WireError(f"{repeated_key}: the key is there twice")
     try:
-        meeting = WireListedMeeting.model_validate(entry)
+        meeting = _MEETING.validate_python(entry)
     except ValidationError as error:
         raise WireError(describe_invalid(error)) from error
     races = []
-    for index, race_entry in enumerate(meeting.races or ()):
+    for index, race_entry in enumerate(meeting["races"] or ()):
         try:
-            races.append(_build_race(WireListedRace.model_validate(race_entry), meeting))
+            races.append(_build_race(_RACE.validate_python(race_entry), meeting))
         except ValidationError as error:
             race = _find_id(race_entry, "id") or f"number {index + 1} of the list"
-            rejected.append(Rejected(meeting_id=meeting.meeting_id, reason=f"race {race}: {describe_invalid(error)}"))
-    return Listing(meeting=ListedMeeting(**meeting.known(but=frozenset({"races"}))), races=tuple(races))
+            rejected.append(
+                Rejected(meeting_id=meeting["meeting_id"], reason=f"race {race}: {describe_invalid(error)}")
+            )
+    return Listing(meeting=ListedMeeting.model_validate(known(meeting, but=("races",))), races=tuple(races))
 
 
 def _build_race(race: WireListedRace, meeting: WireListedMeeting) -> ListedRace:
-    fields = race.known()
-    if race.status:
-        fields["status"] = race.status.strip().lower()
-    return ListedRace(**fields, meeting_id=meeting.meeting_id, racing_day=meeting.racing_day, category=meeting.category)
+    fields = known(race) | {name: meeting[name] for name in ("meeting_id", "racing_day", "category")}
+    if status := race.get("status"):
+        fields["status"] = status.strip().lower()
+    return ListedRace.model_validate(fields)
 
 
 def _find_id(entry: object, key: str) -> str | None:

@@ -1,180 +1,252 @@
-"""One race as ``/racing/events/{id}`` sends it: models only, their way into records is ``race_event``.
+"""What the API's JSON is made of, for both endpoints: parsing, the envelope, the field types, and what is refused how.
 
-A field that becomes a record's field as it is has that field's name, and the API's as its alias. Left out on purpose:
-``derivatives`` (entrants of other markets) and the ``favourite`` and ``mover`` objects, whose flags are wrong; the
-runners' own flags count.
+The rules: a number is a number and a text a text (never one for the other), no NaN, no NUL, no key twice, nothing that
+the columns it ends in cannot hold. An absent key stays apart from ``null``; a blank text means "not known" and is
+treated as absent. Keys we do not read are ignored.
 """
 
 from __future__ import annotations
 
-from pydantic import Field
+import json
+import re
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from typing import Annotated, Any, Literal, NotRequired
 
-from raceday_dagster.fetch.envelope import WireHeader
-from raceday_dagster.fetch.wire_fields import (
-    Clock,
-    Code,
-    Dollars,
-    Epoch,
-    Flag,
-    Fraction,
-    Id,
-    Label,
-    Margin,
-    Measure,
-    Notes,
-    OptionalId,
-    Positive,
-    Price,
-    Prize,
-    RequiredEpoch,
-    Share,
-    Text,
-    Whole,
-    Wire,
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    ValidationError,
 )
-from raceday_dagster.racing.events import Category
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
+
+from raceday_dagster.fetch.exchange import clean_excerpt
+
+Location = tuple[str | int, ...]
+
+_FIRST_S = 946_684_800
+_LAST_S = 4_102_444_800
+"""2000-01-01 and 2100-01-01: an instant or a date outside is a broken feed."""
+
+_PLAINER: Mapping[str, str] = {
+    "typed_dict_type": "input should be an object",
+    "dict_type": "input should be an object",
+    "list_type": "input should be a list",
+}
+"""Words for pydantic's error types that speak of Python."""
 
 
-class WirePrizeMonies(Wire):
-    total_value: Prize | None = None
+class WireError(ValueError):
+    """The answer is not what the API promises; ``str(error)`` is one line that names the field path."""
 
 
-class WireRace(Wire):
-    """``data.race``."""
+@dataclass(frozen=True)
+class Document:
+    """A parsed body, and where its objects name a key twice: JSON parsers take the last one in silence, we do not."""
 
-    race_id: Id = Field(alias="event_id")
-    meeting_id: Id
-    meeting_name: Text
-    name: Text = Field(alias="description")
-    status: Text
-    category: Category = Field(alias="type")
-    country: Code
-    start_time: RequiredEpoch = Field(alias="advertised_start")
-    race_number: Positive
-    state: Text | None = None
-    actual_start: Epoch | None = None
-    race_date_nz: Label | None = None
-    start_time_nz: Clock | None = None
-    start_type: Text | None = None
-    distance: Whole | None = None
-    track_condition: Text | None = None
-    track_surface: Text | None = None
-    track_direction: Text | None = None
-    rail_position: Text | None = None
-    weather: Text | None = None
-    prize_monies: WirePrizeMonies | None = None
-    entrant_count: Whole | None = None
-    field_size: Whole | None = None
-    positions_paid: Whole | None = None
-    silk_url: Text | None = None
-    video_channels: list[Text] | None = None
-    protest: Flag | None = None
-    protest_reason: Text | None = None
+    content: Any
+    repeated_keys: tuple[Location, ...]
 
 
-class WireOdds(Wire):
-    fixed_win: Price | None = None
-    fixed_place: Price | None = None
-    pool_win: Price | None = None
-    pool_place: Price | None = None
+def parse_document(body: bytes) -> Document:
+    """The one pass over a body.
+
+    Raises:
+        WireError: It is no JSON in UTF-8, or ``data.error`` or ``header.error`` says that the API failed.
+    """
+    repeated: list[_Repeated] = []
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) == len(pairs):
+            return found
+        names = [name for name, _ in pairs]
+        marked = _Repeated(found)
+        marked.key = next(name for name in names if names.count(name) > 1)
+        repeated.append(marked)
+        return marked
+
+    try:
+        content = json.loads(body.decode(), object_pairs_hook=build)
+        locations = tuple(_locate_repeated(content, ())) if repeated else ()
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"the answer is not JSON: {clean_excerpt(str(error))}") from error
+    _refuse_complaint(content)
+    return Document(content, locations)
 
 
-class WireDeduction(Wire):
-    win: Fraction | None = None
-    place: Fraction | None = None
+def refuse_repeated_key(location: Location) -> WireError:
+    """The error of a key that is there twice."""
+    return WireError(f"{name_path(location)}: the key is there twice")
 
 
-class WireRunner(Wire):
-    """One of ``data.runners``."""
+class _Repeated(dict[str, Any]):
+    """An object that named a key twice."""
 
-    entrant_id: Id
-    runner_number: Positive
-    name: Text
-    is_scratched: Flag
-    barrier: Whole | None = None
-    barrier_position: Text | None = None
-    is_late_scratched: Flag | None = None
-    is_emergency: Flag | None = None
-    scratch_time: Epoch | None = None
-    deduction: WireDeduction | None = None
-    favourite: Flag | None = None
-    mover: Flag | None = None
-    jockey: Text | None = None
-    trainer_name: Text | None = None
-    silk_colours: Text | None = None
-    silk_url_64x64: Text | None = None
-    silk_url_128x128: Text | None = None
-    alt_silk_url_64x64: Text | None = None
-    alt_silk_url_128x128: Text | None = None
-    runner_change: Notes | None = None
-    odds: WireOdds | None = None
+    key: str
 
 
-class WireTrackerRow(Wire):
-    entrant_id: OptionalId
-    hold_percentage: Share
-    bet_percentage: Share
+def _locate_repeated(value: object, location: Location) -> Iterator[Location]:
+    if isinstance(value, _Repeated):
+        yield (*location, value.key)
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in parts:
+        yield from _locate_repeated(part, (*location, name))
 
 
-class WireTracker(Wire):
-    """``data.money_tracker``: several rows an entrant."""
-
-    entrants: list[WireTrackerRow] | None = None
-
-
-class WireTotePool(Wire):
-    """One of ``data.tote_pools``."""
-
-    product_type: Text | None = None
-    total: Dollars | None = None
-    status: Text | None = None
+def _refuse_complaint(content: object) -> None:
+    for name in ("data", "header"):
+        part = content.get(name) if isinstance(content, dict) else None
+        complaint = part.get("error") if isinstance(part, dict) else None
+        # What is nested may be nested deeper than it can be shown.
+        said = "more than a text" if isinstance(complaint, dict | list) else clean_excerpt(str(complaint))
+        if complaint and said:
+            raise WireError(f"{name}.error: the API says: {said}")
 
 
-class WirePosition(Wire):
-    runner_number: Whole
-    position: Whole
+WIRE_CONFIG = ConfigDict(allow_inf_nan=False, hide_input_in_errors=True)
 
 
-class WireDividend(Wire):
-    """One of ``data.dividends``."""
-
-    tote: Text | None = None
-    product_name: Text | None = None
-    status: Text | None = None
-    dividend: Dollars | None = None
-    pool_size: Dollars | None = None
-    jackpot_size: Dollars | None = None
-    positions: list[WirePosition] | None = None
-    description: Text | None = None
+def known(piece: Mapping[str, object], *, but: Container[str] = ()) -> dict[str, Any]:
+    """The fields the answer carried, by name, except blank texts, empty maps and those named in ``but``."""
+    return {name: value for name, value in piece.items() if name not in but and value not in ("", {})}
 
 
-class WireFinisher(Wire):
-    """One of ``data.results``."""
-
-    position: Whole
-    runner_number: Positive
-    entrant_id: OptionalId | None = None
-    name: Text | None = None
-    barrier: Whole | None = None
-    margin_length: Margin | None = None
-    positional_margin: Text | None = None
-    winning_time: Measure | None = None
-    time_ran: Measure | None = None
+def _clean_text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must not contain half of a surrogate pair") from None
+    return text if text.strip() else ""
 
 
-class WireData(Wire):
-    """``data``: a missing list is not an empty one, except that there is no race without runners."""
-
-    race: WireRace
-    runners: list[WireRunner]
-    money_tracker: WireTracker | None = None
-    tote_pools: list[WireTotePool] | None = None
-    dividends: list[WireDividend] | None = None
-    results: list[WireFinisher] | None = None
+def _refuse_unprintable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must not contain control characters")
+    return text
 
 
-class WireEvent(Wire):
-    """The whole answer."""
+def _zero_to_none(number: float) -> float | None:
+    return number or None
 
-    header: WireHeader | None = None
-    data: WireData
+
+def _empty_list_to_map(value: object) -> object:
+    return {} if value == [] else value
+
+
+def _require_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise PydanticCustomError("string_type", "Input should be a valid string")
+    return value.strip()
+
+
+def _parse_instant(value: object) -> datetime | Literal[""]:
+    text = _require_text(value)
+    if not text:
+        return ""
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("must be an ISO date and time") from None
+    if instant.tzinfo is None:
+        raise ValueError("must carry a time zone")
+    if not _FIRST_S <= instant.timestamp() < _LAST_S:
+        raise ValueError("must be between the years 2000 and 2100")
+    return instant.astimezone(UTC)
+
+
+def _parse_label(value: object) -> date | Literal[""]:
+    """A date label, ``2025-07-17`` or ``2025-07-17T00:00:00Z``: its zone means nothing and is cut off."""
+    text = _require_text(value)
+    if not text:
+        return ""
+    if re.fullmatch(r"\d{4}-\d\d-\d\d", text[:10], re.ASCII) is None:
+        raise ValueError("must begin with a date like 2025-07-17")
+    try:
+        label = date.fromisoformat(text[:10])
+    except ValueError:
+        raise ValueError("must begin with a date of the calendar") from None
+    if not 2000 <= label.year < 2100:
+        raise ValueError("must be between the years 2000 and 2100")
+    return label
+
+
+def _parse_clock(value: object) -> time | Literal[""]:
+    """The clock of ``12:50:00 NZST``; the zone's name is a label."""
+    text = _require_text(value)
+    if not text:
+        return ""
+    if re.match(r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\s|$)", text, re.ASCII) is None:
+        raise ValueError("must begin with a clock like 12:50:00")
+    return time.fromisoformat(text[:8])
+
+
+def _check_epoch(seconds: int) -> int:
+    if seconds and not _FIRST_S <= seconds < _LAST_S:
+        raise ValueError("must be epoch seconds between the years 2000 and 2100")
+    return seconds
+
+
+Text = Annotated[str, AfterValidator(_clean_text)]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_refuse_unprintable)]
+OptionalId = Annotated[str, StringConstraints(max_length=100), AfterValidator(_refuse_unprintable)]
+"""May be empty: nobody's."""
+
+Code = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2,3}$")]
+Notes = Annotated[dict[Text, Text], BeforeValidator(_empty_list_to_map)]
+"""Texts by key; some encoders write an empty map as a list."""
+
+Flag = StrictBool
+Whole = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+Positive = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+Epoch = Annotated[int, Field(strict=True, ge=0), AfterValidator(_check_epoch)]
+"""0: not known."""
+
+RequiredEpoch = Annotated[int, Field(strict=True, ge=_FIRST_S, lt=_LAST_S)]
+
+Dollars = Annotated[float, Field(strict=True, ge=0, le=1e12)]
+Prize = Annotated[float, Field(strict=True, ge=0, le=9_999_999_999.99)]
+Measure = Annotated[float, Field(strict=True, ge=0, le=1e6)]
+Margin = Annotated[float, Field(strict=True, ge=-1e6, le=1e6)]
+Fraction = Annotated[float, Field(strict=True, ge=0, le=9.9999)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1000)]
+Price = Annotated[float, Field(strict=True, ge=0, le=99_999_999.99), AfterValidator(_zero_to_none)]
+"""Decimal odds; the feed's 0 for "no price" becomes ``None``. What is below 1 passes: the transform leaves it out."""
+
+Instant = Annotated[datetime | Literal[""], BeforeValidator(_parse_instant)]
+Label = Annotated[date | Literal[""], BeforeValidator(_parse_label)]
+Clock = Annotated[time | Literal[""], BeforeValidator(_parse_clock)]
+"""Of these three, the empty text means "not known"."""
+
+RequiredInstant = Annotated[datetime, Field(strict=True), BeforeValidator(_parse_instant)]
+RequiredLabel = Annotated[date, Field(strict=True), BeforeValidator(_parse_label)]
+
+
+class WireHeader(TypedDict):
+    """``header``; ``generated_time`` is when the feed made the answer."""
+
+    generated_time: NotRequired[Instant | None]
+
+
+def describe_invalid(error: ValidationError) -> str:
+    """The first complaint as ``data.runners.3.odds.fixed_win: input should be a valid number``, without any value."""
+    complaints = error.errors(include_url=False, include_input=False, include_context=False)
+    first = complaints[0]
+    message = _PLAINER.get(first["type"], first["msg"].removeprefix("Value error, "))
+    message = message[:1].lower() + message[1:] if message[1:2].islower() else message
+    path = name_path(first["loc"])
+    more = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
+    return f"{path}: {message}{more}" if path else f"{message}{more}"
+
+
+def name_path(location: Location) -> str:
+    """``data.runners.3`` for its parts; a part can be a key the API chose, so it is cleaned."""
+    return clean_excerpt(".".join(map(str, location)))

@@ -22,7 +22,7 @@ LOOK_BACK = timedelta(hours=2)
 """A race that is not over two hours after its start is left to the backfill."""
 LOOK_AHEAD = timedelta(hours=24)
 CLAIM_LASTS = timedelta(minutes=2)
-"""An unfinished run that is older has lost its races: it hangs, or its process is gone. It is at work all the same."""
+"""An older run that has not ended has lost its races: it is stuck or its process is gone. It is still at work."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -47,7 +47,7 @@ class LiveBatch(Record):
     created_at: datetime
 
 
-class InFlight(Record):
+class PollsInFlight(Record):
     """The batches believed to be at work, and their races that have no answer yet."""
 
     batches: int
@@ -112,7 +112,7 @@ def find_due_time(race: PolledRace, now: datetime) -> datetime:
     return find_next_slot(race, race.last_poll_time)
 
 
-def find_in_flight(batches: Iterable[LiveBatch], answered: Collection[tuple[str, str]], now: datetime) -> InFlight:
+def find_in_flight(batches: Iterable[LiveBatch], answered: Collection[tuple[str, str]], now: datetime) -> PollsInFlight:
     """What is at work at ``now``.
 
     Args:
@@ -129,7 +129,7 @@ def find_in_flight(batches: Iterable[LiveBatch], answered: Collection[tuple[str,
         for race_id in batch.race_ids
         if (batch.run_id, race_id) not in answered
     }
-    return InFlight(batches=len(at_work), race_ids=frozenset(waiting))
+    return PollsInFlight(batches=len(at_work), race_ids=frozenset(waiting))
 
 
 def plan_polls(

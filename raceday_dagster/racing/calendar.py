@@ -1,7 +1,4 @@
-"""Which day it is at the races: New Zealand's wall clock, and the racing day that is under way.
-
-What belongs here: the zone and dates drawn from it. What does not: when a race is polled (``polling``).
-"""
+"""Which day it is at the races: New Zealand's wall clock, and the racing day that is under way."""
 
 from __future__ import annotations
 

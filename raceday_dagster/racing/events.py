@@ -1,16 +1,17 @@
 """What the API said, in our words: the input of the transform stage.
 
-Field names are the table columns of ``write.tables`` wherever a field is stored as it came. Instants are aware UTC,
-odds are decimal odds, money is in dollars (``Decimal``) as the feed sends it; cents are made by the transform.
+Field names are the table columns of ``store.schema.tables`` wherever a field is stored as it came. Instants are aware
+UTC, odds are decimal odds, money is in dollars (``Decimal``) as the feed sends it; cents are made by the transform.
 Nothing here is computed. An optional field that is not set was not in the payload (see ``records.Record``); a name that
 was blank there is not set either.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from raceday_dagster.racing.records import Record
 
@@ -203,3 +204,16 @@ class RacingDay(Record):
     meetings: tuple[ListedMeeting, ...]
     races: tuple[ListedRace, ...]
     rejected: tuple[Rejected, ...] = ()
+
+    def select_meetings(self, *, countries: Collection[str], categories: Collection[str]) -> Self:
+        """The day with only the meetings of these countries and categories, and only their races.
+
+        A race goes with its meeting: one whose meeting is not listed is dropped. Rejected meetings stay reported, for
+        nobody knows where they would have belonged.
+        """
+        meetings = tuple(
+            meeting for meeting in self.meetings if meeting.country in countries and meeting.category in categories
+        )
+        selected = {meeting.meeting_id for meeting in meetings}
+        races = tuple(race for race in self.races if race.meeting_id in selected)
+        return self.model_copy(update={"meetings": meetings, "races": races})

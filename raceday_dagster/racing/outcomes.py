@@ -88,7 +88,7 @@ class ProcessResult(Record):
         return self.timings.total_ms >= RACE_BUDGET_MS
 
 
-class InFlight(Record):
+class RaceInProgress(Record):
     """A race between two stages: when it began and what the stages before took."""
 
     race_id: str
@@ -100,20 +100,20 @@ class InFlight(Record):
     timings: Timings
 
 
-class FetchedRace(InFlight):
+class FetchedRace(RaceInProgress):
     """A race on its way to the transform."""
 
     event: RaceEvent
 
 
-class TransformedRace(InFlight):
+class TransformedRace(RaceInProgress):
     """A race on its way to the database."""
 
     snapshot: RaceSnapshot
 
 
-class PoolUse(Record):
-    """Connections of the one pool: its ceiling, the most that were out at once, and the most who waited for one."""
+class ConnectionUse(Record):
+    """Connections of the connection pool: its ceiling, the most out at once, and the most who waited for one."""
 
     max: int
     peak: int
@@ -156,7 +156,7 @@ class BatchOutcome(Record):
     budget_ms: int = BATCH_BUDGET_MS
     requested_concurrency: int
     effective_concurrency: int
-    db_pool: PoolUse
+    db_pool: ConnectionUse
     workers: WorkerUse
 
     @classmethod

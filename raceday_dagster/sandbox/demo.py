@@ -22,7 +22,7 @@ from raceday_dagster.sandbox.demo_tables import build_movers_table, build_polls_
 from raceday_dagster.sandbox.job_runs import execute_job
 from raceday_dagster.sandbox.sandbox import Sandbox, Simulation, open_lock, open_sandbox
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.reports import NextRace, read_movers, read_next_races, read_polls
+from raceday_dagster.store.queries import NextRace, read_movers, read_next_races, read_polls
 
 RACES = 5
 BEFORE_FIRST_START = timedelta(minutes=3)

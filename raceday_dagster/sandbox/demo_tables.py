@@ -8,7 +8,7 @@ from itertools import groupby
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from raceday_dagster.store.reports import Mover, NextRace, PollLine
+from raceday_dagster.store.queries import Mover, NextRace, PollLine
 
 _SHADES = {"success": "green", "skipped": "yellow", "failed": "red"}
 

@@ -11,7 +11,7 @@ from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_BACK, choose_inter
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.service.echo import shorten
 from raceday_dagster.service.instance_lock import Holder
-from raceday_dagster.store.live_polls import LiveRace
+from raceday_dagster.store.queries import LiveRace
 
 LONGEST_SILENCE = timedelta(seconds=150)
 """A daemon writes its heartbeat every 30 s, but between its rounds only, and the scheduler has one a minute: two and a

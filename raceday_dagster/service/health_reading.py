@@ -26,7 +26,7 @@ from raceday_dagster.service.instance_lock import Holder, read_holder
 from raceday_dagster.service.service_files import ServiceState, read_state
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.engine import build_engine
-from raceday_dagster.store.live_polls import read_live_races
+from raceday_dagster.store.queries import read_live_races
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster.store.schema.check import check_schema
 from raceday_dagster.store.sql_errors import describe_place

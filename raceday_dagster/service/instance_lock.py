@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from raceday_dagster.dagster_plugins.storage import (
     REACH_WITHIN_S,
     StorageError,
-    build_engine,
+    build_storage_engine,
     normalise_url,
     open_connection,
 )
@@ -155,7 +155,7 @@ def describe_self() -> str:
 
 
 def _build_engine(url: str, name: str) -> Engine:
-    return build_engine(normalise_url(url).update_query_dict({"application_name": name}))
+    return build_storage_engine(normalise_url(url).update_query_dict({"application_name": name}))
 
 
 def _read_holder(connection: Connection) -> Holder | None:

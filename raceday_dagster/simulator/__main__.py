@@ -1,7 +1,4 @@
-"""`python -m raceday_dagster.simulator`: serve a racing day until stopped; the first line is the base URL.
-
-Belongs here: arguments. Does not belong here: anything else.
-"""
+"""`python -m raceday_dagster.simulator`: serve a racing day until stopped; the first line is the base URL."""
 
 from __future__ import annotations
 

@@ -1,13 +1,10 @@
-"""Simulated time: a clock that starts anywhere, runs at any speed, and can be set or moved while it runs.
-
-Belongs here: the passage of time. Does not belong here: what happens in it.
-"""
+"""Simulated time: a clock that starts anywhere, runs at any speed, and can be set or moved while it runs."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 
 class SimulatedClock:
@@ -41,6 +38,12 @@ class SimulatedClock:
     def advance(self, seconds: float) -> None:
         """Jump forwards, or backwards when `seconds` is negative."""
         self.set(now=self.now() + timedelta(seconds=seconds))
+
+
+def write_instant(instant: datetime) -> str:
+    """ISO with Z and nine fractional digits, as the API has it."""
+    at = instant.astimezone(UTC)
+    return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond:06d}{at.microsecond * 7919 % 997 + 1:03d}Z"
 
 
 def _require_aware(instant: datetime) -> datetime:

@@ -1,17 +1,19 @@
-"""The control plane under `/_simulator/`: the clock, the faults, and what has been asked.
+"""The control plane under `/_simulator/`: the clock, the faults, and how much has been asked.
 
-Belongs here: what a test or an operator does to a running simulator. Does not belong here: the API itself.
+It is what a test or an operator does to a running simulator. A request that makes no sense gets 400 and
+`{"error": ...}`.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -19,63 +21,41 @@ from starlette.routing import Route
 from raceday_dagster.simulator.clock import SimulatedClock
 from raceday_dagster.simulator.faults import FaultBook, FaultError
 
-_RECENT = 500
 
+@dataclass
+class RequestCounts:
+    """Requests of the API from one reset to the next, and how many of them, and of those for an event, are open."""
 
-class _Counters:
-    """One count of requests, from one reset to the next."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self.in_flight = self.in_flight_peak = 0
-        self.events_in_flight = self.events_in_flight_peak = 0
-        self.by_path: Counter[str] = Counter()
-        self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
+    total: int = 0
+    in_flight: int = 0
+    events_in_flight: int = 0
+    events_in_flight_peak: int = 0
 
 
 class RequestLog:
-    """What has been asked of the API: counters, peaks, and the last requests with the names of their headers."""
+    """How much has been asked of the API."""
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Start counting again from nothing: requests still in flight are not counted any more."""
-        self._counters = _Counters()
+        self.counts = RequestCounts()
 
     @contextmanager
-    def track(self, request: Request, *, is_event: bool) -> Iterator[dict[str, Any]]:
-        """Count a request while it is in flight. The entry's `status` stays None when no head was sent."""
-        entry = {
-            "path": request.url.path,
-            "query": request.url.query,
-            "status": None,
-            "headers": sorted(set(request.headers.keys())),
-        }
+    def track(self, *, is_event: bool) -> Iterator[None]:
+        """Count a request while it is in flight."""
         # Held on to, so that a request from before a reset is not taken off the count after it.
-        counters = self._counters
-        counters.total += 1
-        counters.by_path[request.url.path] += 1
-        counters.recent.append(entry)
-        counters.in_flight += 1
-        counters.events_in_flight += is_event
-        counters.in_flight_peak = max(counters.in_flight_peak, counters.in_flight)
-        counters.events_in_flight_peak = max(counters.events_in_flight_peak, counters.events_in_flight)
+        counts = self.counts
+        counts.total += 1
+        counts.in_flight += 1
+        counts.events_in_flight += is_event
+        counts.events_in_flight_peak = max(counts.events_in_flight_peak, counts.events_in_flight)
         try:
-            yield entry
+            yield
         finally:
-            counters.in_flight -= 1
-            counters.events_in_flight -= is_event
-
-    def describe(self) -> dict[str, Any]:
-        """All of it as JSON."""
-        counters = vars(self._counters).copy()
-        del counters["events_in_flight"]
-        return counters | {"recent": list(self._counters.recent)}
+            counts.in_flight -= 1
+            counts.events_in_flight -= is_event
 
 
-def build_control_routes(clock: SimulatedClock, faults: FaultBook, log: RequestLog) -> list[Route]:
-    """The routes of the control plane. A request that makes no sense gets 400 and `{"error": ...}`."""
+def build_control(clock: SimulatedClock, faults: FaultBook, log: RequestLog) -> Starlette:
+    """The control plane as an application of its own."""
 
     async def clock_route(request: Request) -> Response:
         if request.method == "PUT":
@@ -83,7 +63,7 @@ def build_control_routes(clock: SimulatedClock, faults: FaultBook, log: RequestL
             now = wish.get("now")
             clock.set(now=None if now is None else datetime.fromisoformat(now), speed=wish.get("speed"))
             clock.advance(wish.get("advance_s", 0))
-        return JSONResponse({"now": clock.now().isoformat(), "speed": clock.speed})
+        return JSONResponse({"now": clock.now().isoformat()})
 
     async def faults_route(request: Request) -> Response:
         if request.method == "POST":
@@ -97,28 +77,22 @@ def build_control_routes(clock: SimulatedClock, faults: FaultBook, log: RequestL
 
     async def requests_route(request: Request) -> Response:
         if request.method == "DELETE":
-            log.reset()
-        return JSONResponse(log.describe())
+            log.counts = RequestCounts()
+        return JSONResponse(asdict(log.counts))
 
-    return [
-        Route("/clock", _answer_nonsense(clock_route), methods=["GET", "PUT"]),
-        Route("/faults", _answer_nonsense(faults_route), methods=["GET", "POST", "DELETE"]),
-        Route("/release", release_route, methods=["POST"]),
-        Route("/requests", requests_route, methods=["GET", "DELETE"]),
-    ]
+    return Starlette(
+        routes=[
+            Route("/clock", clock_route, methods=["GET", "PUT"]),
+            Route("/faults", faults_route, methods=["GET", "POST", "DELETE"]),
+            Route("/release", release_route, methods=["POST"]),
+            Route("/requests", requests_route, methods=["GET", "DELETE"]),
+        ],
+        exception_handlers={ValueError: _refuse, TypeError: _refuse},
+    )
 
 
-_Handler = Callable[[Request], Awaitable[Response]]
-
-
-def _answer_nonsense(handler: _Handler) -> _Handler:
-    async def answer(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except (FaultError, ValueError, TypeError) as error:
-            return JSONResponse({"error": str(error)}, status_code=400)
-
-    return answer
+async def _refuse(_request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, status_code=400)
 
 
 async def _read_object(request: Request) -> dict[str, Any]:

@@ -1,20 +1,22 @@
-"""Faults on demand: rules that say which request is spoilt, how, and how often.
+"""Faults on demand: rules that say which request is broken, how and how often, and what a broken answer says.
 
-Belongs here: the kinds of fault, their parameters, the rules, and which of them a request meets.
-Does not belong here: doing it (`sabotage` spoils what is said, `delivery` how it is sent).
-
-    pauses       latency (ms), hold (timeout_s): then the request is served, or meets the next rule
-    replies      status (code, retry_after), redirect (location, code), html, garbage
-    contents     nan (field), wrong_type (field, value), missing_race, data_error (message), nul, hostile,
-                 duplicate_keys, old_answer (age_s), huge (bytes), gzip_bomb (bytes)
-    wire         drip_body (bytes_per_s), drip_headers (bytes_per_s), truncated, reset
+pauses       latency (ms), hold (timeout_s): then the request is served, or meets the next rule
+replies      status (code, retry_after), redirect (location, code), html, garbage
+contents     nan (field), wrong_type (field, value), missing_race, data_error (message), nul, hostile,
+             duplicate_keys, old_answer (age_s), huge (bytes), gzip_bomb (bytes)
+wire         drip_body (bytes_per_s), drip_headers (bytes_per_s), truncated, reset
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
+import gzip
+import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -39,9 +41,19 @@ KINDS: dict[str, dict[str, Any]] = {
     "truncated": {},
     "reset": {},
 }
-"""Kind -> its parameters with their defaults; a parameter given as text is read as the default's type."""
+"""Kind -> its parameters with their defaults; what is given is read as the default's type."""
 
 PAUSES = frozenset({"latency", "hold"})
+WIRE = frozenset({"drip_body", "drip_headers", "truncated", "reset"})
+HTML = b"<!doctype html><html><head><title>Down for maintenance</title></head><body>Back soon.</body></html>"
+GARBAGE = b'{"header": {"title": "Event'
+_HOSTILE_NAMES = (
+    "Robert'); DROP TABLE entrants; --",
+    "x" * 10_000,
+    "%s %(name)s {0} ${HOME} $1",
+    '" onload="alert(1)<script>alert(1)</script>',
+    "\u202eesroH \U0001f40e \\u0000 \\",
+)
 
 
 class FaultError(ValueError):
@@ -62,21 +74,9 @@ class FaultRule:
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
     def meets(self, path: str) -> bool:
-        """Whether a request for the path is to be spoilt by this rule now."""
+        """Whether a request for the path is to be broken by this rule now."""
         is_spent = self.released.is_set() or (self.times is not None and self.fired >= self.times)
         return self.match in path and not is_spent
-
-    def describe(self) -> dict[str, Any]:
-        """The rule as JSON."""
-        return {
-            "id": self.rule_id,
-            "match": self.match,
-            "kind": self.kind,
-            "params": self.params,
-            "times": self.times,
-            "fired": self.fired,
-            "waiting": self.waiting,
-        }
 
 
 class FaultBook:
@@ -94,26 +94,29 @@ class FaultBook:
             raise FaultError("a rule needs a kind, and match must be text")
         if times is not None and (not isinstance(times, int) or times < 1):
             raise FaultError(f"times must be a whole number from 1, or null: {times!r}")
-        params = read_params(kind, wish)
+        params = _read_params(kind, wish)
         self._added += 1
         rule = FaultRule(f"fault-{self._added}", match, kind, params, times)
         self._rules.append(rule)
         return rule
 
-    def take(self, path: str, header: str | None) -> list[FaultRule]:
+    def take(self, path: str) -> list[FaultRule]:
         """The rules a request meets, counted as fired: pauses in order, and at most one of another kind, last."""
-        rules = [parse_header(header)] if header else [rule for rule in self._rules if rule.meets(path)]
         taken: list[FaultRule] = []
-        for rule in rules:
-            rule.fired += 1
-            taken.append(rule)
-            if rule.kind not in PAUSES:
-                break
+        for rule in self._rules:
+            if rule.meets(path):
+                rule.fired += 1
+                taken.append(rule)
+                if rule.kind not in PAUSES:
+                    break
         return taken
 
     def describe(self) -> list[dict[str, Any]]:
         """All rules as JSON, with their counters."""
-        return [rule.describe() for rule in self._rules]
+        return [
+            {"id": rule.rule_id, "match": rule.match, "kind": rule.kind, "fired": rule.fired, "waiting": rule.waiting}
+            for rule in self._rules
+        ]
 
     def release(self) -> int:
         """Let every held request go and hold no more; the number that were waiting."""
@@ -129,17 +132,7 @@ class FaultBook:
         self._rules.clear()
 
 
-def parse_header(text: str) -> FaultRule:
-    """A rule for one request from `kind;key=value;...`; `kind=value` sets the kind's first parameter."""
-    head, *rest = (part.strip() for part in text.split(";"))
-    kind, _, first = head.partition("=")
-    params = dict(part.split("=", 1) for part in rest if "=" in part)
-    if first:
-        params[next(iter(KINDS.get(kind, {})), "value")] = first
-    return FaultRule("header", "", kind, read_params(kind, params), times=1)
-
-
-def read_params(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _read_params(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """All parameters of a kind: the given ones, and the defaults for the rest. FaultError when one is unknown."""
     if kind not in KINDS:
         raise FaultError(f"unknown kind {kind!r}; one of {', '.join(sorted(KINDS))}")
@@ -148,9 +141,65 @@ def read_params(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if name not in params:
             raise FaultError(f"{kind} has no parameter {name!r}; it has {sorted(params)}")
         try:
-            params[name] = type(params[name])("" if value is None else value)
+            params[name] = type(params[name])(value)
         except (TypeError, ValueError) as error:
             raise FaultError(f"{kind}: {name} cannot be {value!r}") from error
-    if params.get("bytes_per_s", 1) <= 0 or params.get("bytes", 0) < 0:
+    if params.get("bytes_per_s", 1) <= 0:
         raise FaultError(f"{kind}: the number must be positive")
     return params
+
+
+def break_payload(kind: str, params: dict[str, Any], payload: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the payload with the fault in it; the payload itself for kinds that do not touch contents."""
+    if kind not in ("nan", "wrong_type", "missing_race", "data_error", "nul", "hostile"):
+        return payload
+    broken = copy.deepcopy(payload)
+    data: dict[str, Any] = broken["data"]
+    if kind in ("nan", "wrong_type"):
+        usual = "runners.0.odds.fixed_win" if "runners" in data else "meetings.0.races.0.distance"
+        _set_at(data, params["field"] or usual, params.get("value", float("nan")))
+    elif kind == "missing_race":
+        data.pop("race", None)
+    elif kind == "data_error":
+        data["error"] = params["message"]
+    else:
+        names = ("Nul\x00Name",) if kind == "nul" else _HOSTILE_NAMES
+        for row, name in zip(data.get("runners") or data.get("meetings") or (), names, strict=False):
+            row["name"] = name
+    return broken
+
+
+def break_body(kind: str, params: dict[str, Any], body: bytes) -> bytes:
+    """The bytes with the fault in them; the bytes themselves for other kinds. A gzip bomb comes out compressed."""
+    if kind == "duplicate_keys":
+        # The true status comes first: a reader that keeps the last one believes the wrong one.
+        return re.sub(rb'"status":"\w+"', rb'\g<0>,"status":"Abandoned"', body, count=1)
+    if kind == "huge":
+        size: int = params["bytes"]
+        return body[:-1] + b',"padding":"' + b"x" * size + b'"}'
+    if kind == "gzip_bomb":
+        return _compress_bomb(body, params["bytes"])
+    return body
+
+
+@lru_cache(maxsize=2)
+def _compress_bomb(body: bytes, size: int) -> bytes:
+    packed = io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=9, mtime=0) as stream:
+        stream.write(body[:-1] + b',"padding":"')
+        for start in range(0, size, 1_000_000):
+            stream.write(b"0" * min(1_000_000, size - start))
+        stream.write(b'"}')
+    return packed.getvalue()
+
+
+def _set_at(data: dict[str, Any], path: str, value: object) -> None:
+    """Set the value at a dotted path. FaultError where the path leads nowhere."""
+    *way, last = path.split(".")
+    place: Any = data
+    try:
+        for step in way:
+            place = place[int(step) if isinstance(place, list) else step]
+        place[last] = value
+    except (LookupError, TypeError, ValueError) as error:
+        raise FaultError(f"this answer has no field {path}") from error

@@ -1,10 +1,7 @@
-"""The market of a race: how its money and its prices lie at an instant.
+"""The market of a race: its money and its prices, each a pure function of the race and the instant.
 
-Belongs here: shares, prices and the growth of the pools, each a pure function of the race and the instant.
-Does not belong here: how any of it is written on the wire.
-
-The model is only this simulator's: each runner has a weight that drifts on slow and quick waves, and in the
-last minutes money surges to one runner and leaves the favourite.
+The model is only this simulator's: each runner has a weight that drifts on slow and quick waves, and in the last
+minutes money surges to one runner and leaves the favourite.
 """
 
 from __future__ import annotations
@@ -13,9 +10,8 @@ import math
 from datetime import datetime, timedelta
 from functools import lru_cache
 
-from raceday_dagster.simulator.fields import Runner, draw_field
-from raceday_dagster.simulator.lifecycle import betting_instant, closes_at
-from raceday_dagster.simulator.raceday import Race
+from raceday_dagster.simulator.day import Race
+from raceday_dagster.simulator.field import Runner, draw_field
 
 SURGE_MIN = 8.0
 """Minutes before the close at which the late money begins."""
@@ -41,7 +37,7 @@ class Market:
 
     def shares(self, instant: datetime, *, evenness: float = 0.0) -> dict[int, float]:
         """Share of each runner, by cloth number. `evenness` 0 = the market itself, 1 = all alike."""
-        at = betting_instant(self.race, instant)
+        at = self.race.find_betting_instant(instant)
         minutes = self.minutes_left(at)
         ramp = max(0.0, 1.0 - minutes / SURGE_MIN)
         weights = {
@@ -54,12 +50,12 @@ class Market:
 
     def fixed_odds(self, instant: datetime) -> dict[int, tuple[float, float]]:
         """Cloth number -> (win, place) at the bookmaker, who looks at the market every half minute. 0 = no price."""
-        at = betting_instant(self.race, instant)
+        at = self.race.find_betting_instant(instant)
         return _price_runners(self, math.ceil(self.minutes_left(at) * 2))
 
     def pool_odds(self, instant: datetime) -> dict[int, tuple[float, float]]:
         """Cloth number -> (win, place) the tote would pay now. Empty before the tote opens or where there is none."""
-        at = betting_instant(self.race, instant)
+        at = self.race.find_betting_instant(instant)
         if self.race.meeting.tote_number is None or self.minutes_left(at) > 600:
             return {}
         return {
@@ -70,13 +66,13 @@ class Market:
     def pool_total(self, product: str, instant: datetime) -> float:
         """Dollars and cents in a tote pool: it never shrinks, and grows fastest just before the close."""
         size = _POOL_SIZES.get(product) or _MULTI_LEG_SIZES[product]
-        minutes = self.minutes_left(betting_instant(self.race, instant))
+        minutes = self.minutes_left(self.race.find_betting_instant(instant))
         grown = 0.72 * math.exp(-minutes / 6.0) + 0.28 * math.exp(-minutes / 150.0)
         return round(self._turnover_dollars * size * grown, 2)
 
     def minutes_left(self, at: datetime) -> float:
         """Minutes until betting ends; never negative."""
-        return max(0.0, (closes_at(self.race) - at).total_seconds() / 60)
+        return max(0.0, (self.race.closes_at - at).total_seconds() / 60)
 
     def _weigh(self, runner: Runner, minutes: float, ramp: float) -> float:
         drift = sum(
@@ -93,7 +89,7 @@ class Market:
 
 @lru_cache(maxsize=4096)
 def _price_runners(market: Market, half_minutes: int) -> dict[int, tuple[float, float]]:
-    at = closes_at(market.race) - timedelta(seconds=half_minutes * 30)
+    at = market.race.closes_at - timedelta(seconds=half_minutes * 30)
     has_place = len(market.runners) >= 5
     prices = {}
     for number, share in market.shares(at, evenness=0.05).items():

@@ -1,6 +1,5 @@
 """Invented words: venues, races, horses, dogs and people.
 
-Belongs here: vocabulary, and picking from it. Does not belong here: anything that has a meaning on the wire.
 Nobody and nothing here is real; some names carry macrons and apostrophes because real ones do.
 """
 

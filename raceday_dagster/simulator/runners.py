@@ -1,23 +1,23 @@
 """The runners of a race on the wire, with what the API repeats of them.
 
-Belongs here: `data.runners`, `data.favourite`, `data.mover`, `data.derivatives`. Does not belong here: the
-constant part of a runner (`form`), or how prices come about (`market`).
+Keys that only New Zealand runners carry are absent for all others.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import lru_cache
+from random import Random
 from typing import Any
 
-from raceday_dagster.simulator.fields import Runner
-from raceday_dagster.simulator.form import write_card
-from raceday_dagster.simulator.instants import write_instant
-from raceday_dagster.simulator.lifecycle import closes_at
-from raceday_dagster.simulator.market import Market, open_market
-from raceday_dagster.simulator.raceday import Race, make_id
+from raceday_dagster.simulator.day import Race, make_id
+from raceday_dagster.simulator.field import Runner
+from raceday_dagster.simulator.market import open_market
+from raceday_dagster.simulator.names import pick_person, pick_runner_names, pick_silk_colours
 from raceday_dagster.simulator.tracker import find_strangers
 
-_FLUC_MINUTES = (1500, 400, 90, 30, 10, 3)
+_NONE = (0.0, 0.0)
+_SILKS = "https://silks.simulator.invalid"
 
 _WireRunner = dict[str, Any]
 _Prices = dict[int, tuple[float, float]]
@@ -27,20 +27,22 @@ def build_runners(race: Race, at: datetime) -> tuple[list[_WireRunner], _WireRun
     """The runners in cloth order, the favourite among them, and the mover. At most one flag of each is true."""
     market = open_market(race)
     fixed, pool = market.fixed_odds(at), market.pool_odds(at)
-    history = _recall_prices(market, at)
+    history = [market.fixed_odds(then) for then in _list_fluc_instants(race) if then <= at]
     runners = [
-        _build_runner(race, runner, at, fixed, pool) | _build_flucs(runner, history) for runner in market.runners
+        _build_runner(race, runner, at, fixed, pool)
+        | {"flucs": [_plain(prices[runner.number][0]) for prices in history if prices.get(runner.number, _NONE)[0]]}
+        for runner in market.runners
     ]
     return runners, *_mark_favourite_and_mover(race, runners, at)
 
 
 def _build_runner(race: Race, runner: Runner, at: datetime, fixed: _Prices, pool: _Prices) -> _WireRunner:
     is_scratched = runner.is_scratched(at)
-    win, place = fixed.get(runner.number, (0.0, 0.0))
+    win, place = fixed.get(runner.number, _NONE)
     odds = {"fixed_win": _plain(win), "fixed_place": _plain(place)}
     if runner.number in pool:
         odds |= {"pool_win": _plain(pool[runner.number][0]), "pool_place": _plain(pool[runner.number][1])}
-    body = write_card(race, runner) | {
+    body = _write_card(race, runner) | {
         "is_scratched": is_scratched,
         "odds": odds,
         "scratch_time": 0,
@@ -58,24 +60,9 @@ def _build_runner(race: Race, runner: Runner, at: datetime, fixed: _Prices, pool
     return body
 
 
-def _recall_prices(market: Market, at: datetime) -> list[tuple[str, _Prices]]:
-    """Fixed prices at up to six earlier instants, oldest first."""
-    instants = [closes_at(market.race) - timedelta(minutes=minutes) for minutes in _FLUC_MINUTES]
-    return [(write_instant(then), market.fixed_odds(then)) for then in instants if then <= at]
-
-
-def _build_flucs(runner: Runner, history: list[tuple[str, _Prices]]) -> _WireRunner:
-    """Earlier win prices twice: bare, and with the instant of each."""
-    stamped: list[dict[str, Any]] = [
-        {"timestamp": stamp, "fluc": _plain(prices[runner.number][0])}
-        for stamp, prices in history
-        if prices.get(runner.number, (0.0, 0.0))[0]
-    ]
-    if not stamped:
-        return {"flucs": []}
-    ranked = sorted(stamped, key=lambda entry: float(entry["fluc"]))
-    ends = {"open": stamped[0], "high": ranked[-1], "low": ranked[0], "nine_am": stamped[0]}
-    return {"flucs": [entry["fluc"] for entry in stamped], "flucs_with_timestamp": {"last_six": stamped, **ends}}
+def _list_fluc_instants(race: Race) -> list[datetime]:
+    """When the earlier prices that are shown with a runner were seen, the oldest first."""
+    return [race.closes_at - timedelta(minutes=minutes) for minutes in (1500, 400, 90, 30, 10, 3)]
 
 
 def _mark_favourite_and_mover(
@@ -132,6 +119,105 @@ def build_derivatives(race: Race) -> list[_WireRunner] | None:
         }
         for place, stranger in enumerate(strangers)
     ]
+
+
+@lru_cache(maxsize=4096)
+def _write_card(race: Race, runner: Runner) -> dict[str, Any]:
+    """The constant keys of one runner. Callers copy it; nobody changes it."""
+    rng = race.random(f"card {runner.number}")
+    slot = race.meeting.slot
+    card: dict[str, Any] = {
+        "entrant_id": runner.entrant_id,
+        "market_name": "Final Field",
+        "primary_market": True,
+        "name": runner.name,
+        "barrier": runner.barrier,
+        "runner_number": runner.number,
+        "prize_money": str(rng.randrange(0, 90_000, 25)),
+        "age": rng.randint(2, 9),
+        "sex": rng.choice("gmfhc"),
+        "colour": rng.choice(("b", "br", "ch", "gr")),
+        "silk_colours": "" if slot.category == "G" else pick_silk_colours(rng),
+        **_link_silks(race, runner),
+        "gear": rng.choice(("", "Blinkers", "Tongue Tie [Nose Band]")),
+        "form_comment": None,
+        "class_level": "",
+        "jockey": "" if slot.category == "G" else pick_person(rng),
+        "allowance_weight": rng.choice(("", "1", "2")),
+        "owners": pick_person(rng),
+        "trainer_name": pick_person(rng),
+        "trainer_location": rng.choice(("", "Riverhead", "Pine Valley", "Stoney Ford")),
+        "last_twenty_starts": "".join(rng.choice("123456789X0") for _ in range(rng.randint(0, 10))),
+        "weight": {
+            "allocated": f"{rng.randrange(520, 620, 5) / 10:g}",
+            "total": f"{rng.randrange(520, 620, 5) / 10:g}",
+        },
+        "rating": "",
+        "win_p": f"{rng.randint(0, 40)}%",
+        "place_p": f"{rng.randint(0, 80)}%",
+        "form_indicators": None,
+        "past_performances": None,
+        "last_starts": [_recall_start(rng) for _ in range(18 if race.meeting.is_nz else 5)],
+        "meta": None,
+        "competitor_id": "",
+    }
+    if runner.barrier_position is not None:
+        card["barrier_position"] = runner.barrier_position
+    if race.meeting.is_nz:
+        card |= _write_nz_only(rng, race, runner)
+    return card
+
+
+def _link_silks(race: Race, runner: Runner) -> dict[str, str]:
+    """Greyhounds have none and lack the alternative keys; a few harness runners have only the alternative ones."""
+    if race.meeting.slot.category == "G":
+        return {"silk_url_64x64": "", "silk_url_128x128": ""}
+    stem = f"{_SILKS}/{race.race_id[:8]}/{runner.number}"
+    has_main = not runner.has_only_alt_silks
+    return {
+        "silk_url_64x64": f"{stem}_64x64.png" if has_main else "",
+        "silk_url_128x128": f"{stem}_128x128.png" if has_main else "",
+        "alt_silk_url_64x64": f"{stem}_alt_64x64.png",
+        "alt_silk_url_128x128": f"{stem}_alt_128x128.png",
+    }
+
+
+def _write_nz_only(rng: Random, race: Race, runner: Runner) -> dict[str, Any]:
+    born = race.starts_nz.date() - timedelta(days=rng.randrange(900, 3200))
+    changes = {f"{born:%d/%m/%Y}": "Gelding"}
+    if rng.random() < 0.3:
+        changes[f"{race.starts_nz.date() - timedelta(days=9):%d/%m/%Y}"] = f"Stable Change - {pick_person(rng)}"
+    return {
+        "is_emergency": runner.is_emergency,
+        "first_start_indicator": rng.random() < 0.05,
+        "emergency_position": "1" if runner.is_emergency else "",
+        "runner_change": changes,
+        "foaling_date": born.isoformat(),
+        "handicap_rating": str(rng.randint(45, 90)),
+        "apprentice_indicator": rng.choice(("", "", "A")),
+        "country": "NZ",
+    }
+
+
+def _recall_start(rng: Random) -> dict[str, str]:
+    """An earlier race of the runner: everything in it is text."""
+    winner, second, third = pick_runner_names(rng, 3)
+    return {
+        "barrier": str(rng.randint(1, 14)),
+        "days_since": str(rng.randint(6, 90)),
+        "distance": str(rng.randrange(1000, 2400, 50)),
+        "finish": str(rng.randint(1, 14)),
+        "jockey": pick_person(rng),
+        "margin": f"{rng.randrange(0, 120) / 10:.2f}",
+        "number_of_runners": str(rng.randint(6, 16)),
+        "prize_money": str(rng.randrange(5000, 40_000, 500)),
+        "winner": winner,
+        "second": second,
+        "third": third,
+        "starting_price": f"{rng.randrange(15, 600) / 10:.2f}",
+        "track_condition": rng.choice(("Good 4", "Soft 6", "Heavy 9", "Synthetic")),
+        "stipes": "Began well, was taken back to midfield, and kept on to the line." if rng.random() < 0.5 else "",
+    }
 
 
 def _plain(price: float) -> float:

@@ -1,7 +1,4 @@
-"""The simulator in a process of its own, started, steered and stopped from this one.
-
-Belongs here: the subprocess and the handle on it. Does not belong here: serving (`server`).
-"""
+"""The simulator in a process of its own, started, steered and stopped from this one."""
 
 from __future__ import annotations
 
@@ -35,7 +32,6 @@ class RunningSimulator:
         self.api_url = api_url
         self.pid = pid
         self._address = urlsplit(api_url).netloc
-        self.control_url = f"http://{self._address}/_simulator"
 
     def now(self) -> datetime:
         """The simulated instant."""
@@ -53,7 +49,7 @@ class RunningSimulator:
         return datetime.fromisoformat(self._call("PUT", "/clock", wish)["now"])
 
     def add_fault(self, match: str, kind: str, *, times: int | None = None, **params: object) -> str:
-        """Spoil requests whose path contains `match` (see `faults`); the id of the rule."""
+        """Break requests whose path contains `match` (see `faults`); the id of the rule."""
         wish = {"match": match, "kind": kind, "times": times, **params}
         return str(self._call("POST", "/faults", wish)["id"])
 
@@ -75,7 +71,7 @@ class RunningSimulator:
         return int(self._call("POST", "/release")["released"])
 
     def requests(self) -> dict[str, Any]:
-        """Counters, peaks and the last requests."""
+        """How many were asked in all and are open now, and the most events open at once."""
         return self._call("GET", "/requests")
 
     def clear_requests(self) -> None:

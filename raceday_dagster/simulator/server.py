@@ -1,8 +1,4 @@
-"""The simulator as an HTTP server: the API under its base path, the control plane beside it.
-
-Belongs here: routing, serving and stopping. Does not belong here: what an answer holds (`payloads`,
-`listings`), faults (`faults`, `sabotage`, `delivery`), running it in another process (`running`).
-"""
+"""The simulator as an HTTP server: the API under its base path, the control plane beside it."""
 
 from __future__ import annotations
 
@@ -23,29 +19,32 @@ from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from raceday_dagster.simulator.clock import SimulatedClock
-from raceday_dagster.simulator.control import RequestLog, build_control_routes
-from raceday_dagster.simulator.delivery import (
-    Reply,
+from raceday_dagster.simulator.answers import (
+    Answer,
     encode_payload,
     pack_json,
-    send_badly,
-    send_reply,
+    send_answer,
+    send_broken,
     wait_unless_gone,
 )
-from raceday_dagster.simulator.faults import PAUSES, FaultBook, FaultError, FaultRule
-from raceday_dagster.simulator.listings import BadQueryError, list_meetings, list_races, show_meeting
-from raceday_dagster.simulator.payloads import build_event, wrap_error
-from raceday_dagster.simulator.raceday import NEW_ZEALAND, RaceDay
-from raceday_dagster.simulator.running import RunningSimulator, running_simulator
-from raceday_dagster.simulator.sabotage import GARBAGE, HTML, spoil_body, spoil_payload
-
-__all__ = ["BASE_PATH", "RunningSimulator", "build_app", "running_simulator", "serve"]
+from raceday_dagster.simulator.clock import SimulatedClock
+from raceday_dagster.simulator.control import RequestLog, build_control
+from raceday_dagster.simulator.day import NEW_ZEALAND, RaceDay
+from raceday_dagster.simulator.event import build_event, wrap_error
+from raceday_dagster.simulator.faults import (
+    GARBAGE,
+    HTML,
+    PAUSES,
+    WIRE,
+    FaultBook,
+    FaultRule,
+    break_body,
+    break_payload,
+)
+from raceday_dagster.simulator.meetings import BadQueryError, list_meetings
 
 BASE_PATH = "/affiliates/v1"
-CONTROL_PATH = "/_simulator"
 _EVENTS = "/racing/events/"
-_MEETINGS = "/racing/meetings"
 
 
 def build_app(day: RaceDay, clock: SimulatedClock, *, latency_ms: float = 0) -> Starlette:
@@ -55,12 +54,7 @@ def build_app(day: RaceDay, clock: SimulatedClock, *, latency_ms: float = 0) -> 
     """
     faults, log = FaultBook(), RequestLog()
     api = _Api(day, clock, faults, log, latency_s=latency_ms / 1000)
-    return Starlette(
-        routes=[
-            Mount(CONTROL_PATH, routes=build_control_routes(clock, faults, log)),
-            Mount("/", app=api),
-        ]
-    )
+    return Starlette(routes=[Mount("/_simulator", app=build_control(clock, faults, log)), Mount("/", app=api)])
 
 
 class _Api:
@@ -76,77 +70,59 @@ class _Api:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
-        path = request.url.path
-        is_event = path.startswith(BASE_PATH + _EVENTS)
-        with self._log.track(request, is_event=is_event) as entry:
-            try:
-                rules = self._faults.take(path, request.headers.get("x-simulator-fault"))
-            except FaultError as error:
-                entry["status"] = 400
-                problem = wrap_error(str(error), 400, path, self._clock.now())
-                await send_reply(pack_json(400, encode_payload(problem), accepts_gzip=False), send)
-                return
+        is_event = request.url.path.startswith(BASE_PATH + _EVENTS)
+        with self._log.track(is_event=is_event):
+            rules = self._faults.take(request.url.path)
             if is_event and self._latency_s:
                 await wait_unless_gone(asyncio.sleep(self._latency_s), receive)
             for rule in rules:
                 if rule.kind in PAUSES:
                     await _pause(rule, receive)
             fault = next((rule for rule in rules if rule.kind not in PAUSES), None)
-            reply = self._build_reply(request, fault)
-            if fault is not None and fault.kind in ("drip_body", "drip_headers", "truncated", "reset"):
-                entry["status"] = None if fault.kind == "reset" else reply.status
-                bytes_per_s = fault.params.get("bytes_per_s", 0.0)
-                await send_badly(fault.kind, bytes_per_s, reply, scope["state"]["transport"], receive)
-                return
-            entry["status"] = reply.status
-            await send_reply(reply, send)
+            kind, params = (fault.kind, fault.params) if fault is not None else ("", {})
+            answer = self._build_answer(request, kind, params)
+            if kind in WIRE:
+                bytes_per_s = params.get("bytes_per_s", 0.0)
+                await send_broken(kind, bytes_per_s, answer, scope["state"]["transport"], receive)
+            else:
+                await send_answer(answer, send)
 
-    def _build_reply(self, request: Request, fault: FaultRule | None) -> Reply:
-        kind, params = (fault.kind, fault.params) if fault is not None else ("", {})
+    def _build_answer(self, request: Request, kind: str, params: dict[str, Any]) -> Answer:
         json_headers = {"content-type": "application/json; charset=utf-8"}
         if kind == "html":
-            return Reply(200, HTML, {"content-type": "text/html; charset=utf-8"})
+            return Answer(200, HTML, {"content-type": "text/html; charset=utf-8"})
         if kind == "garbage":
-            return Reply(200, GARBAGE, json_headers)
+            return Answer(200, GARBAGE, json_headers)
         if kind == "redirect":
-            return Reply(params["code"], b"", {"location": params["location"]})
+            return Answer(params["code"], b"", {"location": params["location"]})
         instant = self._clock.now()
         if kind == "status":
             problem = wrap_error("simulated fault", params["code"], request.url.path, instant)
             retry = {"retry-after": params["retry_after"]} if params["retry_after"] else {}
-            return Reply(params["code"], encode_payload(problem), json_headers | retry)
+            return Answer(params["code"], encode_payload(problem), json_headers | retry)
         if kind == "old_answer":
             instant -= timedelta(seconds=params["age_s"])
-        status, payload = self._answer(request, instant)
-        body = spoil_body(kind, params, encode_payload(spoil_payload(kind, params, payload)))
+        status, payload = self._find_payload(request, instant)
+        body = break_body(kind, params, encode_payload(break_payload(kind, params, payload)))
         if kind == "gzip_bomb":
-            return Reply(status, body, json_headers | {"content-encoding": "gzip"})
+            return Answer(status, body, json_headers | {"content-encoding": "gzip"})
         accepts_gzip = kind != "huge" and "gzip" in request.headers.get("accept-encoding", "")
         return pack_json(status, body, accepts_gzip=accepts_gzip)
 
-    def _answer(self, request: Request, instant: datetime) -> tuple[int, dict[str, Any]]:
+    def _find_payload(self, request: Request, instant: datetime) -> tuple[int, dict[str, Any]]:
         """(status, payload) of a request at an instant; unknown parameters are ignored."""
         query: Mapping[str, str] = request.query_params
         url = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         path = request.url.path.removeprefix(BASE_PATH).rstrip("/")
-        if request.method != "GET":
-            return 405, wrap_error("method not allowed", 405, url, instant)
-        try:
-            if path == _MEETINGS:
+        if path == "/racing/meetings":
+            try:
                 return 200, list_meetings(self._day, instant, query, url)
-            if path == "/racing/list":
-                return 200, list_races(self._day, instant, query, url)
-        except BadQueryError as error:
-            return 400, wrap_error(str(error), 400, url, instant)
-        if path.startswith(_MEETINGS + "/"):
-            meeting = self._day.find_meeting(path.removeprefix(_MEETINGS + "/"))
-            if meeting is not None:
-                return 200, show_meeting(meeting, instant, url)
-        if path.startswith(_EVENTS):
-            race = self._day.find_race(path.removeprefix(_EVENTS))
-            if race is not None:
-                return 200, build_event(race, instant, query, url)
-        return 404, wrap_error("not found", 404, url, instant)
+            except BadQueryError as error:
+                return 400, wrap_error(str(error), 400, url, instant)
+        race = self._day.find_race(path.removeprefix(_EVENTS)) if path.startswith(_EVENTS) else None
+        if race is None:
+            return 404, wrap_error("not found", 404, url, instant)
+        return 200, build_event(race, instant, query, url)
 
 
 async def _pause(rule: FaultRule, receive: Receive) -> None:

@@ -1,8 +1,4 @@
-"""The money tracker: several rows a runner, all of them shares of one whole.
-
-Belongs here: splitting the market into integer rows that add up to about a hundred, with rows for ids that
-are not runners. Does not belong here: what a reader should make of them.
-"""
+"""The money tracker: several rows a runner, integer shares of one whole, with rows for ids that are not runners."""
 
 from __future__ import annotations
 
@@ -11,12 +7,11 @@ from datetime import datetime
 from functools import lru_cache
 from random import Random
 
-from raceday_dagster.simulator.lifecycle import betting_instant
+from raceday_dagster.simulator.day import Race, make_id
 from raceday_dagster.simulator.market import open_market
-from raceday_dagster.simulator.raceday import Race, make_id
 
 
-def split_exactly(total: int, parts: list[float]) -> list[int]:
+def _split_exactly(total: int, parts: list[float]) -> list[int]:
     """Whole numbers in proportion to `parts` that add up to `total`: what rounding leaves over is carried on."""
     whole = sum(parts)
     numbers, reached, given = [], 0.0, 0
@@ -68,10 +63,12 @@ def _weigh_rows(rng: Random) -> list[float]:
     return [part / whole for part in parts]
 
 
-def build_money_tracker(race: Race, instant: datetime) -> dict[str, object]:
-    """The value of `data.money_tracker`: hold and bet in whole per cent, each summing to 98..102 over all rows."""
+def build_money_tracker(race: Race, at: datetime) -> dict[str, object]:
+    """The value of `data.money_tracker`: hold and bet in whole per cent, each summing to 98..102 over all rows.
+
+    `at`: until when money came in.
+    """
     plan, market = _plan_rows(race), open_market(race)
-    at = betting_instant(race, instant)
     hold_shares, bet_shares = market.shares(at), market.shares(at, evenness=0.3)
     hold, bet = {}, {}
     for runner in market.runners:
@@ -81,8 +78,8 @@ def build_money_tracker(race: Race, instant: datetime) -> dict[str, object]:
         bet[runner.entrant_id] = bet_shares.get(runner.number, left)
     strangers, strange_share = find_strangers(race)
     hold |= dict.fromkeys(strangers[:1], strange_share)
-    holds = split_exactly(100 + plan.hold_over, [hold.get(owner, 0.0) * weight for owner, weight in plan.rows])
-    bets = split_exactly(100 + plan.bet_over, [bet.get(owner, 0.0) * weight for owner, weight in plan.rows])
+    holds = _split_exactly(100 + plan.hold_over, [hold.get(owner, 0.0) * weight for owner, weight in plan.rows])
+    bets = _split_exactly(100 + plan.bet_over, [bet.get(owner, 0.0) * weight for owner, weight in plan.rows])
     rows = [
         {"entrant_id": owner, "hold_percentage": held, "bet_percentage": placed}
         for (owner, _), held, placed in zip(plan.rows, holds, bets, strict=True)

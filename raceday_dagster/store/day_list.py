@@ -7,16 +7,16 @@ from typing import Any, get_args
 from raceday_dagster.racing.events import Category, ListedMeeting, ListedRace, RaceStatus, RacingDay
 from raceday_dagster.racing.outcomes import RowCounts
 from raceday_dagster.racing.snapshots import RaceType
-from raceday_dagster.store import meetings
-from raceday_dagster.store.decisions import StoredRace, choose_meetings_to_settle, choose_status
+from raceday_dagster.store.decisions import StoredRace, choose_meetings_to_update, choose_status
+from raceday_dagster.store.race_write import NO_NEWER_ANSWER, update_meeting_statuses
 from raceday_dagster.store.transaction import Transaction
 from raceday_dagster.store.upsert import Upsert, dump_row, dump_values, write_rows
 
 RACE_TYPES: dict[Category, RaceType] = {"T": "thoroughbred", "H": "harness", "G": "greyhound"}
 KNOWN_STATUSES = frozenset(get_args(RaceStatus))
 
-# Comes first: lists of one day take turns, and one that is older than a list already heard changes no row here.
-HEAR_LIST = """
+# Comes first: lists of one day take turns, and one that is older than the newest already written changes no row here.
+CLAIM_DAY = """
 INSERT INTO racing_days AS stored (racing_day, generated_at) VALUES (%(racing_day)s, %(generated_at)s)
 ON CONFLICT (racing_day) DO UPDATE SET generated_at = EXCLUDED.generated_at
 WHERE stored.generated_at <= EXCLUDED.generated_at
@@ -31,34 +31,33 @@ SELECT race_id, status, meeting_id, racing_day, api_generated_time, last_poll_ti
 FROM races WHERE race_id = ANY (%(race_ids)s)
 """
 
+MEETINGS = Upsert(table="meetings", on_change=("api_generated_time",), guard=NO_NEWER_ANSWER)
 RACES = Upsert(table="races", on_change=("api_generated_time",))
 
 
 def write_list(transaction: Transaction, day: RacingDay) -> RowCounts:
     """Writes the meetings and races that differ from what is stored; a race with a newer answer is left alone, and
-    a list older than the newest of its day is not heard at all.
+    a list older than the newest of its day changes nothing at all.
 
     The list owns the racing day of a meeting and of its races, but for those already polled: their history lies under
     the day they have, and would begin again under another.
     """
     values = {"racing_day": day.racing_day, "generated_at": day.generated_at}
-    if not transaction.run("racing_days", HEAR_LIST, values).rowcount:
+    if not transaction.run("racing_days", CLAIM_DAY, values).rowcount:
         return RowCounts()
-    stored = _lock_races(transaction, [race.race_id for race in day.races])
-    known = {race.race_id: stored.get(race.race_id, StoredRace()) for race in day.races}
-    heard = [race for race in day.races if not known[race.race_id].has_newer_answer(day.generated_at)]
-    changes = {race.race_id: choose_status(known[race.race_id], _read_status(race), day.generated_at) for race in heard}
-    meeting_count = write_rows(transaction, meetings.FROM_LIST, [_meeting_row(row, day) for row in day.meetings])
-    race_count = write_rows(
-        transaction, RACES, [_race_row(race, day, known[race.race_id], changes[race.race_id]) for race in heard]
-    )
-    settled = meetings.settle_meetings(
-        transaction,
-        set().union(
-            *(choose_meetings_to_settle(known[race.race_id], changes[race.race_id], race.meeting_id) for race in heard)
-        ),
-    )
-    return RowCounts(meetings=min(meeting_count + settled, len(day.meetings)), races=race_count)
+    known = _lock_races(transaction, [race.race_id for race in day.races])
+    meetings = write_rows(transaction, MEETINGS, [_meeting_row(meeting, day) for meeting in day.meetings])
+    rows, meeting_ids = [], set[str]()
+    for race in day.races:
+        stored = known.get(race.race_id, StoredRace())
+        if stored.has_newer_answer(day.generated_at):
+            continue
+        change = choose_status(stored, _read_status(race), day.generated_at)
+        rows.append(_race_row(race, day, stored, change))
+        meeting_ids |= choose_meetings_to_update(stored, change, race.meeting_id)
+    races = write_rows(transaction, RACES, rows)
+    statuses = update_meeting_statuses(transaction, meeting_ids)
+    return RowCounts(meetings=min(meetings + statuses, len(day.meetings)), races=races)
 
 
 def _lock_races(transaction: Transaction, race_ids: list[str]) -> dict[str, StoredRace]:

@@ -18,8 +18,10 @@ from raceday_dagster.racing.snapshots import RaceRow
 
 FARTHEST_LABEL = timedelta(days=2)
 """How far a race's own racing day may lie from the New Zealand date of its start; a label beyond is a mistake."""
+FIRST_YEAR, LAST_YEAR = 2000, 2100
+"""Racing days outside these years are mistakes; any past day inside can be replayed."""
 
-MoneyFlow = Literal["every", "known", "none"]
+ObservedEntrants = Literal["every", "known", "none"]
 """Entrants that get a money-flow row: every one, those that have earlier rows, or none."""
 
 
@@ -69,20 +71,37 @@ class StoredRace(Record):
         return self.last_poll_time is not None
 
 
-def choose_racing_day(stored: StoredRace, race: RaceRow) -> date:
-    """The label of the race's rows: the stored race's, else its meeting's, else its own, else the New Zealand date of
-    its start. Its own is not believed when it is days away from the start.
+def guess_racing_days(race: RaceRow) -> set[date]:
+    """The racing days under which a race may be stored, before anybody has looked: its own, and the day before, to
+    whose meeting a race after midnight belongs. Empty when it starts on no racing day."""
+    own = _read_own_day(race)
+    return {own - timedelta(days=1), own} if own is not None and is_racing_day(own) else set()
+
+
+def label_race(stored: StoredRace, race: RaceRow) -> date:
+    """The racing day of the race's rows: the stored race's, else its meeting's, else its own.
 
     Raises:
-        WriteError: The start is at the very end of the calendar, where New Zealand has no date.
+        WriteError: Nothing is stored, and it starts on no racing day.
     """
-    if label := stored.racing_day or stored.meeting_day:
-        return label
+    label = stored.racing_day or stored.meeting_day or _read_own_day(race)
+    if label is None or not is_racing_day(label):
+        message = f"the race was not written: it starts at {race.start_time.isoformat()}, which is no racing day"
+        raise WriteError(message, race_id=race.race_id, retryable=False)
+    return label
+
+
+def is_racing_day(day: date) -> bool:
+    """Whether a racing day can be meant, and so be given partitions."""
+    return FIRST_YEAR <= day.year <= LAST_YEAR
+
+
+def _read_own_day(race: RaceRow) -> date | None:
+    """The New Zealand date of its start, or its own label if that is near; ``None`` at the end of the calendar."""
     try:
         started_on = race.start_time.astimezone(NEW_ZEALAND).date()
-    except OverflowError as error:
-        message = f"the race was not written: it starts at {race.start_time.isoformat()}, which is no racing day"
-        raise WriteError(message, race_id=race.race_id, retryable=False) from error
+    except OverflowError:
+        return None
     if race.race_date_nz is None or abs(race.race_date_nz - started_on) > FARTHEST_LABEL:
         return started_on
     return race.race_date_nz
@@ -108,7 +127,7 @@ def choose_status(stored: StoredRace, status: str | None, generated_at: datetime
     }
 
 
-def choose_money_flow(stored: StoredRace, change: dict[str, Any]) -> MoneyFlow:
+def choose_observed_entrants(stored: StoredRace, change: dict[str, Any]) -> ObservedEntrants:
     """Money flows while a race is open, closed or interim and in the first poll that sees it final; a race that is
     abandoned gets one last row for those who have one."""
     status = change.get("status", stored.status)
@@ -119,7 +138,7 @@ def choose_money_flow(stored: StoredRace, change: dict[str, Any]) -> MoneyFlow:
     return "every" if status == "final" else "known"
 
 
-def choose_meetings_to_settle(stored: StoredRace, change: dict[str, Any], meeting_id: str) -> set[str]:
+def choose_meetings_to_update(stored: StoredRace, change: dict[str, Any], meeting_id: str) -> set[str]:
     """The meetings whose status may follow: the race's when it began to exist, ended, or went on after all; when it
     moved to another meeting, both."""
     if stored.meeting_id is not None and stored.meeting_id != meeting_id:

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.pool import QueuePool
 
-from raceday_dagster.racing.outcomes import PoolUse
+from raceday_dagster.racing.outcomes import ConnectionUse
 from raceday_dagster.racing.records import Record
 
 CONNECT_ARGS: Mapping[str, str | int] = {
@@ -27,7 +27,7 @@ CONNECT_ARGS: Mapping[str, str | int] = {
     "keepalives_count": 3,
 }
 """Of libpq, seconds but for the milliseconds of ``tcp_user_timeout``. A server that is gone is given up after about ten
-seconds, whether something was sent or its answer is awaited; otherwise a cut network hangs for hours."""
+seconds, whether something was sent or its answer is awaited; otherwise a cut network keeps a write for hours."""
 KEPT_OPEN = 2
 """Idle connections a process keeps. The role's ceiling is shared by all of them, and a batch has a connection in use
 for a few hundredths of its time: one that sat on all it ever opened would shut the next batch out."""
@@ -111,9 +111,9 @@ class PoolGauge:
             self._peak = self.in_use
             self._waiting_peak = self._waiting
 
-    def read_use(self) -> PoolUse:
+    def read_use(self) -> ConnectionUse:
         """The ceiling and the peaks."""
-        return PoolUse(max=self.max, peak=self.peak, waiting_peak=self.waiting_peak)
+        return ConnectionUse(max=self.max, peak=self.peak, waiting_peak=self.waiting_peak)
 
     @contextmanager
     def asking(self) -> Iterator[None]:

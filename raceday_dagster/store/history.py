@@ -13,7 +13,7 @@ from typing import Any
 
 from raceday_dagster.racing.records import Record
 from raceday_dagster.racing.snapshots import RaceSnapshot
-from raceday_dagster.store.decisions import MoneyFlow
+from raceday_dagster.store.decisions import ObservedEntrants
 from raceday_dagster.store.transaction import Transaction
 from raceday_dagster.store.upsert import LARGEST_STATEMENT, dump_row
 
@@ -87,19 +87,21 @@ ON CONFLICT DO NOTHING
 """
 
 
-def add_money_flow(transaction: Transaction, snapshot: RaceSnapshot, racing_day: date, which: MoneyFlow) -> int:
-    """Adds the poll's observation of the entrants ``which`` names; returns the rows added.
+def add_money_flow(
+    transaction: Transaction, snapshot: RaceSnapshot, racing_day: date, observed: ObservedEntrants
+) -> int:
+    """Adds the poll's observation of the entrants that are ``observed``; returns the rows added.
 
     An entrant's first row with a known amount of a pool is a baseline: the increment is the amount itself.
     """
-    if which == "none":
+    if observed == "none":
         return 0
     values = {
         **_poll_values(snapshot, racing_day),
         "time_to_start_s": snapshot.time_to_start_s,
         "time_interval": snapshot.time_interval,
         "interval_type": snapshot.interval_type,
-        "starts": which == "every",
+        "starts": observed == "every",
     }
     return _add(transaction, "money_flow_history", ADD_MONEY_FLOW, snapshot.money_flow, values)
 

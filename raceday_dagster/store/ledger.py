@@ -1,7 +1,13 @@
 """The ledger: one row per race and poll in ``race_polls``, one per batch in ``batches``. Never the race data itself.
 
-Rows are keyed by the run, so telling the ledger twice adds nothing. A failure gives way to a later success of the same
-run; nothing else is replaced, least of all a committed success by a failure that only looked like one.
+``record_polls`` is the only writer of ``race_polls``, and every poll comes to it, so that every failure is there:
+
+* A poll whose data is written, or whose answer is stale, is recorded in the transaction of its race: both or neither.
+* A poll that failed or was skipped before that is recorded alone, as soon as its race ends.
+* A batch records all its races once more with its own row, which adds those that the database refused a moment before.
+
+Rows are keyed by the run and the race, so recording a poll twice adds nothing. A failure gives way to a later success
+of the same run; nothing else is replaced, least of all a committed success by a failure that only looked like one.
 """
 
 from __future__ import annotations
@@ -51,8 +57,34 @@ INSERT_BATCH = "\n".join(
 )
 
 
-def build_poll_row(result: ProcessResult, run_id: str) -> dict[str, Any]:
-    """The ledger's row of a race that ended, as JSON values."""
+def record_polls(transaction: Transaction, run_id: str, races: Sequence[ProcessResult]) -> None:
+    """Adds the polls of a run that the ledger does not have, of two of one race the last."""
+    rows = list({row["race_id"]: row for row in (_build_poll_row(race, run_id) for race in races)}.values())
+    for start in range(0, len(rows), LARGEST_STATEMENT):
+        part = json.dumps(rows[start : start + LARGEST_STATEMENT])
+        transaction.run("race_polls", INSERT_POLLS, {"rows": part})
+
+
+def record_batch(transaction: Transaction, run_id: str, outcome: BatchOutcome) -> None:
+    """Adds those races of a batch that the ledger misses, and the batch unless the ledger has one of that run."""
+    record_polls(transaction, run_id, outcome.races)
+    values = {
+        "run_id": make_key(run_id),
+        "pool_max": outcome.db_pool.max,
+        "pool_peak": outcome.db_pool.peak,
+        **{name: getattr(outcome, name) for name in _BATCH_COLUMNS if hasattr(outcome, name)},
+    }
+    transaction.run("batches", INSERT_BATCH, values)
+
+
+def read_written(transaction: Transaction, *, run_id: str, race_id: str, polled_at: datetime) -> RowCounts | None:
+    """Rows that this very poll wrote, if the ledger says that it was committed."""
+    key = {"run_id": make_key(run_id), "race_id": make_key(race_id), "polled_at": polled_at}
+    row = transaction.run("race_polls", READ_COUNTS, key).mappings().one_or_none()
+    return None if row is None else RowCounts(**row)
+
+
+def _build_poll_row(result: ProcessResult, run_id: str) -> dict[str, Any]:
     counts = result.row_counts.model_dump()
     error = result.error
     return {
@@ -68,34 +100,6 @@ def build_poll_row(result: ProcessResult, run_id: str) -> dict[str, Any]:
         "error_message": make_storable(error.message) if error else None,
         "retryable": error.retryable if error else None,
     }
-
-
-def write_polls(transaction: Transaction, rows: Sequence[dict[str, Any]]) -> int:
-    """Adds rows of ``build_poll_row`` that the ledger does not have, of two with one key the last; returns how many."""
-    added = 0
-    rows = list({(row["run_id"], row["race_id"]): row for row in rows}.values())
-    for start in range(0, len(rows), LARGEST_STATEMENT):
-        part = json.dumps(rows[start : start + LARGEST_STATEMENT])
-        added += transaction.run("race_polls", INSERT_POLLS, {"rows": part}).rowcount
-    return added
-
-
-def read_written(transaction: Transaction, *, run_id: str, race_id: str, polled_at: datetime) -> RowCounts | None:
-    """Rows that this very poll wrote, if the ledger says that it was committed."""
-    key = {"run_id": make_key(run_id), "race_id": make_key(race_id), "polled_at": polled_at}
-    row = transaction.run("race_polls", READ_COUNTS, key).mappings().one_or_none()
-    return None if row is None else RowCounts(**row)
-
-
-def write_batch(transaction: Transaction, run_id: str, outcome: BatchOutcome) -> int:
-    """Adds the batch's row unless the ledger has one of that run."""
-    values = {
-        "run_id": make_key(run_id),
-        "pool_max": outcome.db_pool.max,
-        "pool_peak": outcome.db_pool.peak,
-        **{name: getattr(outcome, name) for name in _BATCH_COLUMNS if hasattr(outcome, name)},
-    }
-    return transaction.run("batches", INSERT_BATCH, values).rowcount
 
 
 def make_key(text: str) -> str:

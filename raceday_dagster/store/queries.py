@@ -1,14 +1,41 @@
-"""What the schedule and the jobs ask the database: which races there are and when they were last polled. Reads only."""
+"""What the schedule, the jobs, the health check and people ask the database: reads only, each one statement.
+
+``now`` is the caller's clock. The functions that take an engine open a connection themselves.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Literal, get_args
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
-from raceday_dagster.racing.cadence import LOOK_AHEAD, LOOK_BACK, PolledRace
+from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_AHEAD, LOOK_BACK, PolledRace
+from raceday_dagster.racing.outcomes import Status
+from raceday_dagster.racing.records import Record
 from raceday_dagster.store.ledger import make_key
+from raceday_dagster.store.sql_errors import build_database_error
+
+LIVE_LOOK_BACK = timedelta(hours=24)
+
+RecheckReason = Literal["never_polled", "not_over", "no_results", "not_checked"]
+"""Why a race is asked about again; of several reasons, the first in this order.
+
+* ``never_polled``: its start has passed and no poll of it is stored.
+* ``not_over``: it has started and is neither final nor abandoned. Also a race of another day, from two hours after its
+  start, when nothing else polls it any more, until ``GIVEN_UP_AFTER`` it.
+* ``no_results``: it is final, but without results, dividends or their final status.
+* ``not_checked``: it is final and was not polled again ``CHECK_AFTER`` its end, when protests and corrections are in.
+"""
+REASONS: tuple[RecheckReason, ...] = get_args(RecheckReason)
+CHECK_AFTER = timedelta(minutes=10)
+"""After the end of a race: once more. Between two polls for results that do not come: no sooner."""
+OVERDUE_AFTER = timedelta(hours=2)
+GIVEN_UP_AFTER = timedelta(days=7)
+"""After its start: a race that the feed never ended is neither asked about nor named any more."""
 
 # Only the ledger counts, which is written by our clock. A poll that failed is there too: a race whose answers fail is
 # asked again at its cadence, not at every tick.
@@ -29,6 +56,163 @@ ORDER BY race.start_time, race.race_id
 """
 ANSWERED = "SELECT run_id, race_id FROM race_polls WHERE run_id = ANY (%(run_ids)s)"
 LISTED = "SELECT EXISTS (SELECT FROM racing_days WHERE racing_day = %(racing_day)s)"
+STARTED_SINCE = "SELECT race_id FROM races WHERE start_time >= %(since)s"
+
+# Judged by the feed's instants alone: `now` is when it made the list that the caller has just read, `finalized_at` and
+# `api_generated_time` are when it made stored answers. Our own clock has no say, so a wrong one leaves no race out.
+RACES_TO_RECHECK = """
+SELECT race_id, reason
+FROM (
+    SELECT race.race_id, race.start_time,
+        CASE
+            WHEN race.last_poll_time IS NULL THEN 'never_polled'
+            WHEN race.status IN ('open', 'closed', 'interim') THEN 'not_over'
+            WHEN race.status = 'abandoned' THEN NULL
+            WHEN (result.result_status = 'final' AND result.results <> '[]' AND result.dividends <> '[]') IS NOT TRUE
+                AND race.api_generated_time < greatest(race.finalized_at + %(wait)s, %(now)s - %(wait)s)
+                THEN 'no_results'
+            WHEN race.api_generated_time < race.finalized_at + %(wait)s
+                AND race.finalized_at + %(wait)s <= %(now)s
+                THEN 'not_checked'
+        END AS reason
+    FROM races AS race
+    LEFT JOIN race_results AS result ON result.race_id = race.race_id
+    WHERE race.racing_day = ANY (%(racing_days)s) AND race.start_time <= %(now)s
+        OR race.status IN ('open', 'closed', 'interim')
+            AND race.start_time > %(after)s AND race.start_time <= %(started_by)s
+) AS judged
+WHERE reason IS NOT NULL
+ORDER BY start_time, race_id
+"""
+OVERDUE_RACES = """
+SELECT race.race_id, race.start_time, race.status, meeting.meeting_name, race.race_number
+FROM races AS race
+JOIN meetings AS meeting ON meeting.meeting_id = race.meeting_id
+WHERE race.status IN ('open', 'closed', 'interim')
+    AND race.start_time > %(after)s AND race.start_time <= %(started_by)s
+    AND meeting.country = ANY (%(countries)s) AND race.type = ANY (%(categories)s)
+ORDER BY race.start_time, race.race_id
+"""
+LIVE_RACES = """
+SELECT race.race_id, meeting.meeting_name || ' R' || race.race_number AS title, race.start_time, answered.polled_at,
+    CASE newest.status WHEN 'failed' THEN newest.error_message END AS error
+FROM races AS race
+JOIN meetings AS meeting ON meeting.meeting_id = race.meeting_id
+LEFT JOIN LATERAL (
+    SELECT poll.polled_at FROM race_polls AS poll
+    WHERE poll.race_id = race.race_id AND poll.status <> 'failed' ORDER BY poll.polled_at DESC LIMIT 1
+) AS answered ON true
+LEFT JOIN LATERAL (
+    SELECT poll.status, poll.error_message FROM race_polls AS poll
+    WHERE poll.race_id = race.race_id ORDER BY poll.polled_at DESC LIMIT 1
+) AS newest ON true
+WHERE race.status IN ('open', 'closed', 'interim')
+    AND race.start_time > %(from_start)s AND race.start_time <= %(to_start)s
+    AND meeting.country = ANY (%(countries)s) AND race.type = ANY (%(categories)s)
+ORDER BY race.start_time, race.race_id
+"""
+NEXT_RACES = """
+SELECT race_id, meeting_name || ' R' || race_number AS title, start_time
+FROM races JOIN meetings USING (meeting_id)
+WHERE start_time > %(after)s AND races.status NOT IN ('final', 'abandoned')
+ORDER BY start_time, race_id
+LIMIT %(limit)s
+"""
+POLLS = """
+SELECT race_id, status, fetch_ms, transform_ms, write_ms, total_ms, quality_score,
+    meetings_rows + races_rows + entrants_rows + race_pools_rows + money_flow_history_rows
+        + odds_history_rows + race_results_rows AS rows
+FROM race_polls
+WHERE run_id = ANY (%(run_ids)s)
+ORDER BY polled_at, race_id
+"""
+MOVERS = """
+WITH observed AS (
+    SELECT race_id, entrant_id,
+        (array_agg(hold_percentage ORDER BY polling_timestamp))[1] AS share_before,
+        (array_agg(hold_percentage ORDER BY polling_timestamp DESC))[1] AS share_now,
+        (array_agg(win_pool_amount ORDER BY polling_timestamp DESC))[1] AS win_pool_cents
+    FROM money_flow_history
+    WHERE race_id = ANY (%(race_ids)s)
+        AND polling_timestamp >= (SELECT min(polled_at) FROM race_polls WHERE run_id = ANY (%(run_ids)s))
+    GROUP BY race_id, entrant_id
+), ranked AS (
+    SELECT observed.*, row_number() OVER (
+            PARTITION BY race_id ORDER BY abs(share_now - share_before) DESC, share_now DESC, entrant_id
+        ) AS place
+    FROM observed
+    WHERE share_now <> share_before
+)
+SELECT ranked.race_id, runner_number, entrants.name, share_before, share_now, win_pool_cents,
+    fixed_win_odds AS fixed_win
+FROM ranked JOIN entrants USING (entrant_id) JOIN races ON races.race_id = ranked.race_id
+WHERE place <= %(per_race)s
+ORDER BY races.start_time, ranked.race_id, place
+"""
+
+
+class RaceToRecheck(Record):
+    """A race to ask about again, and why."""
+
+    race_id: str
+    reason: RecheckReason
+
+
+class OverdueRace(Record):
+    """A race that should be over and is not."""
+
+    race_id: str
+    start_time: datetime
+    status: str
+    meeting_name: str
+    race_number: int
+
+
+class LiveRace(Record):
+    """A race in its last five minutes, or started and not over."""
+
+    race_id: str
+    title: str
+    """Meeting and race number, for people."""
+    start_time: datetime
+    polled_at: datetime | None
+    """The newest poll in the ledger that did not fail."""
+    error: str | None = None
+    """Why the newest of all failed, if it did."""
+
+
+class NextRace(Record):
+    """A race that is yet to start."""
+
+    race_id: str
+    title: str
+    """Meeting and race number, for people."""
+    start_time: datetime
+
+
+class PollLine(Record):
+    """One line of the ledger ``race_polls``; ``rows`` are those inserted or changed, over all tables."""
+
+    race_id: str
+    status: Status
+    fetch_ms: int
+    transform_ms: int
+    write_ms: int
+    total_ms: int
+    rows: int
+    quality_score: int | None
+
+
+class Mover(Record):
+    """A runner's share of the money, in percent, at its first and at its last poll of some runs."""
+
+    race_id: str
+    runner_number: int
+    name: str
+    share_before: Decimal
+    share_now: Decimal
+    win_pool_cents: int | None
+    fixed_win: Decimal | None
 
 
 def read_polled_races(
@@ -36,27 +220,17 @@ def read_polled_races(
 ) -> list[PolledRace]:
     """Unfinished races whose start lies in the polling window around ``now``, the earliest first, as the ledger was
     polled until ``now``."""
-    window = {"now": now, "from_start": now - LOOK_BACK, "to_start": now + LOOK_AHEAD}
-    chosen = {"countries": list(countries), "categories": list(categories)}
-    rows = connection.exec_driver_sql(POLLED_RACES, {**window, **chosen})
-    return [
-        PolledRace(
-            race_id=race_id,
-            start_time=start_time.astimezone(UTC),
-            status=status,
-            last_poll_time=last.astimezone(UTC) if last else None,
-            newest_poll_time=newest.astimezone(UTC) if newest else None,
-        )
-        for race_id, start_time, status, last, newest in rows
-    ]
+    values = {"now": now, "from_start": now - LOOK_BACK, "to_start": now + LOOK_AHEAD}
+    rows = _ask(connection, POLLED_RACES, **values, countries=list(countries), categories=list(categories))
+    return [PolledRace(**row) for row in rows]
 
 
 def read_answered(connection: Connection, asked: Mapping[str, Collection[str]]) -> set[tuple[str, str]]:
     """Of the races that runs were asked to poll, by run, those the ledger has a row of: pairs of run and race."""
     if not asked:
         return set()
-    rows = connection.exec_driver_sql(ANSWERED, {"run_ids": [make_key(run_id) for run_id in asked]})
-    stored = {(run_id, race_id) for run_id, race_id in rows}
+    rows = _ask(connection, ANSWERED, run_ids=[make_key(run_id) for run_id in asked])
+    stored = {(row["run_id"], row["race_id"]) for row in rows}
     pairs = {(run_id, race_id) for run_id, race_ids in asked.items() for race_id in race_ids}
     return {(run_id, race_id) for run_id, race_id in pairs if (make_key(run_id), make_key(race_id)) in stored}
 
@@ -64,3 +238,77 @@ def read_answered(connection: Connection, asked: Mapping[str, Collection[str]]) 
 def is_listed(connection: Connection, racing_day: date) -> bool:
     """Whether the list of a racing day was stored."""
     return bool(connection.exec_driver_sql(LISTED, {"racing_day": racing_day}).scalar_one())
+
+
+def read_races_to_recheck(connection: Connection, racing_days: Sequence[date], now: datetime) -> list[RaceToRecheck]:
+    """Races of these days that have started and of which an answer is still missing, and overdue ones of any day, the
+    earliest first."""
+    values = {"racing_days": list(racing_days), "now": now, "wait": CHECK_AFTER, **_bound_overdue(now)}
+    return [RaceToRecheck(**row) for row in _ask(connection, RACES_TO_RECHECK, **values)]
+
+
+def read_overdue_races(
+    connection: Connection, now: datetime, countries: Sequence[str], categories: Sequence[str]
+) -> list[OverdueRace]:
+    """Races not over ``OVERDUE_AFTER`` their start, until ``GIVEN_UP_AFTER`` it, the earliest start first."""
+    chosen = {"countries": list(countries), "categories": list(categories)}
+    return [OverdueRace(**row) for row in _ask(connection, OVERDUE_RACES, **_bound_overdue(now), **chosen)]
+
+
+def read_live_races(
+    engine: Engine, now: datetime, *, countries: Sequence[str], categories: Sequence[str]
+) -> list[LiveRace]:
+    """Races that start within five minutes of ``now`` or started in the 24 hours before and are not over.
+
+    Raises:
+        DatabaseError: The database cannot be used.
+    """
+    values = {"from_start": now - LIVE_LOOK_BACK, "to_start": now + LAST_MINUTES}
+    chosen = {"countries": list(countries), "categories": list(categories)}
+    return [LiveRace(**row) for row in _ask_engine(engine, LIVE_RACES, **values, **chosen)]
+
+
+def read_races_since(engine: Engine, since: datetime) -> set[str]:
+    """Every stored race that starts at ``since`` or later, those of days to come included.
+
+    Raises:
+        DatabaseError: The database cannot be used. That is no empty answer.
+    """
+    return {row["race_id"] for row in _ask_engine(engine, STARTED_SINCE, since=since)}
+
+
+def read_next_races(engine: Engine, *, after: datetime, limit: int) -> list[NextRace]:
+    """The races that start first after an instant, at most ``limit``. Raises ``DatabaseError``."""
+    return [NextRace(**row) for row in _ask_engine(engine, NEXT_RACES, after=after, limit=limit)]
+
+
+def read_polls(engine: Engine, run_ids: Sequence[str]) -> list[PollLine]:
+    """The ledger of some runs, oldest poll first. Raises ``DatabaseError``."""
+    return [PollLine(**row) for row in _ask_engine(engine, POLLS, run_ids=list(run_ids))]
+
+
+def read_movers(engine: Engine, race_ids: Sequence[str], run_ids: Sequence[str], *, per_race: int = 3) -> list[Mover]:
+    """Per race, by start: the runners whose share moved most since the first of the runs, the largest move first.
+    Raises ``DatabaseError``."""
+    values = {"race_ids": list(race_ids), "run_ids": list(run_ids), "per_race": per_race}
+    return [Mover(**row) for row in _ask_engine(engine, MOVERS, **values)]
+
+
+def _bound_overdue(now: datetime) -> dict[str, datetime]:
+    return {"after": now - GIVEN_UP_AFTER, "started_by": now - OVERDUE_AFTER}
+
+
+def _ask_engine(engine: Engine, question: str, **values: Any) -> list[dict[str, Any]]:
+    try:
+        with engine.connect() as connection:
+            return _ask(connection, question, **values)
+    except SQLAlchemyError as error:
+        raise build_database_error(engine, error) from error
+
+
+def _ask(connection: Connection, question: str, **values: Any) -> list[dict[str, Any]]:
+    """The rows by column name, their instants in UTC."""
+    return [
+        {name: value.astimezone(UTC) if isinstance(value, datetime) else value for name, value in row.items()}
+        for row in connection.exec_driver_sql(question, values).mappings()
+    ]

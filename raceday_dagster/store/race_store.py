@@ -1,11 +1,11 @@
 """The door to the database: each call is one transaction on one connection of the pool, or a typed error and nothing.
 
-Shared by all threads of a process. What is written lives in ``races``, ``listing`` and ``ledger``; here is only when.
+Shared by all threads of a process. What is written and read stands in ``race_write``, ``day_list``, ``ledger`` and
+``queries``; here is only when.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -19,14 +19,14 @@ from raceday_dagster.racing.cadence import PolledRace
 from raceday_dagster.racing.events import RacingDay
 from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult, RowCounts
 from raceday_dagster.racing.snapshots import RaceSnapshot
-from raceday_dagster.store import day_list, ledger, queries, race_write, unsettled
-from raceday_dagster.store.decisions import choose_racing_day
+from raceday_dagster.store import day_list, ledger, queries, race_write
+from raceday_dagster.store.decisions import FIRST_YEAR, LAST_YEAR, guess_racing_days, is_racing_day
 from raceday_dagster.store.engine import PoolGauge
-from raceday_dagster.store.race_write import NeedsPartitionError, Poll, WriteReport
-from raceday_dagster.store.schema.partitions import choose_days, create_partitions, refuse_far_days
+from raceday_dagster.store.queries import OverdueRace, RaceToRecheck
+from raceday_dagster.store.race_write import Poll, WriteReport
+from raceday_dagster.store.schema.partitions import choose_days, create_partitions
 from raceday_dagster.store.sql_errors import build_database_error, is_missing_partition
-from raceday_dagster.store.transaction import Transaction, Transactions
-from raceday_dagster.store.unsettled import OverdueRace, UnsettledRace
+from raceday_dagster.store.transaction import Transactions
 
 __all__ = ["Poll", "RaceStore", "WriteReport"]
 
@@ -62,8 +62,7 @@ class RaceStore:
         self._monotonic = monotonic
         self._utc_now = utc_now
         self._transactions = Transactions(engine, self.gauge, monotonic=monotonic, sleep=sleep)
-        self._days: set[date] = set()
-        self._days_lock = threading.Lock()
+        self._days: frozenset[date] = frozenset()  # those known to have partitions
 
     def write_race(self, snapshot: RaceSnapshot, poll: Poll, *, deadline_s: float = DEADLINE_S) -> WriteReport:
         """Writes one poll of one race, its ledger row included, or nothing.
@@ -79,12 +78,26 @@ class RaceStore:
             WriteError: Nothing of it is stored; ``retryable`` says whether the same snapshot may be written later.
         """
         ends_s = self._monotonic() + deadline_s
-        while True:
-            try:
-                return self._write_race(snapshot, poll, ends_s - self._monotonic())
-            except NeedsPartitionError as missing:
-                left_s = ends_s - self._monotonic()
-                self._create_partitions([missing.racing_day], snapshot.race_id, left_s)
+        if not (days := guess_racing_days(snapshot.race)) <= self._days:
+            self._create_partitions(days, snapshot.race_id, deadline_s)
+        started_s = self._monotonic()
+        breakdown_ms: dict[str, float] = {}
+
+        def measure_ms() -> int:
+            return round(1_000 * (self._monotonic() - started_s))
+
+        try:
+            report = self._transactions.run(
+                lambda transaction: race_write.write_race(transaction, snapshot, poll, measure_ms),
+                race_id=snapshot.race_id,
+                deadline_s=ends_s - started_s,
+                breakdown_ms=breakdown_ms,
+            )
+        except WriteError as error:
+            if is_missing_partition(error.__cause__):
+                self._days = frozenset()  # somebody archived it; the next write looks again
+            raise
+        return report.model_copy(update={"write_ms": measure_ms(), "breakdown_ms": breakdown_ms})
 
     def record_poll(self, result: ProcessResult, run_id: str, *, deadline_s: float = DEADLINE_S) -> None:
         """Puts a race that failed or was skipped into the ledger; a second time adds nothing.
@@ -92,9 +105,10 @@ class RaceStore:
         Raises:
             WriteError: It is not there.
         """
-        rows = [ledger.build_poll_row(result, run_id)]
         self._transactions.run(
-            lambda transaction: ledger.write_polls(transaction, rows), race_id=result.race_id, deadline_s=deadline_s
+            lambda transaction: ledger.record_polls(transaction, run_id, [result]),
+            race_id=result.race_id,
+            deadline_s=deadline_s,
         )
 
     def record_batch(self, run_id: str, outcome: BatchOutcome) -> None:
@@ -103,13 +117,9 @@ class RaceStore:
         Raises:
             WriteError: Nothing of it is there.
         """
-        rows = [ledger.build_poll_row(race, run_id) for race in outcome.races]
-
-        def write(transaction: Transaction) -> None:
-            ledger.write_polls(transaction, rows)
-            ledger.write_batch(transaction, run_id, outcome)
-
-        self._transactions.run(write, deadline_s=DEADLINE_S)
+        self._transactions.run(
+            lambda transaction: ledger.record_batch(transaction, run_id, outcome), deadline_s=DEADLINE_S
+        )
 
     def write_racing_day(self, day: RacingDay) -> RowCounts:
         """Writes the meetings and races of a list: changed rows only, nothing erased, newer answers left alone.
@@ -128,12 +138,17 @@ class RaceStore:
         Raises:
             WriteError: None of them was made.
         """
+        days = set(days)
+        for day in days:
+            if not is_racing_day(day):
+                message = f"racing day {day} is outside {FIRST_YEAR} to {LAST_YEAR}: nothing was written"
+                raise WriteError(message, race_id="", retryable=False)
         return self._create_partitions(days, "", LIST_DEADLINE_S)
 
     def read_polled_races(
         self, now: datetime, *, countries: Sequence[str], categories: Sequence[str]
     ) -> list[PolledRace]:
-        """Unfinished races that start in the polling window, for ``racing.polling.plan_polls``.
+        """Unfinished races that start in the polling window, for ``racing.cadence.plan_polls``.
 
         Raises:
             DatabaseError: The database cannot be used.
@@ -150,61 +165,24 @@ class RaceStore:
 
     # What the backfill and the alerts ask.
 
-    def read_unsettled_races(self, racing_days: Sequence[date], now: datetime) -> list[UnsettledRace]:
+    def read_races_to_recheck(self, racing_days: Sequence[date], now: datetime) -> list[RaceToRecheck]:
         """Races to ask about again: started ones of these days, overdue ones of the last week. ``now`` is the feed's.
         Raises ``DatabaseError``."""
-        return self._read(unsettled.read_unsettled_races, racing_days, now)
+        return self._read(queries.read_races_to_recheck, racing_days, now)
 
     def read_overdue_races(
         self, now: datetime, *, countries: Sequence[str], categories: Sequence[str]
     ) -> list[OverdueRace]:
         """Races of the last week not over two hours after their start. Raises ``DatabaseError``."""
-        return self._read(unsettled.read_overdue_races, now, countries, categories)
-
-    def _write_race(self, snapshot: RaceSnapshot, poll: Poll, deadline_s: float) -> WriteReport:
-        started_s = self._monotonic()
-        breakdowns: list[dict[str, float]] = []
-
-        def elapsed_ms() -> int:
-            return round(1_000 * (self._monotonic() - started_s))
-
-        def write(transaction: Transaction) -> WriteReport:
-            breakdowns.append(transaction.breakdown_ms)
-            stored = race_write.lock_race(transaction, snapshot.race_id, snapshot.meeting.meeting_id)
-            if len(breakdowns) > 1 and (counts := race_write.read_committed(transaction, snapshot, poll)) is not None:
-                # The first attempt did it; only the answer to its commit was lost.
-                return WriteReport(status="written", row_counts=counts, write_ms=0, breakdown_ms={})
-            if stored.has_newer_poll(snapshot.event_timestamp):
-                error = race_write.record_stale(transaction, snapshot, poll, stored, elapsed_ms())
-                return WriteReport(status="stale", row_counts=RowCounts(), write_ms=0, breakdown_ms={}, error=error)
-            racing_day = choose_racing_day(stored, snapshot.race)
-            if racing_day not in self._days:
-                raise NeedsPartitionError(racing_day)
-            counts = race_write.write_snapshot(transaction, snapshot, stored, racing_day)
-            race_write.record_written(transaction, snapshot, poll, counts, elapsed_ms())
-            return WriteReport(status="written", row_counts=counts, write_ms=0, breakdown_ms={})
-
-        try:
-            report = self._transactions.run(write, race_id=snapshot.race_id, deadline_s=deadline_s)
-        except WriteError as error:
-            if error.__cause__ is not None and is_missing_partition(error.__cause__):
-                self._forget_days()
-            raise
-        return report.model_copy(update={"write_ms": elapsed_ms(), "breakdown_ms": breakdowns[-1]})
+        return self._read(queries.read_overdue_races, now, countries, categories)
 
     def _create_partitions(self, days: Iterable[date], race_id: str, deadline_s: float) -> list[str]:
         wanted = choose_days(self._utc_now(), days)
-        refuse_far_days(wanted, race_id)
         partitions = self._transactions.run(
             lambda transaction: create_partitions(transaction, wanted, race_id), race_id=race_id, deadline_s=deadline_s
         )
-        with self._days_lock:
-            self._days.update(partitions.days)
+        self._days = partitions.days
         return list(partitions.made)
-
-    def _forget_days(self) -> None:
-        with self._days_lock:
-            self._days.clear()
 
     def _read(
         self, read: Callable[Concatenate[Connection, Asked], Answer], *args: Asked.args, **kwargs: Asked.kwargs

@@ -1,23 +1,29 @@
-"""Everything one poll says about one race, written step by step within a transaction: the order of the tables, what is
-written how, and when nothing is. ``decisions`` says why."""
+"""One poll of one race, written in one transaction: what happens in which order, and how each table is written.
+
+``decisions`` says why a row is written or left alone, ``history`` how the two histories grow. The meetings are here
+too, because a poll writes its meeting and may end it; the day's list writes them by the same rules.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from typing import Any, Literal
+
+from pydantic import Field
 
 from raceday_dagster.errors import WriteError
 from raceday_dagster.racing.outcomes import ProcessResult, RaceError, RowCounts, Timings
 from raceday_dagster.racing.records import Record
 from raceday_dagster.racing.snapshots import RaceSnapshot
-from raceday_dagster.store import history, meetings
+from raceday_dagster.store import history, ledger
 from raceday_dagster.store.decisions import (
     StoredRace,
-    choose_meetings_to_settle,
-    choose_money_flow,
+    choose_meetings_to_update,
+    choose_observed_entrants,
     choose_status,
+    label_race,
 )
-from raceday_dagster.store.ledger import build_poll_row, read_written, write_polls
 from raceday_dagster.store.transaction import Transaction
 from raceday_dagster.store.upsert import Upsert, dump_row, dump_values, write_rows
 
@@ -31,6 +37,21 @@ LEFT JOIN races AS race ON race.race_id = %(race_id)s
 LEFT JOIN meetings AS meeting ON meeting.meeting_id = %(meeting_id)s
 """
 
+# A meeting's `api_generated_time` is the time of the answer that last changed it. A newer answer that changed nothing
+# is known from its races and its day's list; so sister races need not lock the meeting to say so.
+NO_NEWER_ANSWER = """
+    (stored.api_generated_time IS NULL OR stored.api_generated_time <= EXCLUDED.api_generated_time)
+    AND NOT EXISTS (
+        SELECT FROM races
+        WHERE races.meeting_id = stored.meeting_id AND races.api_generated_time > EXCLUDED.api_generated_time
+    )
+    AND NOT EXISTS (
+        SELECT FROM racing_days AS list
+        WHERE list.racing_day = stored.racing_day AND list.generated_at > EXCLUDED.api_generated_time
+    )"""
+MEETING = Upsert(
+    table="meetings", insert_only=("racing_day",), on_change=("api_generated_time",), guard=NO_NEWER_ANSWER
+)
 RACE = Upsert(table="races", insert_only=("racing_day",), always=("last_poll_time", "api_generated_time"))
 ENTRANTS = Upsert(table="entrants")
 POOLS = Upsert(
@@ -43,6 +64,21 @@ RESULTS = Upsert(
     on_change=("result_time",),
     guard="stored.result_status <> 'final' OR EXCLUDED.result_status = 'final'",
 )
+
+# Two races of a meeting may end at once, and each sees only its own end until the other commits. So the meeting is
+# locked first, in a statement of its own: the next one then sees every race that was committed before.
+UPDATE_MEETING_STATUSES = """
+SELECT FROM meetings WHERE meeting_id = ANY (%(meeting_ids)s) ORDER BY meeting_id FOR NO KEY UPDATE;
+UPDATE meetings SET status = derived.status, updated_at = now()
+FROM (
+    SELECT meeting_id,
+        CASE WHEN bool_and(status = 'abandoned') THEN 'cancelled'
+             WHEN bool_and(status IN ('final', 'abandoned')) THEN 'completed'
+             ELSE 'active' END AS status
+    FROM races WHERE meeting_id = ANY (%(meeting_ids)s) GROUP BY meeting_id
+) AS derived
+WHERE meetings.meeting_id = derived.meeting_id AND meetings.status <> derived.status
+"""
 
 
 class Poll(Record):
@@ -61,97 +97,115 @@ class WriteReport(Record):
     status: Literal["written", "stale"]
     """``stale``: a newer answer is stored; nothing was written but the ledger's row."""
     row_counts: RowCounts
-    write_ms: int
+    write_ms: int = 0
     """From the request for a connection to the answer to the commit; the ledger's figure ends at its own row."""
-    breakdown_ms: dict[str, float]
+    breakdown_ms: Mapping[str, float] = Field(default_factory=dict)
     """Milliseconds of each step: ``checkout``, ``lock``, each table, ``race_polls``, ``commit``."""
     error: RaceError | None = None
     """Why the answer was skipped, if it was: the ledger has the same."""
 
 
-class NeedsPartitionError(Exception):
-    """The racing day of the race has no partition yet, as far as this process knows; roll back, make it, come again."""
-
-    def __init__(self, racing_day: date) -> None:
-        super().__init__(f"{racing_day}")
-        self.racing_day = racing_day
-
-
-def lock_race(transaction: Transaction, race_id: str, meeting_id: str) -> StoredRace:
-    """Waits for the race's lock, held to the end of the transaction, and reads what is stored of it."""
-    row = transaction.run("lock", LOCK_AND_READ, {"race_id": race_id, "meeting_id": meeting_id}).mappings().one()
-    return StoredRace(**row)
-
-
-def write_snapshot(transaction: Transaction, snapshot: RaceSnapshot, stored: StoredRace, racing_day: date) -> RowCounts:
-    """Writes a snapshot that is not stale and returns the rows inserted or changed.
+def write_race(
+    transaction: Transaction, snapshot: RaceSnapshot, poll: Poll, measure_ms: Callable[[], int]
+) -> WriteReport:
+    """Writes everything that one poll says about one race, and its row of the ledger.
 
     The same answer a second time changes nothing and adds no history. Another answer with the same time of the feed
     adds its money flow; a price that differs waits for the next time of the feed, which orders prices.
+
+    Args:
+        transaction: A new one; the caller commits it.
+        snapshot: What the transform made of the answer.
+        poll: The run and the stages before, for the ledger.
+        measure_ms: Milliseconds since the write began, for the ledger.
+
+    Raises:
+        WriteError: The race belongs to no racing day.
+        SQLAlchemyError: As the database says.
     """
+    stored = lock_race(transaction, snapshot)
+    if transaction.is_retry and (written := _read_written(transaction, snapshot, poll)):
+        return written
+    if stored.has_newer_poll(snapshot.event_timestamp):
+        error = _describe_stale(snapshot, stored)
+        _record(transaction, snapshot, poll, measure_ms(), status="skipped", error=error)
+        return WriteReport(status="stale", row_counts=RowCounts(), error=error)
+
+    racing_day = label_race(stored, snapshot.race)
     change = choose_status(stored, snapshot.race.carried().get("status"), snapshot.event_timestamp)
-    counts = {
-        "meetings": write_rows(transaction, meetings.FROM_RACE, [_meeting_row(snapshot, racing_day)]),
-        "races": write_rows(transaction, RACE, [_race_row(snapshot, racing_day, change)]),
-        "entrants": write_rows(transaction, ENTRANTS, [dump_row(entrant) for entrant in snapshot.entrants]),
-        "race_pools": _write_pools(transaction, snapshot),
-    }
-    # Only polls write these two tables, so a change in them means that this answer was not stored before.
-    is_other_answer = counts["entrants"] + counts["race_pools"] > 0
-    if is_other_answer or not stored.has_poll_of(snapshot.event_timestamp):
-        which = choose_money_flow(stored, change)
-        counts["money_flow_history"] = history.add_money_flow(transaction, snapshot, racing_day, which)
-        counts["odds_history"] = history.add_odds(transaction, snapshot, racing_day)
-    counts["race_results"] = _write_results(transaction, snapshot)
-    settled = meetings.settle_meetings(
-        transaction, choose_meetings_to_settle(stored, change, snapshot.meeting.meeting_id)
+    meetings = write_rows(transaction, MEETING, [_meeting_row(snapshot, racing_day)])
+    races = write_rows(transaction, RACE, [_race_row(snapshot, racing_day, change)])
+    entrants = write_rows(transaction, ENTRANTS, [dump_row(entrant) for entrant in snapshot.entrants])
+    pools = write_rows(transaction, POOLS, _pools_rows(snapshot))
+    money_flow = odds = 0
+    # Only polls write entrants and pools, so a change in them means that this answer was not stored before.
+    if entrants or pools or not stored.has_poll_of(snapshot.event_timestamp):
+        observed = choose_observed_entrants(stored, change)
+        money_flow = history.add_money_flow(transaction, snapshot, racing_day, observed)
+        odds = history.add_odds(transaction, snapshot, racing_day)
+    results = write_rows(transaction, RESULTS, _results_rows(snapshot))
+    meeting_ids = choose_meetings_to_update(stored, change, snapshot.meeting.meeting_id)
+    statuses = update_meeting_statuses(transaction, meeting_ids)
+
+    counts = RowCounts(
+        meetings=max(meetings, statuses),
+        races=races,
+        entrants=entrants,
+        race_pools=pools,
+        money_flow_history=money_flow,
+        odds_history=odds,
+        race_results=results,
     )
-    counts["meetings"] = max(counts["meetings"], settled)
-    return RowCounts(**counts)
+    _record(transaction, snapshot, poll, measure_ms(), status="success", row_counts=counts)
+    return WriteReport(status="written", row_counts=counts)
 
 
-def read_committed(transaction: Transaction, snapshot: RaceSnapshot, poll: Poll) -> RowCounts | None:
-    """What this very poll wrote, if an earlier attempt of it was committed after all."""
-    return read_written(transaction, run_id=poll.run_id, race_id=snapshot.race_id, polled_at=snapshot.polling_timestamp)
+def lock_race(transaction: Transaction, snapshot: RaceSnapshot) -> StoredRace:
+    """Waits for the race's lock, held to the end of the transaction, and reads what is stored of it."""
+    ids = {"race_id": snapshot.race_id, "meeting_id": snapshot.meeting.meeting_id}
+    return StoredRace(**transaction.run("lock", LOCK_AND_READ, ids).mappings().one())
 
 
-def record_written(
-    transaction: Transaction, snapshot: RaceSnapshot, poll: Poll, counts: RowCounts, write_ms: int
-) -> None:
-    """The ledger's row of a poll that is being written, in the same transaction."""
-    _record(transaction, snapshot, poll, write_ms, status="success", row_counts=counts)
+def update_meeting_statuses(transaction: Transaction, meeting_ids: Iterable[str]) -> int:
+    """Derives the status of meetings from their stored races; returns how many changed.
+
+    Completed when every race is final or abandoned, cancelled when every race is abandoned, else active. Takes the
+    locks of the meetings after those of their races, as every writer does.
+    """
+    ids = sorted(set(meeting_ids))
+    return transaction.run("meetings", UPDATE_MEETING_STATUSES, {"meeting_ids": ids}).rowcount if ids else 0
 
 
-def record_stale(
-    transaction: Transaction, snapshot: RaceSnapshot, poll: Poll, stored: StoredRace, write_ms: int
-) -> RaceError:
-    """The ledger's row of a poll whose answer is older than what is stored; returns the reason."""
-    reason = WriteError(
+def _read_written(transaction: Transaction, snapshot: RaceSnapshot, poll: Poll) -> WriteReport | None:
+    """The report of a first attempt that was committed, though the answer to its commit was lost."""
+    counts = ledger.read_written(
+        transaction, run_id=poll.run_id, race_id=snapshot.race_id, polled_at=snapshot.polling_timestamp
+    )
+    return None if counts is None else WriteReport(status="written", row_counts=counts)
+
+
+def _describe_stale(snapshot: RaceSnapshot, stored: StoredRace) -> RaceError:
+    message = (
         f"stale: the answer was made at {snapshot.event_timestamp.isoformat()}, the stored one at "
-        f"{stored.api_generated_time}",
-        race_id=snapshot.race_id,
-        retryable=False,
+        f"{stored.api_generated_time}"
     )
-    error = RaceError.of(reason)
-    _record(transaction, snapshot, poll, write_ms, status="skipped", error=error)
-    return error
+    return RaceError.of(WriteError(message, race_id=snapshot.race_id, retryable=False))
 
 
 def _record(transaction: Transaction, snapshot: RaceSnapshot, poll: Poll, write_ms: int, **came_to: Any) -> None:
-    timings = Timings(
-        fetch_ms=poll.fetch_ms,
-        transform_ms=poll.transform_ms,
-        write_ms=write_ms,
-        total_ms=poll.elapsed_before_ms + write_ms,
-    )
     result = ProcessResult(
         race_id=snapshot.race_id,
         polled_at=snapshot.polling_timestamp,
-        timings=timings,
+        timings=Timings(
+            fetch_ms=poll.fetch_ms,
+            transform_ms=poll.transform_ms,
+            write_ms=write_ms,
+            total_ms=poll.elapsed_before_ms + write_ms,
+        ),
         quality_score=snapshot.quality.score,
         **came_to,
     )
-    write_polls(transaction, [build_poll_row(result, poll.run_id)])
+    ledger.record_polls(transaction, poll.run_id, [result])
 
 
 def _meeting_row(snapshot: RaceSnapshot, racing_day: date) -> dict[str, Any]:
@@ -169,14 +223,11 @@ def _race_row(snapshot: RaceSnapshot, racing_day: date, change: dict[str, Any]) 
     return row | dump_values(change)
 
 
-def _write_pools(transaction: Transaction, snapshot: RaceSnapshot) -> int:
+def _pools_rows(snapshot: RaceSnapshot) -> list[dict[str, Any]]:
     if snapshot.pools is None:
-        return 0
-    row = dump_row(snapshot.pools, race_id=snapshot.race_id, last_updated=snapshot.event_timestamp)
-    return write_rows(transaction, POOLS, [row])
+        return []
+    return [dump_row(snapshot.pools, race_id=snapshot.race_id, last_updated=snapshot.event_timestamp)]
 
 
-def _write_results(transaction: Transaction, snapshot: RaceSnapshot) -> int:
-    if snapshot.results is None:
-        return 0
-    return write_rows(transaction, RESULTS, [dump_row(snapshot.results, race_id=snapshot.race_id)])
+def _results_rows(snapshot: RaceSnapshot) -> list[dict[str, Any]]:
+    return [] if snapshot.results is None else [dump_row(snapshot.results, race_id=snapshot.race_id)]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, CursorResult, Engine
@@ -18,8 +19,13 @@ from sqlalchemy.pool import QueuePool
 
 from raceday_dagster.errors import WriteError
 from raceday_dagster.store.engine import PoolGauge
-from raceday_dagster.store.sql_errors import UnstorableTextError, build_write_error, describe_race
-from raceday_dagster.store.verdicts import classify_database_error, is_ceiling_refusal
+from raceday_dagster.store.sql_errors import (
+    UnstorableTextError,
+    build_write_error,
+    describe_race,
+    is_ceiling_refusal,
+    is_retryable,
+)
 
 LOCK_TIMEOUT_MS = 2_000
 STATEMENT_TIMEOUT_MS = 5_000
@@ -31,15 +37,35 @@ _OPENING = f"SET LOCAL TIME ZONE 'UTC'; SET LOCAL lock_timeout = {LOCK_TIMEOUT_M
 Result = TypeVar("Result")
 
 
+class OutOfTimeError(Exception):
+    """The deadline of a transaction passed between two of its statements."""
+
+
 class Transaction:
-    """A transaction in progress: runs statements and keeps what each step took.
+    """A transaction in progress: runs statements and adds up what each step takes.
 
     The first statement opens it. What begins after the deadline is refused, the commit too, and a statement that
     begins before it is cut off there by the server.
+
+    Args:
+        connection: A connection of the pool, without a transaction.
+        ends_s: The deadline, a reading of ``monotonic``.
+        monotonic: Clock of durations.
+        breakdown_ms: Milliseconds by step, added to here.
+        is_retry: Whether this is the second attempt, so that the first may have been committed after all.
     """
 
-    def __init__(self, connection: Connection, *, ends_s: float, monotonic: Callable[[], float]) -> None:
-        self.breakdown_ms: dict[str, float] = {}
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        ends_s: float,
+        monotonic: Callable[[], float],
+        breakdown_ms: dict[str, float] | None = None,
+        is_retry: bool = False,
+    ) -> None:
+        self.is_retry = is_retry
+        self._breakdown_ms = {} if breakdown_ms is None else breakdown_ms
         self._connection = connection
         self._ends_s = ends_s
         self._monotonic = monotonic
@@ -53,35 +79,38 @@ class Transaction:
             UnstorableTextError: A parameter holds text that PostgreSQL cannot.
             OutOfTimeError: The deadline has passed.
         """
-        started_s = self._monotonic()
-        left_ms = self.refuse_late()
+        left_ms = self._refuse_late()
         if left_ms < STATEMENT_TIMEOUT_MS or not self._opened:
             sql = f"SET LOCAL statement_timeout = {min(STATEMENT_TIMEOUT_MS, left_ms)}; {sql}"
         if not self._opened:
             self._opened = True
             sql = _OPENING + sql
-        try:
-            result = self._connection.exec_driver_sql(sql, parameters or {})
-        except ValueError as error:
-            raise UnstorableTextError from error
-        self.add_time(step, started_s)
-        return result
+        with self.measure(step):
+            try:
+                return self._connection.exec_driver_sql(sql, parameters or {})
+            except ValueError as error:
+                raise UnstorableTextError from error
 
-    def refuse_late(self) -> int:
+    def commit(self) -> None:
+        """Commits; raises ``OutOfTimeError`` after the deadline, and what SQLAlchemy raises."""
+        self._refuse_late()
+        with self.measure("commit"):
+            self._connection.commit()
+
+    @contextmanager
+    def measure(self, step: str) -> Iterator[None]:
+        """Adds the time that the block takes to ``step``."""
+        started_s = self._monotonic()
+        yield
+        took_ms = 1_000 * (self._monotonic() - started_s)
+        self._breakdown_ms[step] = self._breakdown_ms.get(step, 0.0) + took_ms
+
+    def _refuse_late(self) -> int:
         """Milliseconds left, at least one; raises ``OutOfTimeError`` when there are none."""
         left_ms = int(1_000 * (self._ends_s - self._monotonic()))
         if left_ms <= 0:
             raise OutOfTimeError
         return left_ms
-
-    def add_time(self, step: str, started_s: float) -> None:
-        """Adds the time since ``started_s`` to ``step``."""
-        took_ms = 1_000 * (self._monotonic() - started_s)
-        self.breakdown_ms[step] = self.breakdown_ms.get(step, 0.0) + took_ms
-
-
-class OutOfTimeError(Exception):
-    """The deadline of a transaction passed between two of its statements."""
 
 
 class Transactions:
@@ -107,7 +136,14 @@ class Transactions:
         self._monotonic = monotonic
         self._sleep = sleep
 
-    def run(self, work: Callable[[Transaction], Result], *, race_id: str = "", deadline_s: float) -> Result:
+    def run(
+        self,
+        work: Callable[[Transaction], Result],
+        *,
+        race_id: str = "",
+        deadline_s: float,
+        breakdown_ms: dict[str, float] | None = None,
+    ) -> Result:
         """Commits ``work``, or leaves nothing of it.
 
         A failure that may pass is tried once more while time is left, except a pool or a server without a free
@@ -117,44 +153,48 @@ class Transactions:
             work: Called once or twice; must not keep anything between the calls.
             race_id: For the error.
             deadline_s: Seconds all of it may take.
+            breakdown_ms: Gets the milliseconds of each step, ``checkout`` and ``commit`` included, of both attempts.
 
         Raises:
             WriteError: Nothing was written (or, when a commit's answer was lost, all of it).
         """
         ends_s = self._monotonic() + deadline_s
-        try:
-            return self._attempt(work, ends_s)
-        except OutOfTimeError as error:
-            raise _out_of_time(race_id, deadline_s) from error
-        except (SQLAlchemyError, UnstorableTextError) as error:
-            again = classify_database_error(error) and not isinstance(error, CheckoutTimeoutError)
-            again = again and not _is_full(error)
-            if not again or self._monotonic() + RETRY_PAUSE_S >= ends_s:
-                raise build_write_error(error, race_id=race_id) from error
-        self._sleep(RETRY_PAUSE_S)
-        try:
-            return self._attempt(work, ends_s)
-        except OutOfTimeError as error:
-            raise _out_of_time(race_id, deadline_s) from error
-        except (SQLAlchemyError, UnstorableTextError) as error:
-            raise build_write_error(error, race_id=race_id) from error
+        is_retry = False
+        while True:
+            try:
+                return self._attempt(work, ends_s, {} if breakdown_ms is None else breakdown_ms, is_retry)
+            except OutOfTimeError as error:
+                message = f"{describe_race(race_id)} was not written: its {deadline_s:.1f} s were over"
+                raise WriteError(message, race_id=race_id, retryable=True) from error
+            except (SQLAlchemyError, UnstorableTextError) as error:
+                has_waited = isinstance(error, CheckoutTimeoutError) or is_ceiling_refusal(error)
+                is_late = self._monotonic() + RETRY_PAUSE_S >= ends_s
+                if is_retry or has_waited or is_late or not is_retryable(error):
+                    raise build_write_error(error, race_id=race_id) from error
+            self._sleep(RETRY_PAUSE_S)
+            is_retry = True
 
     def connect(self, ends_s: float) -> Connection:
         """``connect_patiently``, counted by the gauge."""
         with self._gauge.asking():
             return connect_patiently(self._engine, ends_s, monotonic=self._monotonic, sleep=self._sleep)
 
-    def _attempt(self, work: Callable[[Transaction], Result], ends_s: float) -> Result:
+    def _attempt(
+        self, work: Callable[[Transaction], Result], ends_s: float, breakdown_ms: dict[str, float], is_retry: bool
+    ) -> Result:
         asked_s = self._monotonic()
         connection = self.connect(ends_s)
+        breakdown_ms["checkout"] = breakdown_ms.get("checkout", 0.0) + 1_000 * (self._monotonic() - asked_s)
         try:
-            transaction = Transaction(connection, ends_s=ends_s, monotonic=self._monotonic)
-            transaction.add_time("checkout", asked_s)
+            transaction = Transaction(
+                connection,
+                ends_s=ends_s,
+                monotonic=self._monotonic,
+                breakdown_ms=breakdown_ms,
+                is_retry=is_retry,
+            )
             result = work(transaction)
-            transaction.refuse_late()
-            committing_s = self._monotonic()
-            connection.commit()
-            transaction.add_time("commit", committing_s)
+            transaction.commit()
         except BaseException:
             _roll_back(connection)
             raise
@@ -180,13 +220,9 @@ def connect_patiently(
         try:
             return engine.connect()
         except OperationalError as error:
-            if not _is_full(error) or monotonic() + CEILING_PAUSE_S >= ends_s:
+            if not is_ceiling_refusal(error) or monotonic() + CEILING_PAUSE_S >= ends_s:
                 raise
         sleep(CEILING_PAUSE_S)
-
-
-def _is_full(error: Exception) -> bool:
-    return isinstance(error, OperationalError) and error.statement is None and is_ceiling_refusal(error)
 
 
 def _roll_back(connection: Connection) -> None:
@@ -195,8 +231,3 @@ def _roll_back(connection: Connection) -> None:
     except SQLAlchemyError:
         # The first error is the one to report; a connection in an unknown state must not be used again.
         connection.invalidate()
-
-
-def _out_of_time(race_id: str, deadline_s: float) -> WriteError:
-    what = describe_race(race_id)
-    return WriteError(f"{what} was not written: its {deadline_s:.1f} s were over", race_id=race_id, retryable=True)

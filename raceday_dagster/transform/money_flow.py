@@ -1,18 +1,16 @@
-"""Who the money is on: the tracker's rows summed per entrant, and the pools split by those shares.
+"""Who the money is on: the tracker's rows summed per entrant, and the tote pools split by those shares.
 
 The amounts are estimates: a share is of all money on the race, whatever the product, and is applied to each pool.
-The table of a race's shares is a pandas one of Python fractions: exact at any size.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from fractions import Fraction
 from typing import Any, NamedTuple
-
-import pandas as pd
 
 from raceday_dagster.racing.events import TrackerRow
 from raceday_dagster.racing.snapshots import PoolsRow
@@ -20,57 +18,75 @@ from raceday_dagster.transform.rounding import exact, round_half_up, to_hundredt
 
 SHARE_LIMIT = 10_000
 """Percent; what ``numeric(6,2)`` ends below."""
-ZERO = Fraction(0)
+_EXACT = Context(prec=100, traps=[InvalidOperation, Inexact])
+"""Adds percentages without ever rounding: a sum that would need more digits is an error."""
 
 
 class Share(NamedTuple):
-    """An entrant's part of the money and of the bets, in percent: the sum of its tracker rows."""
+    """A part of the money and of the bets, in percent."""
 
-    entrant_id: str
     hold: Fraction
     bet: Fraction
 
 
+NOTHING = Share(Fraction(0), Fraction(0))
+
+
 @dataclass(frozen=True)
-class MoneyFlow:
+class RaceMoney:
     """Shares and amounts by entrant id, for the entrants that have tracker rows.
 
-    ``columns`` are those of ``snapshots.MoneyFlowRow`` from ``hold_percentage`` to ``place_pool_percentage``. The
-    totals are over all rows of the tracker; unmatched are those of ids that do not run in this race.
+    ``columns`` are those of ``snapshots.MoneyFlowRow`` from ``hold_percentage`` to ``place_pool_percentage``.
+    ``total`` is over all rows of the tracker, ``unmatched`` over those of ids that do not run in this race.
     """
 
     tracked: bool
     columns: Mapping[str, Mapping[str, Any]]
-    hold_total: Fraction = ZERO
-    bet_total: Fraction = ZERO
-    unmatched_hold: Fraction = ZERO
-    unmatched_bet: Fraction = ZERO
+    total: Share = NOTHING
+    unmatched: Share = NOTHING
 
 
 def follow_money(
     entrant_ids: Collection[str], tracker: Iterable[TrackerRow] | None, pools: PoolsRow | None
-) -> MoneyFlow:
-    """Sums the tracker and splits the pools; shares are not scaled to add up to 100.
+) -> RaceMoney:
+    """Sums the tracker and splits the tote pools; shares are not scaled to add up to 100.
 
     Raises:
         ValueError: A share, or a sum of shares, is not a number this data can hold.
     """
-    rows = [(row.entrant_id, exact(row.hold_percentage), exact(row.bet_percentage)) for row in tracker or ()]
-    if not rows:
-        return MoneyFlow(tracked=False, columns={})
-    table = pd.DataFrame(rows, columns=["entrant_id", "hold", "bet"], dtype=object)
-    shares = [Share(*row) for row in table.groupby("entrant_id").sum().itertuples()]
-    if any(abs(percentage) >= SHARE_LIMIT for share in shares for percentage in (share.hold, share.bet)):
-        raise ValueError("the money tracker's shares are not percentages")
-    unmatched = [share for share in shares if share.entrant_id not in entrant_ids]
-    return MoneyFlow(
-        tracked=True,
-        columns={share.entrant_id: _split_pools(share, pools) for share in shares if share.entrant_id in entrant_ids},
-        hold_total=sum((share.hold for share in shares), ZERO),
-        bet_total=sum((share.bet for share in shares), ZERO),
-        unmatched_hold=sum((share.hold for share in unmatched), ZERO),
-        unmatched_bet=sum((share.bet for share in unmatched), ZERO),
+    rows: defaultdict[str, list[TrackerRow]] = defaultdict(list)
+    for row in tracker or ():
+        rows[row.entrant_id].append(row)
+    shares = {entrant_id: _sum_rows(own) for entrant_id, own in rows.items()}
+    return RaceMoney(
+        tracked=bool(shares),
+        columns={
+            entrant_id: _split_pools(share, pools) for entrant_id, share in shares.items() if entrant_id in entrant_ids
+        },
+        total=_add_up(shares.values()),
+        unmatched=_add_up(share for entrant_id, share in shares.items() if entrant_id not in entrant_ids),
     )
+
+
+def _sum_rows(rows: Iterable[TrackerRow]) -> Share:
+    """An entrant's share; in decimals first, which is ten times quicker than in fractions."""
+    hold = bet = Decimal(0)
+    try:
+        for row in rows:
+            hold, bet = _EXACT.add(hold, row.hold_percentage), _EXACT.add(bet, row.bet_percentage)
+    except ArithmeticError as error:
+        raise ValueError("the money tracker's shares are not numbers this data can hold") from error
+    share = Share(exact(hold), exact(bet))
+    if any(abs(percentage) >= SHARE_LIMIT for percentage in share):
+        raise ValueError("the money tracker's shares are not percentages")
+    return share
+
+
+def _add_up(shares: Iterable[Share]) -> Share:
+    hold, bet = NOTHING
+    for share in shares:
+        hold, bet = hold + share.hold, bet + share.bet
+    return Share(hold, bet)
 
 
 def _split_pools(share: Share, pools: PoolsRow | None) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from fractions import Fraction
 
 from raceday_dagster.racing.events import RaceEvent
 from raceday_dagster.racing.snapshots import IntervalType, Quality
-from raceday_dagster.transform.money_flow import MoneyFlow
+from raceday_dagster.transform.money_flow import RaceMoney
 from raceday_dagster.transform.rounding import to_hundredths
-from raceday_dagster.transform.tote_pools import Pools
+from raceday_dagster.transform.tote_pools import PoolTotals
 
 VALID_FROM = 80
 TOLERANCE = 5
@@ -22,8 +22,8 @@ Finding = tuple[int, str]
 
 def assess_quality(
     event: RaceEvent,
-    pools: Pools,
-    money: MoneyFlow,
+    pools: PoolTotals,
+    money: RaceMoney,
     *,
     time_to_start_s: int,
     interval_type: IntervalType,
@@ -44,22 +44,22 @@ def assess_quality(
     return Quality(score=score, valid=score >= VALID_FROM, warnings=texts)
 
 
-def _judge_tracker(money: MoneyFlow) -> Sequence[Finding]:
+def _judge_tracker(money: RaceMoney) -> Sequence[Finding]:
     findings: list[Finding] = []
     if not money.tracked:
         return findings
-    if abs(money.hold_total - 100) > TOLERANCE:
-        findings.append((20, f"hold_total={_show(money.hold_total)}"))
-    if abs(money.bet_total - 100) > TOLERANCE:
-        findings.append((10, f"bet_total={_show(money.bet_total)}"))
-    if money.unmatched_hold:
-        findings.append((0, f"unmatched_hold={_show(money.unmatched_hold)}"))
-    if money.unmatched_bet:
-        findings.append((0, f"unmatched_bet={_show(money.unmatched_bet)}"))
+    if abs(money.total.hold - 100) > TOLERANCE:
+        findings.append((20, f"hold_total={_show(money.total.hold)}"))
+    if abs(money.total.bet - 100) > TOLERANCE:
+        findings.append((10, f"bet_total={_show(money.total.bet)}"))
+    if money.unmatched.hold:
+        findings.append((0, f"unmatched_hold={_show(money.unmatched.hold)}"))
+    if money.unmatched.bet:
+        findings.append((0, f"unmatched_bet={_show(money.unmatched.bet)}"))
     return findings
 
 
-def _judge_pools(pools: Pools) -> Sequence[Finding]:
+def _judge_pools(pools: PoolTotals) -> Sequence[Finding]:
     row = pools.row
     if row is None:
         return [(15 + 10, "no_pools")]

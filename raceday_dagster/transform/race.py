@@ -21,7 +21,7 @@ from raceday_dagster.racing.snapshots import (
     ResultsRow,
     ResultStatus,
 )
-from raceday_dagster.transform.money_flow import MoneyFlow, follow_money
+from raceday_dagster.transform.money_flow import RaceMoney, follow_money
 from raceday_dagster.transform.odds import ODDS_TYPES, Prices, list_candidates, read_prices
 from raceday_dagster.transform.quality import assess_quality
 from raceday_dagster.transform.rounding import round_half_up
@@ -103,7 +103,7 @@ def _has_actual_start(event: RaceEvent) -> bool:
     return event.status in {"interim", "final"}
 
 
-def _build_entrant(runner: Runner, race_id: str, prices: Prices, money: MoneyFlow) -> EntrantRow:
+def _build_entrant(runner: Runner, race_id: str, prices: Prices, money: RaceMoney) -> EntrantRow:
     share = money.columns.get(runner.entrant_id, {})
     unknown = tuple(f"{pool}_pool_" for pool in ("win", "place") if share.get(f"{pool}_pool_amount") is None)
     return EntrantRow(
@@ -119,7 +119,7 @@ def _build_entrant(runner: Runner, race_id: str, prices: Prices, money: MoneyFlo
 
 
 def _build_money_flow(
-    runners: Sequence[Runner], prices: Mapping[str, Prices], money: MoneyFlow
+    runners: Sequence[Runner], prices: Mapping[str, Prices], money: RaceMoney
 ) -> tuple[MoneyFlowRow, ...]:
     return tuple(
         MoneyFlowRow(

@@ -32,14 +32,14 @@ LOW_SCORE = 70
 
 
 @dataclass(frozen=True)
-class Pools:
+class PoolTotals:
     """What the answer says about the pools. ``row`` is ``None`` when it says nothing."""
 
     row: PoolsRow | None
     warnings: tuple[str, ...] = ()
 
 
-def read_pools(tote_pools: Iterable[TotePool] | None, dividends: Iterable[Dividend] | None) -> Pools:
+def read_pools(tote_pools: Iterable[TotePool] | None, dividends: Iterable[Dividend] | None) -> PoolTotals:
     """The pools in cents.
 
     Raises:
@@ -55,7 +55,7 @@ def read_pools(tote_pools: Iterable[TotePool] | None, dividends: Iterable[Divide
     if any(total > 0 for _, total in live):
         return _sum_pools(live, "tote_pools", abandoned)
     declared = _declared_pools(dividends or ())
-    return _sum_pools(declared.items(), "dividends", abandoned) if declared else Pools(None)
+    return _sum_pools(declared.items(), "dividends", abandoned) if declared else PoolTotals(None)
 
 
 def _declared_pools(dividends: Iterable[Dividend]) -> dict[str, Decimal]:
@@ -70,7 +70,7 @@ def _declared_pools(dividends: Iterable[Dividend]) -> dict[str, Decimal]:
     return {product: by_final[max(by_final)] for product, by_final in sizes.items()}
 
 
-def _sum_pools(totals: Iterable[tuple[str, Decimal]], source: PoolSource, abandoned: Iterable[str]) -> Pools:
+def _sum_pools(totals: Iterable[tuple[str, Decimal]], source: PoolSource, abandoned: Iterable[str]) -> PoolTotals:
     columns: dict[str, int] = defaultdict(int)
     unknown: set[str] = set()
     for product, total in totals:
@@ -87,7 +87,7 @@ def _sum_pools(totals: Iterable[tuple[str, Decimal]], source: PoolSource, abando
         data_quality_score=_score(columns, source, len(unknown)),
         extracted_pools=len(single),
     )
-    return Pools(row, tuple(f"unknown_pool={product}" for product in sorted(unknown)) + _warn(row))
+    return PoolTotals(row, tuple(f"unknown_pool={product}" for product in sorted(unknown)) + _warn(row))
 
 
 def _find_column(product: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raceday_dagster_tests.payloads.event import Payload, build_pool, build_race, build_runner, make_id, wrap
 
-GOLDEN_RACE_ID = make_id("golden race")
+GOLDEN_RACE_ID = "golden-race"
 GOLDEN_START = 1752713400  # 2025-07-17T00:50:00Z
 # number, name, (fixed win, fixed place, pool win, pool place), hold and bet share, tracker rows
 GOLDEN_RUNNERS = (

@@ -9,7 +9,7 @@ import pytest
 from raceday_dagster.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "OPERATORS.md", "CHANGELOG.md", "benchmarks/README.md")
+DOCUMENTS = ("README.md", "OPERATORS.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -33,9 +33,10 @@ def test_every_setting_is_in_the_readme() -> None:
     assert [name for name in Settings.model_fields if f"`{name.upper()}`" not in text] == []
 
 
-def test_every_make_target_the_readme_names_exists() -> None:
+@pytest.mark.parametrize("document", [*DOCUMENTS, ".ci/run"])
+def test_every_make_target_a_document_names_exists(document: str) -> None:
     targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    named = set(re.findall(r"(?:`|^)make ([a-z]+)", (PROJECT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z]+)", (PROJECT / document).read_text(encoding="utf-8"), re.MULTILINE))
     assert named <= targets
 
 

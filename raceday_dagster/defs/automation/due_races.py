@@ -1,7 +1,7 @@
 """One tick of the sensor `due_races`: looks ahead, sleeps until just before races fall due, asks for one run of them.
 
 What belongs here: the order in which things are read, slept and decided. What does not: the decisions themselves
-(``racing.polling``), and Dagster's and the database's side of it (``sensors``).
+(``racing.cadence``), and Dagster's and the database's side of it (``sensors``).
 """
 
 import hashlib
@@ -15,10 +15,10 @@ import dagster as dg
 from raceday_dagster.dagster_plugins.launcher import LANE_TAG, LIVE
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.cadence import (
-    InFlight,
     LiveBatch,
     PolledRace,
     PollPlan,
+    PollsInFlight,
     find_in_flight,
     floor_to_grid,
     plan_polls,
@@ -31,11 +31,12 @@ HORIZON = timedelta(seconds=6)
 """How far ahead a tick looks: a little more than the 5 s between two ticks."""
 MOST_RACES = 50
 """Races of one run: five at a time, each with a fetch that takes all of its 10 s and a ledger that takes its 2 s, end
-within ``CLAIM_LASTS``, so that none is asked for twice while the API hangs. The rest follow with the next tick."""
+within ``CLAIM_LASTS``, so that none is asked for twice while the API gives no answer. The rest follow with the next
+tick."""
 MOST_BATCHES = 4
-"""Runs at work at once, those that hang included."""
+"""Runs at work at once, those that make no progress included."""
 LONGEST_RUN_S = 300
-"""A run that hangs for longer is ended, and its place is free."""
+"""Dagster ends a run that takes longer, and its place is free."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def request_due_races(reader: Reader, *, sleep: Callable[[float], None]) -> dg.R
         patience -= ahead
 
 
-def request_batch(plan: PollPlan, in_flight: InFlight, stored: Stored) -> dg.RunRequest | dg.SkipReason:
+def request_batch(plan: PollPlan, in_flight: PollsInFlight, stored: Stored) -> dg.RunRequest | dg.SkipReason:
     """A run of the races of a plan, unless enough runs are at work."""
     log = get_logger()
     # What lasts for an hour is said by every tick, and is a warning in the first of each minute.

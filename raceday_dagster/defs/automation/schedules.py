@@ -11,8 +11,8 @@ from typing import Any
 import dagster as dg
 
 from raceday_dagster.defs.jobs import daily_baseline_job, evening_backfill_job, meeting_status_job
-from raceday_dagster.defs.maintenance_job import maintenance_job
-from raceday_dagster.defs.ops.day_list import build_day_config
+from raceday_dagster.defs.ops.day import build_day_config
+from raceday_dagster.defs.ops.maintenance import maintenance_job
 from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
 from raceday_dagster.racing.first_load import GRACE
 

@@ -10,10 +10,10 @@ import dagster as dg
 
 from raceday_dagster.dagster_plugins.launcher import LANE_TAG, LIVE
 from raceday_dagster.defs.automation.due_races import Runs, Stored, request_due_races
-from raceday_dagster.defs.automation.unfinished_runs import UNFINISHED, find_races_in_config
 from raceday_dagster.defs.failures import refusing_plainly
 from raceday_dagster.defs.jobs import daily_baseline_job, process_races_job
-from raceday_dagster.defs.ops.day_list import build_day_config
+from raceday_dagster.defs.ops.batch import UNFINISHED, find_races_in_config
+from raceday_dagster.defs.ops.day import build_day_config
 from raceday_dagster.racing.cadence import EPOCH, LiveBatch
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.racing.first_load import AGAIN_AFTER, LoadAttempt, explain_wait, is_schedules_turn

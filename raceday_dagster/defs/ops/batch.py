@@ -1,7 +1,7 @@
-"""Both ends of a batch: which races are in it, and what it came to."""
+"""Both ends of a batch: which races are in it and when they fall due, and what it came to."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
@@ -9,12 +9,16 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from raceday_dagster.defs.concurrency import lower_concurrency, read_limit, read_requested_concurrency
+from raceday_dagster.defs.concurrency import choose_concurrency, read_limit, read_requested_concurrency
 from raceday_dagster.defs.failures import failing_plainly
-from raceday_dagster.defs.ops.due_time import parse_due_at, wait_until
 from raceday_dagster.defs.partitions import build_mapping_key
-from raceday_dagster.defs.progress import ProgressBoard
-from raceday_dagster.defs.summary import build_summary_metadata, log_pool_use, log_summary, warn_of_budgets
+from raceday_dagster.defs.reporting import (
+    ProgressBoard,
+    build_summary_metadata,
+    log_pool_use,
+    log_summary,
+    warn_of_budgets,
+)
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.cadence import plan_polls
 from raceday_dagster.racing.outcomes import BATCH_BUDGET_MS, BatchOutcome, ProcessResult, WorkerUse
@@ -22,6 +26,18 @@ from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster.workers.pool import TransformWorkers
+
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+"""Statuses of a run that has not ended."""
+SHORTEST_PAUSE_S = 0.001
+LONGEST_WAIT_S = 5.0
+"""Longest wait for ``due_at``; short enough for a run that is asked to end while it waits."""
 
 
 class Batch(Record):
@@ -67,6 +83,12 @@ class SummariseBatch(dg.Config):
     )
 
 
+def find_races_in_config(run_config: Mapping[str, Any]) -> tuple[str, ...]:
+    """``race_ids`` of ``select_races`` in a run's config; empty without any."""
+    select_races = (run_config.get("ops") or {}).get("select_races") or {}
+    return tuple(str(race_id) for race_id in (select_races.get("config") or {}).get("race_ids") or ())
+
+
 @dg.op(
     description="The races of this batch: those asked for, or every stored race that is due.",
     out={"races": dg.DynamicOut(str), "batch": dg.Out(Batch)},
@@ -80,10 +102,10 @@ def select_races(
     progress_board: dg.ResourceParam[ProgressBoard],
 ) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
     due_at = parse_due_at(config.due_at)
-    transform_workers.start(1)
     with failing_plainly():
+        # A worker and a connection: what can be ready before the races are due, is.
+        transform_workers.start(1)
         race_store.ensure_partitions()
-        # With the partitions made, a connection is open by now: what can be ready before the races are due, is.
         waited = wait_until(due_at) if due_at else {}
         race_ids = list(dict.fromkeys(config.race_ids)) or _read_due_races(context, settings, race_store)
     yield from send_races(context, race_ids, race_store, progress_board, budget_ms=BATCH_BUDGET_MS, metadata=waited)
@@ -93,10 +115,8 @@ def select_races(
 def select_race(
     context: dg.OpExecutionContext,
     race_store: dg.ResourceParam[RaceStore],
-    transform_workers: dg.ResourceParam[TransformWorkers],
     progress_board: dg.ResourceParam[ProgressBoard],
 ) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
-    transform_workers.start(1)
     if not context.has_partition_key:
         raise dg.Failure(
             "process_race polls the race of its partition and was given none: choose one in the UI, or type "
@@ -133,25 +153,25 @@ def begin_batch(
     budget_ms: int,
 ) -> Batch:
     """Starts the clock, the counters and the log of a batch."""
-    pool_max = race_store.gauge.max
+    gauge = race_store.gauge
     requested = read_requested_concurrency(context.run.run_config)
     batch = Batch(
         started_at=datetime.now(UTC),
         started_s=time.monotonic(),
         budget_ms=budget_ms,
         requested_concurrency=requested,
-        effective_concurrency=lower_concurrency(requested, pool_max, read_limit(context.run.tags)),
+        effective_concurrency=choose_concurrency(requested, read_limit(context.run.tags)),
     )
-    race_store.gauge.reset_peak()
+    gauge.reset_peak()
     board.begin(len(race_ids))
     get_logger(run_id=context.run_id).info(
         "batch_start",
         total=len(race_ids),
         requested_concurrency=requested,
         effective_concurrency=batch.effective_concurrency,
-        db_pool={"max": pool_max, "in_use": race_store.gauge.in_use},
+        db_pool={"max": gauge.max, "in_use": gauge.in_use},
     )
-    log_pool_use(context.run_id, race_store.gauge.in_use, pool_max, race_store.gauge.waiting)
+    log_pool_use(context.run_id, gauge.in_use, gauge.max, gauge.waiting)
     return batch
 
 
@@ -163,6 +183,47 @@ def _read_due_races(context: dg.OpExecutionContext, settings: Settings, race_sto
         known = f"{len(stored)} races are stored around now" if stored else "no race is stored around now"
         context.log.info(f"Nothing is due: {known}. `daily_baseline` loads a racing day.")
     return list(due)
+
+
+def parse_due_at(text: str) -> datetime | None:
+    """The instant of a run's config; ``None`` without one.
+
+    Raises:
+        dagster.Failure: What was given is no instant with a zone.
+    """
+    if not text:
+        return None
+    try:
+        due_at = datetime.fromisoformat(text)
+    except ValueError:
+        due_at = None
+    if due_at is None or due_at.tzinfo is None:
+        raise dg.Failure(
+            f"due_at must be an instant with its zone like 2026-01-31T01:23:45+00:00, not {text!r}",
+            allow_retries=False,
+        )
+    return due_at.astimezone(UTC)
+
+
+def wait_until(
+    due_at: datetime,
+    *,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, int | str]:
+    """Sleeps until an instant, never longer than ``LONGEST_WAIT_S``; returns what to say of it as metadata."""
+    waited_s = 0.0
+    # Once is not always enough: the clock of instants and the clock that sleeps by are two.
+    while (early_s := (due_at - clock()).total_seconds()) > 0 and waited_s < LONGEST_WAIT_S:
+        pause_s = min(max(early_s, SHORTEST_PAUSE_S), LONGEST_WAIT_S - waited_s)
+        sleep(pause_s)
+        waited_s += pause_s
+    behind_s = max(0.0, (clock() - due_at).total_seconds())
+    return {
+        "due_at": due_at.isoformat(),
+        "waited_ms": round(1000 * waited_s),
+        "behind_due_ms": round(1000 * behind_s),
+    }
 
 
 @dg.op(

@@ -1,30 +1,37 @@
-"""The beginning of a racing day: its meetings and races, listed, stored and registered as partitions."""
+"""A racing day from its list: ``daily_baseline`` loads it in the morning, ``evening_backfill`` completes it.
+
+Belongs here: which day, what its list says, and which races are polled because of it. What ``meetings`` does with the
+same list every quarter of an hour is there.
+"""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from raceday_dagster.defs.ops.batch import Batch, send_races
-from raceday_dagster.defs.ops.day_list import (
-    choose_racing_day,
-    fetch_day,
-    order_races,
-    register_races,
-    reporting_failure,
-)
-from raceday_dagster.defs.progress import ProgressBoard
+from raceday_dagster.defs.partitions import register_races
+from raceday_dagster.defs.reporting import ProgressBoard
+from raceday_dagster.errors import PipelineError, RacedayError
 from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.logs import get_logger
-from raceday_dagster.racing.calendar import choose_today
+from raceday_dagster.racing.calendar import choose_current_racing_day, choose_today
 from raceday_dagster.racing.events import RacingDay
+from raceday_dagster.racing.outcomes import ProcessResult
+from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
+from raceday_dagster.store.queries import REASONS
 from raceday_dagster.store.race_store import RaceStore
 
 DAY_BUDGET_MS = 15 * 60 * 1000
-FAILED = "daily_initialization_failed"
+LIST_DEADLINE_S = 60.0
+BASELINE_FAILED = "daily_initialization_failed"
+BACKFILL_FAILED = "evening_backfill_failed"
 
 
 class FetchMeetings(dg.Config):
@@ -35,6 +42,101 @@ class FetchMeetings(dg.Config):
     )
 
 
+class RacingDayUnderWay(dg.Config):
+    """Which racing day, unless it is the present one."""
+
+    racing_day: str = Field(
+        default="",
+        description="The racing day, YYYY-MM-DD as the TAB labels it. Empty: the one under way, which in New Zealand "
+        "turns at 06:00.",
+    )
+
+
+class Backfill(Record):
+    """What the end of a backfill must know of its beginning."""
+
+    racing_day: date
+    meetings: int
+    races: int
+    """Listed on the day, whether they are asked about again or not."""
+    started_s: float
+    """Reading of ``time.monotonic``."""
+
+
+# What the jobs that begin with a day's list do alike.
+
+
+def build_day_config(racing_day: date) -> dict[str, Any]:
+    """Run config that names the racing day; in each of these jobs the same one."""
+    return {"ops": {"fetch_meetings": {"config": {"racing_day": racing_day.isoformat()}}}}
+
+
+def parse_racing_day(text: str, default: date) -> date:
+    """The racing day of a run's config, ``default`` without one.
+
+    Raises:
+        dagster.Failure: What was given is no date.
+    """
+    if not text:
+        return default
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise dg.Failure(f"racing_day must be a date like 2026-01-31, not {text!r}", allow_retries=False) from None
+
+
+@contextmanager
+def reporting_failure(context: dg.OpExecutionContext, event: str, racing_day: date, what: str = "") -> Iterator[None]:
+    """For steps whose failure is an event of its own: one line in the log, and the step fails with one line, which
+    begins with ``what`` could not be done.
+
+    Raises:
+        dagster.Failure: Instead of any error of ours.
+    """
+    try:
+        yield
+    except RacedayError as error:
+        retryable = isinstance(error, PipelineError) and error.retryable
+        get_logger(run_id=context.run_id).error(event, nz_date=racing_day, error=str(error), retryable=retryable)
+        raise dg.Failure(f"{what}: {error}" if what else str(error), allow_retries=False) from error
+
+
+def fetch_day(
+    context: dg.OpExecutionContext, racing_day: date, settings: Settings, racing_api: RacingApi, *, failed: str
+) -> RacingDay:
+    """The day's list as the settings filter it, with its figures as output metadata; ``failed`` is the event that says
+    it could not be read.
+
+    Raises:
+        dagster.Failure: The list could not be read.
+    """
+    began_s = time.monotonic()
+    with reporting_failure(context, failed, racing_day, f"The meetings of {racing_day} could not be read"):
+        listed = racing_api.fetch_racing_day(racing_day, deadline_s=LIST_DEADLINE_S)
+    chosen = listed.select_meetings(countries=settings.race_countries, categories=settings.race_categories)
+    for rejected in listed.rejected:
+        context.log.warning(f"Meeting {rejected.meeting_id or 'without id'} left out: {rejected.reason}")
+    context.add_output_metadata(
+        {
+            "racing_day": racing_day.isoformat(),
+            "fetch_ms": round(1000 * (time.monotonic() - began_s)),
+            "meetings_listed": len(listed.meetings),
+            "meetings": len(chosen.meetings),
+            "races": len(chosen.races),
+            "rejected": len(listed.rejected),
+        }
+    )
+    return chosen
+
+
+def order_races(day: RacingDay) -> list[str]:
+    """Ids of the day's races, the earliest start first."""
+    return [race.race_id for race in sorted(day.races, key=lambda race: (race.start_time, race.race_id))]
+
+
+# The morning: `daily_baseline`.
+
+
 @dg.op(description="Meetings and races of a racing day, every page of the list, as the settings filter them.")
 def fetch_meetings(
     context: dg.OpExecutionContext,
@@ -42,14 +144,14 @@ def fetch_meetings(
     settings: dg.ResourceParam[Settings],
     racing_api: dg.ResourceParam[RacingApi],
 ) -> RacingDay:
-    racing_day = choose_racing_day(config.racing_day, choose_today(datetime.now(UTC)))
+    racing_day = parse_racing_day(config.racing_day, choose_today(datetime.now(UTC)))
     get_logger(run_id=context.run_id).info("daily_initialization_start", nz_date=racing_day)
-    return fetch_day(context, racing_day, settings, racing_api, failed=FAILED)
+    return fetch_day(context, racing_day, settings, racing_api, failed=BASELINE_FAILED)
 
 
 @dg.op(
     description="Stores the day's meetings and races, registers each race as a partition and sends it to be polled, "
-    "with the races of the day before that are not settled and those of the last week that are not over.",
+    "with the races of the day before that are not complete and those of the last week that are not over.",
     out={"races": dg.DynamicOut(str), "batch": dg.Out(Batch)},
 )
 def write_meetings(
@@ -61,11 +163,11 @@ def write_meetings(
     listed = order_races(day)
     day_before = day.racing_day - timedelta(days=1)
     began_s = time.monotonic()
-    with reporting_failure(context, FAILED, day.racing_day):
+    with reporting_failure(context, BASELINE_FAILED, day.racing_day):
         created = race_store.ensure_partitions([day.racing_day])
         counts = race_store.write_racing_day(day)
-        unsettled = race_store.read_unsettled_races([day_before], day.generated_at)
-    race_ids = list(dict.fromkeys([*listed, *(race.race_id for race in unsettled)]))
+        reread = race_store.read_races_to_recheck([day_before], day.generated_at)
+    race_ids = list(dict.fromkeys([*listed, *(race.race_id for race in reread)]))
     registered = register_races(context.instance, race_ids)
     write_ms = round(1000 * (time.monotonic() - began_s))
     log = get_logger(run_id=context.run_id)
@@ -77,7 +179,7 @@ def write_meetings(
         nz_date=day.racing_day,
         meetings=len(day.meetings),
         races=len(listed),
-        reread=len(unsettled),
+        reread=len(reread),
         row_counts=counts.model_dump(),
         duration_ms=write_ms,
     )
@@ -93,6 +195,83 @@ def write_meetings(
             "rows/races": counts.races,
             "history_partitions_created": created,
             "partitions_registered": registered,
-            "reread": len(unsettled),
+            "reread": len(reread),
         },
     )
+
+
+# The evening: `evening_backfill`.
+
+
+@dg.op(description="Meetings and races of the racing day once more: statuses, and races that were missed.")
+def fetch_evening_meetings(
+    context: dg.OpExecutionContext,
+    config: RacingDayUnderWay,
+    settings: dg.ResourceParam[Settings],
+    racing_api: dg.ResourceParam[RacingApi],
+) -> RacingDay:
+    racing_day = parse_racing_day(config.racing_day, choose_current_racing_day(datetime.now(UTC)))
+    get_logger(run_id=context.run_id).info("evening_backfill_start", nz_date=racing_day)
+    return fetch_day(context, racing_day, settings, racing_api, failed=BACKFILL_FAILED)
+
+
+@dg.op(
+    description="Stores the list, registers new races as partitions, and sends every race of the day and of the day "
+    "before that has started and is not complete to be polled, with those of the last week that are not over.",
+    out={"races": dg.DynamicOut(str), "batch": dg.Out(Batch), "backfill": dg.Out(Backfill)},
+)
+def select_unsettled_races(
+    context: dg.OpExecutionContext,
+    day: RacingDay,
+    race_store: dg.ResourceParam[RaceStore],
+    progress_board: dg.ResourceParam[ProgressBoard],
+) -> Iterator[dg.Output[Batch] | dg.Output[Backfill] | dg.DynamicOutput[str]]:
+    listed = order_races(day)
+    began_s = time.monotonic()
+    day_before = day.racing_day - timedelta(days=1)
+    with reporting_failure(context, BACKFILL_FAILED, day.racing_day):
+        race_store.ensure_partitions([day_before, day.racing_day])
+        counts = race_store.write_racing_day(day)
+        chosen = race_store.read_races_to_recheck([day_before, day.racing_day], day.generated_at)
+    race_ids = [race.race_id for race in chosen]
+    registered = register_races(context.instance, [*listed, *race_ids])
+    found = Counter(race.reason for race in chosen)
+    why = ", ".join(f"{found[reason]} {reason}" for reason in REASONS if found[reason])
+    context.log.info(f"{len(race_ids)} races are not complete{f': {why}' if why else ''}")
+    yield dg.Output(
+        Backfill(racing_day=day.racing_day, meetings=len(day.meetings), races=len(listed), started_s=began_s),
+        "backfill",
+    )
+    yield from send_races(
+        context,
+        race_ids,
+        race_store,
+        progress_board,
+        budget_ms=DAY_BUDGET_MS,
+        metadata={
+            "rows/meetings": counts.meetings,
+            "rows/races": counts.races,
+            "partitions_registered": registered,
+            **{f"chosen/{reason}": found[reason] for reason in REASONS},
+        },
+    )
+
+
+@dg.op(description="Says what the backfill came to.")
+def report_evening_backfill(
+    context: dg.OpExecutionContext, backfill: Backfill, races: list[ProcessResult]
+) -> dg.Output[None]:
+    failed = [race.race_id for race in races if race.status == "failed"]
+    log = get_logger(run_id=context.run_id)
+    all_failed = bool(failed) and len(failed) == len(races)
+    say, event = (log.error, BACKFILL_FAILED) if all_failed else (log.info, "evening_backfill_complete")
+    say(
+        event,
+        nz_date=backfill.racing_day,
+        meetings=backfill.meetings,
+        races=backfill.races,
+        polled=len(races),
+        failed=failed,
+        duration_ms=round(1000 * (time.monotonic() - backfill.started_s)),
+    )
+    return dg.Output(None, metadata={"polled": len(races), "failed": len(failed)})

@@ -1,5 +1,11 @@
-"""The day's housekeeping in the database and in Dagster's list of partitions: each op alone, each safe to repeat."""
+"""The job `maintenance`: history partitions ahead and behind, keys of old races, and Dagster's own old runs.
 
+Its four ops take turns and do not wait for each other's success. Each is safe to repeat, and to run while races are
+polled. Dagster purges ticks only: a run writes a hundred rows and more, and at a poll every 15 s that is gigabytes a
+day, so old runs are deleted here.
+"""
+
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -12,15 +18,16 @@ from pydantic import Field
 from sqlalchemy.exc import SQLAlchemyError
 
 from raceday_dagster.archive.archive import FAILURES, LAST_STAGES, ArchiveStep, archive_partitions
-from raceday_dagster.dagster_plugins.storage import StorageError
-from raceday_dagster.defs.automation.unfinished_runs import UNFINISHED, find_races_in_config
+from raceday_dagster.dagster_plugins.executor import build_threaded_executor
+from raceday_dagster.dagster_plugins.storage import StorageError, vacuum
 from raceday_dagster.defs.failures import failing_plainly
+from raceday_dagster.defs.ops.batch import UNFINISHED, find_races_in_config
 from raceday_dagster.defs.partitions import RACES
 from raceday_dagster.errors import RacedayError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.calendar import choose_today
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.race_starts import read_races_since
+from raceday_dagster.store.queries import read_races_since
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster.store.sql_errors import describe_cause
 
@@ -31,6 +38,9 @@ KEYS_AT_ONCE = 100
 PARTITION_TAG = "dagster/partition"
 UNFINISHED_BACKFILLS = frozenset({"REQUESTED", "CANCELING", "FAILING"})
 NEWEST_BACKFILLS = 20
+FAILED = (dg.DagsterRunStatus.FAILURE,)
+UNREMARKABLE = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED)
+LONGEST_RUN_S = 3_600  # after weeks without maintenance; a live batch gets far less
 
 
 class ArchiveHistory(dg.Config):
@@ -128,7 +138,8 @@ def remove_old_partitions(
     metadata: dict[str, Any] = {"started_before": since.isoformat(timespec="seconds"), "partitions_removed": 0}
     try:
         keys = instance.get_dynamic_partitions(RACES)
-        old = choose_old_keys(keys, recent=read_races_since(race_store.engine, since), named=set())
+        recent = read_races_since(race_store.engine, since)
+        old = [key for key in keys if key not in recent]
         for key in choose_unnamed_keys(instance, old):
             instance.delete_dynamic_partition(RACES, key)
             metadata["partitions_removed"] += 1
@@ -140,11 +151,6 @@ def remove_old_partitions(
     context.add_output_metadata({**metadata, "partitions": len(keys), "kept_for_pending_runs": kept})
 
 
-def choose_old_keys(keys: Iterable[str], *, recent: set[str], named: set[str]) -> list[str]:
-    """Keys that neither a recent race nor a pending run has, in their order."""
-    return [key for key in keys if key not in recent and key not in named]
-
-
 def choose_unnamed_keys(instance: dg.DagsterInstance, keys: Sequence[str]) -> Iterator[str]:
     """Keys that no unfinished run or backfill names, looked at again every ``KEYS_AT_ONCE``: little time for one to be
     requested between the look and the deed."""
@@ -153,7 +159,7 @@ def choose_unnamed_keys(instance: dg.DagsterInstance, keys: Sequence[str]) -> It
     for first in range(0, len(keys), KEYS_AT_ONCE):
         requested = find_races_in_backfills(instance.get_backfills(limit=NEWEST_BACKFILLS))
         named = in_backfills | requested | read_races_in_runs(instance)
-        yield from choose_old_keys(keys[first : first + KEYS_AT_ONCE], recent=set(), named=named)
+        yield from (key for key in keys[first : first + KEYS_AT_ONCE] if key not in named)
 
 
 def read_races_in_runs(instance: dg.DagsterInstance) -> set[str]:
@@ -187,3 +193,160 @@ def summarise_steps(steps: Iterable[ArchiveStep]) -> dict[str, Any]:
         "files": files[:SHOWN],
         "failures": failed[:SHOWN],
     }
+
+
+class DeleteOldRuns(dg.Config):
+    """How long runs stay."""
+
+    keep_hours: int | None = Field(
+        default=None, ge=1, le=8760, description="Hours a finished run stays. Empty: KEEP_RUNS_HOURS."
+    )
+    keep_failed_hours: int = Field(
+        default=336, ge=1, le=8760, description="Hours a failed run stays, if that is longer: somebody may look at it."
+    )
+    most_failed: int = Field(
+        default=500, ge=1, le=100_000, description="Of the failed runs only so many stay longer, the newest."
+    )
+    batch_size: int = Field(default=100, ge=1, le=1000, description="Runs looked up at a time.")
+    most_runs: int = Field(
+        default=20_000, ge=1, description="Runs deleted at most; the rest is left to the next execution."
+    )
+
+
+@dg.op(
+    description="Dagster's own finished runs with their events, tags and folders, the oldest first; then a VACUUM.",
+    tags={"dagster/priority": "1"},
+)
+def delete_old_runs(
+    context: dg.OpExecutionContext, config: DeleteOldRuns, settings: dg.ResourceParam[Settings]
+) -> None:
+    deletion = RunDeletion(context.instance)
+    try:
+        for statuses, before in read_cutoffs(context.instance, config, settings.keep_runs_hours):
+            deletion.delete(statuses, before, batch_size=config.batch_size, most=config.most_runs)
+        deletion.vacuumed = vacuum(context.instance)
+    except (StorageError, SQLAlchemyError) as error:
+        reason = f"Old runs are not all deleted and vacuumed: {describe_cause(error)}; the next run goes on from here"
+        raise dg.Failure(reason, metadata=deletion.describe(config.most_runs), allow_retries=False) from error
+    finally:
+        if deletion.folders_left:
+            get_logger(run_id=context.run_id).warning("run_folder_left", count=len(deletion.folders_left))
+            context.log.warning(f"Run folders that cannot be deleted, to be deleted by hand: {deletion.list_left()}")
+    context.add_output_metadata(deletion.describe(config.most_runs))
+    context.log.info(f"{deletion.runs} runs deleted, vacuumed: {', '.join(deletion.vacuumed) or 'nothing'}")
+
+
+def read_cutoffs(
+    instance: dg.DagsterInstance, config: DeleteOldRuns, keep_runs_hours: int
+) -> Iterator[tuple[Sequence[dg.DagsterRunStatus], datetime]]:
+    """The instants before which runs that ended so go."""
+    now = datetime.now(UTC)
+    keep = timedelta(hours=config.keep_hours or keep_runs_hours)
+    yield UNREMARKABLE, now - keep
+    failed = dg.RunsFilter(statuses=FAILED)
+    newest = instance.get_run_records(failed, limit=config.most_failed, order_by="update_timestamp")
+    yield (
+        FAILED,
+        choose_failed_cutoff(
+            now,
+            keep=keep,
+            keep_failed=timedelta(hours=config.keep_failed_hours),
+            newest=[record.update_timestamp for record in newest],
+            most=config.most_failed,
+        ),
+    )
+
+
+def choose_failed_cutoff(
+    now: datetime, *, keep: timedelta, keep_failed: timedelta, newest: Sequence[datetime], most: int
+) -> datetime:
+    """The instant before which a failed run goes.
+
+    Args:
+        now: The present.
+        keep: How long any run stays.
+        keep_failed: How long a failed one stays, if that is longer.
+        newest: When the newest failed runs ended, the newest first, at most ``most`` of them.
+        most: How many failed runs stay beyond ``keep``: after a day on which every batch failed not all do.
+    """
+    latest = now - keep
+    earliest = now - max(keep, keep_failed)
+    if len(newest) < most:
+        return earliest
+    return min(latest, max(earliest, newest[most - 1].astimezone(UTC)))
+
+
+class RunDeletion:
+    """Deletes runs of an instance with their folders, and counts what went."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+        self._storage_folder = Path(instance.storage_directory())
+        self._before: dict[str, str] = {}
+        self.runs = 0
+        self.folders = 0
+        self.folders_left: list[str] = []
+        """Those that the system does not let go, with its reason."""
+        self.vacuumed: tuple[str, ...] = ()
+
+    def delete(self, statuses: Sequence[dg.DagsterRunStatus], before: datetime, *, batch_size: int, most: int) -> None:
+        """Deletes runs of these statuses that ended before an instant, the oldest first, until ``most`` went in all."""
+        chosen = dg.RunsFilter(statuses=statuses, updated_before=before)
+        cutoff = "failed_before" if statuses == FAILED else "finished_before"
+        self._before[cutoff] = before.isoformat(timespec="seconds")
+        while (size := min(batch_size, most - self.runs)) > 0:
+            records = self._instance.get_run_records(chosen, limit=size, ascending=True)
+            if not records:
+                return
+            for record in records:
+                # The folder first: a run without its folder is found again next time, a folder without its run never.
+                self._delete_folder(record.dagster_run.run_id)
+                self._instance.delete_run(record.dagster_run.run_id)
+                self.runs += 1
+
+    def describe(self, most: int) -> dict[str, Any]:
+        """What was done, as metadata; ``most`` runs were to be deleted at most."""
+        return {
+            "runs_deleted": self.runs,
+            "run_folders_deleted": self.folders,
+            "run_folders_left": len(self.folders_left),
+            "run_folders_left_named": self.list_left(),
+            "runs_left_to_next_time": self.runs >= most,
+            **self._before,
+            "vacuumed": ", ".join(self.vacuumed) or "nothing",
+        }
+
+    def list_left(self) -> str:
+        """The first of the folders that could not be deleted."""
+        return "; ".join(self.folders_left[:SHOWN])
+
+    def _delete_folder(self, run_id: str) -> None:
+        folder = self._storage_folder / run_id
+        if folder.parent == self._storage_folder and folder.is_dir() and not folder.is_symlink():
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:  # the run goes all the same: it would be the first to be tried again, every night
+                self.folders_left.append(f"{folder}: {error.strerror}")
+            else:
+                self.folders += 1
+
+
+# One connection beside live polling. Nothing joins the ops: one that fails leaves the others their turn, in the order
+# of their priorities.
+one_at_a_time = build_threaded_executor(name="one_at_a_time", default_max_concurrent=1)
+
+
+@dg.graph(description="History partitions ahead and behind, keys of old races, Dagster's old runs.")
+def maintain() -> None:
+    create_history_partitions()
+    archive_history()
+    remove_old_partitions()
+    delete_old_runs()
+
+
+maintenance_job = maintain.to_job(
+    name="maintenance",
+    description="History partitions made ahead, old ones archived; keys of old races and Dagster's old runs removed.",
+    executor_def=one_at_a_time,
+    tags={"dagster/max_retries": "0", "dagster/max_runtime": str(LONGEST_RUN_S), "dagster/priority": "5"},
+)

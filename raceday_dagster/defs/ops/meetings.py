@@ -1,4 +1,4 @@
-"""The state of the day's meetings between polls: one list, what changed in it, and the alert for races that hang."""
+"""The state of the day's meetings between polls: one list, what changed in it, and the alert for overdue races."""
 
 import time
 from collections.abc import Sequence
@@ -6,21 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from raceday_dagster.defs.ops.day_list import (
-    RacingDayUnderWay,
-    choose_racing_day,
-    fetch_day,
-    order_races,
-    register_races,
-    reporting_failure,
-)
+from raceday_dagster.defs.ops.day import RacingDayUnderWay, fetch_day, order_races, parse_racing_day, reporting_failure
+from raceday_dagster.defs.partitions import register_races
 from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
 from raceday_dagster.racing.events import RacingDay
 from raceday_dagster.settings import Settings
+from raceday_dagster.store.queries import OverdueRace
 from raceday_dagster.store.race_store import RaceStore
-from raceday_dagster.store.unsettled import OverdueRace
 
 FAILED = "meeting_status_failed"
 
@@ -32,7 +26,7 @@ def fetch_meeting_status(
     settings: dg.ResourceParam[Settings],
     racing_api: dg.ResourceParam[RacingApi],
 ) -> RacingDay:
-    racing_day = choose_racing_day(config.racing_day, choose_current_racing_day(datetime.now(UTC)))
+    racing_day = parse_racing_day(config.racing_day, choose_current_racing_day(datetime.now(UTC)))
     return fetch_day(context, racing_day, settings, racing_api, failed=FAILED)
 
 
@@ -61,7 +55,7 @@ def update_meetings(context: dg.OpExecutionContext, day: RacingDay, race_store: 
 
 # Every run names all of them. A race named once only, when it crosses the line, would be lost with a missed tick, and
 # to remember who was named is a state that can be wrong; an alert that repeats until its cause is gone is neither.
-# Nothing joins it to the others: when the list cannot be read, races hang most of all.
+# Nothing joins it to the others: when the list cannot be read, most races become overdue.
 @dg.op(
     description="Raises the alert for races that are not over two hours after their start, for a week.",
     tags={"dagster/priority": "1"},
@@ -86,7 +80,7 @@ def report_overdue_races(
 
 
 def describe_overdue(race: OverdueRace, now: datetime) -> dict[str, object]:
-    """A race that hangs, for the log."""
+    """An overdue race, for the log."""
     return {
         "race_id": race.race_id,
         "start": race.start_time,
@@ -96,7 +90,7 @@ def describe_overdue(race: OverdueRace, now: datetime) -> dict[str, object]:
 
 
 def build_table(races: Sequence[OverdueRace], now: datetime) -> str:
-    """A Markdown table of races that hang, the longest overdue first."""
+    """A Markdown table of overdue races, the longest overdue first."""
     if not races:
         return "none"
     rows = (

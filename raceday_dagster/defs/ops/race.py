@@ -6,26 +6,49 @@ raises. ``write_race`` ends every race, whatever became of it.
 """
 
 import time
+from typing import TypeAlias
 
 import dagster as dg
 
-from raceday_dagster.defs.progress import ProgressBoard
-from raceday_dagster.defs.reporting import end_race, fail_race, skip_race
+from raceday_dagster.defs.reporting import ProgressBoard, end_race, fail_race, skip_race
 from raceday_dagster.errors import FetchError, TransformError, WriteError
 from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.logs import get_logger
-from raceday_dagster.racing.outcomes import FetchedRace, InFlight, ProcessResult, RaceError, Timings, TransformedRace
-from raceday_dagster.racing.records import Record
+from raceday_dagster.racing.outcomes import (
+    FetchedRace,
+    ProcessResult,
+    RaceError,
+    RaceInProgress,
+    Timings,
+    TransformedRace,
+)
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.race_store import Poll, RaceStore
 from raceday_dagster.workers.pool import TransformWorkers
 
 FETCH_SHARE = 5 / 6
 """The part of a race's deadline that the fetch may use; the rest is kept for transform and write."""
-
-
 LEDGER_DEADLINE_S = 2.0
 UNKNOWN_RACE = RaceError(stage="fetch", type="UnknownRace", message="the API does not know this race", retryable=False)
+
+FetchOutcome: TypeAlias = FetchedRace | ProcessResult
+"""What ``fetch_race`` hands on: the race's answer, or how the race ended without one."""
+TransformOutcome: TypeAlias = TransformedRace | ProcessResult
+"""What ``transform_race`` hands on: the race ready to be written, or how the race has ended."""
+
+# Dagster checks values against its own types and has none for a union of classes.
+FETCH_OUTCOME = dg.DagsterType(
+    lambda _context, value: isinstance(value, FetchOutcome),
+    name="FetchOutcome",
+    description="A FetchedRace, or the ProcessResult of a race that has ended.",
+    typing_type=FetchOutcome,
+)
+TRANSFORM_OUTCOME = dg.DagsterType(
+    lambda _context, value: isinstance(value, TransformOutcome),
+    name="TransformOutcome",
+    description="A TransformedRace, or the ProcessResult of a race that has ended.",
+    typing_type=TransformOutcome,
+)
 
 
 def measure_ms(since_s: float) -> int:
@@ -35,6 +58,7 @@ def measure_ms(since_s: float) -> int:
 
 @dg.op(
     description="One answer of the API for one race, validated.",
+    out=dg.Out(FETCH_OUTCOME),
     tags={"dagster/priority": "1", "stage": "fetch"},
 )
 def fetch_race(
@@ -42,8 +66,10 @@ def fetch_race(
     race_id: str,
     settings: dg.ResourceParam[Settings],
     racing_api: dg.ResourceParam[RacingApi],
+    transform_workers: dg.ResourceParam[TransformWorkers],
     progress_board: dg.ResourceParam[ProgressBoard],
-) -> Record:
+) -> FetchOutcome:
+    transform_workers.start(1)  # it gets ready while the API answers
     log = get_logger(race_id=race_id, run_id=context.run_id)
     progress_board.start_race()
     started_s = time.monotonic()
@@ -68,12 +94,14 @@ def fetch_race(
 
 @dg.op(
     description="Money flow, pools, odds, results and quality of one answer, computed in a worker process.",
+    ins={"fetched": dg.In(FETCH_OUTCOME)},
+    out=dg.Out(TRANSFORM_OUTCOME),
     tags={"dagster/priority": "2", "stage": "transform"},
 )
 def transform_race(
-    context: dg.OpExecutionContext, fetched: Record, transform_workers: dg.ResourceParam[TransformWorkers]
-) -> Record:
-    if not isinstance(fetched, FetchedRace):
+    context: dg.OpExecutionContext, fetched: FetchOutcome, transform_workers: dg.ResourceParam[TransformWorkers]
+) -> TransformOutcome:
+    if isinstance(fetched, ProcessResult):
         context.add_output_metadata({"passed_on": "the race ended in an earlier stage"})
         return fetched
     log = get_logger(race_id=fetched.race_id, run_id=context.run_id)
@@ -105,20 +133,19 @@ def transform_race(
 
 @dg.op(
     description="One race into PostgreSQL in one transaction; the end of every race, failed ones included.",
+    ins={"transformed": dg.In(TRANSFORM_OUTCOME)},
     tags={"dagster/priority": "3", "stage": "write"},
 )
 def write_race(
     context: dg.OpExecutionContext,
-    transformed: Record,
+    transformed: TransformOutcome,
     race_store: dg.ResourceParam[RaceStore],
     progress_board: dg.ResourceParam[ProgressBoard],
 ) -> ProcessResult:
-    result = (
-        _write(context, transformed, race_store)
-        if isinstance(transformed, TransformedRace)
-        else _record(context, ProcessResult.model_validate(transformed), race_store)
-    )
-    if result is transformed:
+    if isinstance(transformed, TransformedRace):
+        result = _write(context, transformed, race_store)
+    else:
+        result = _record(context, transformed, race_store)
         context.add_output_metadata({"race_id": result.race_id, "status": result.status, **result.timings.model_dump()})
     end_race(context, result, progress_board)
     return result
@@ -177,10 +204,10 @@ def _spent(started_s: float, **stage_ms: int) -> Timings:
     return Timings(**stage_ms, total_ms=measure_ms(started_s))
 
 
-def _advance(race: InFlight, **stage_ms: int) -> Timings:
+def _advance(race: RaceInProgress, **stage_ms: int) -> Timings:
     return race.timings.model_copy(update={**stage_ms, "total_ms": measure_ms(race.started_s)})
 
 
-def _left_s(race: InFlight) -> float:
+def _left_s(race: RaceInProgress) -> float:
     """Seconds until the race's deadline, never less than a tenth: a stage that may not even begin says nothing."""
     return max(0.1, race.ends_s - time.monotonic())

@@ -16,8 +16,6 @@ from raceday_dagster.store.schema.tables import PARTITIONED_TABLES
 from raceday_dagster.store.transaction import Transaction
 
 DAYS_AHEAD = 3
-FIRST_YEAR, LAST_YEAR = 2000, 2100
-"""Racing days outside these years are mistakes; any past day inside can be replayed."""
 PARTITION_LOCK_KEY = 0x7261_6365_7061_7274
 """One creator at a time, whichever process it is in."""
 
@@ -42,14 +40,6 @@ def choose_days(now: datetime, days: Iterable[date] = ()) -> list[date]:
     """Today in New Zealand, the three days after it, and ``days``; each once, in order."""
     today = now.astimezone(NEW_ZEALAND).date()
     return sorted({today + timedelta(days=ahead) for ahead in range(DAYS_AHEAD + 1)} | set(days))
-
-
-def refuse_far_days(days: Iterable[date], race_id: str) -> None:
-    """Raises a ``WriteError`` that no retry cures if a racing day cannot be meant: a wrong date makes no partition."""
-    for day in days:
-        if not FIRST_YEAR <= day.year <= LAST_YEAR:
-            message = f"racing day {day} is outside {FIRST_YEAR} to {LAST_YEAR}: nothing was written"
-            raise WriteError(message, race_id=race_id, retryable=False)
 
 
 class Partitions(Record):

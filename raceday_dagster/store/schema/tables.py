@@ -56,7 +56,7 @@ def _counts(names: Iterable[str], kind: Any = Integer) -> list[Column[Any]]:
 
 
 def _row_times() -> list[Column[Any]]:
-    """``updated_at`` moves only when a row really changes; see ``upserts``."""
+    """``updated_at`` moves only when a row really changes; see ``store.upsert``."""
     return [Column(name, Instant, nullable=False, server_default=func.now()) for name in ("created_at", "updated_at")]
 
 

@@ -196,7 +196,7 @@ def test_a_child_forked_during_a_run_writes_its_own_events_only(url: str, dagste
 
 
 def test_a_server_that_vanishes_is_noticed_in_seconds_unless_the_url_says_otherwise(url: str) -> None:
-    engine = storage.build_engine(storage.normalise_url(url).update_query_dict({"keepalives_count": "7"}))
+    engine = storage.build_storage_engine(storage.normalise_url(url).update_query_dict({"keepalives_count": "7"}))
     with storage.open_connection(engine, 5.0) as connection:
         used = connection.connection.driver_connection.get_dsn_parameters()
     engine.dispose()
@@ -226,7 +226,7 @@ def test_what_is_no_postgresql_url_is_refused_in_one_line_without_its_password(u
 
 
 def test_a_server_that_comes_up_late_is_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = storage.build_engine(storage.normalise_url(url))
+    engine = storage.build_storage_engine(storage.normalise_url(url))
     refusals = [sa.exc.OperationalError("connect", {}, ConnectionError("starting up"))] * 2
 
     def refuse_twice(*_: object) -> None:

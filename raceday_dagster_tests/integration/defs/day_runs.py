@@ -30,10 +30,6 @@ def meeting_status_job() -> dg.JobDefinition:
     return defs.resolve_job_def("meeting_status")
 
 
-def process_race_job() -> dg.JobDefinition:
-    return defs.resolve_job_def("process_race")
-
-
 JOBS = {job.__name__: job for job in (daily_baseline_job, evening_backfill_job, meeting_status_job)}
 
 

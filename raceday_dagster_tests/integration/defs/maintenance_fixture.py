@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
-from raceday_dagster.defs.maintenance_job import maintenance_job
+from raceday_dagster.defs.ops.maintenance import maintenance_job
 from raceday_dagster.defs.resources import RESOURCES
 from raceday_dagster_tests.integration.postgres_fixture import ask, order
 
@@ -82,10 +82,13 @@ class Housekeeping:
         folder = Path(self.instance.storage_directory()) / result.run_id
         (folder / "a step").mkdir(parents=True, exist_ok=True)
         (folder / "a step" / "result").write_bytes(b"pickled")
-        age = f"interval '{ended_hours_ago} hours'"
-        moments = ", ".join(f"{name}_timestamp = {name}_timestamp - {age}" for name in ("create", "update"))
-        order(self.dagster_url, f"UPDATE runs SET {moments} WHERE run_id = '{result.run_id}'")
+        self.make_older(result.run_id, hours=ended_hours_ago)
         return result.run_id
+
+    def make_older(self, run_id: str, *, hours: float) -> None:
+        age = f"interval '{hours} hours'"
+        moments = ", ".join(f"{name}_timestamp = {name}_timestamp - {age}" for name in ("create", "update"))
+        order(self.dagster_url, f"UPDATE runs SET {moments} WHERE run_id = '{run_id}'")
 
     def plan_run(
         self,

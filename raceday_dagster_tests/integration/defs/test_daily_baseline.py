@@ -19,7 +19,7 @@ from raceday_dagster_tests.integration.defs.day_runs import (
     read_metadata,
     run_day,
 )
-from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_module_day
+from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_module_day, read_log
 
 
 @pytest.fixture(scope="module")
@@ -70,23 +70,7 @@ def test_every_race_is_a_partition(day: RaceDay, loaded: dg.JobExecutionResult) 
     assert set(day.instance.get_dynamic_partitions("races")) == stored
 
 
-def test_one_race_that_cannot_be_read_does_not_stop_the_day(
-    day: RaceDay, loaded: dg.JobExecutionResult, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert loaded.success
-    monkeypatch.setenv("RACE_COUNTRIES", "NZ")
-    (row,) = day.ask("SELECT race_id FROM races JOIN meetings USING (meeting_id) WHERE country = 'NZ' LIMIT 1")
-    broken = row["race_id"]
-    rule = day.simulator.add_fault(broken, "garbage")
-    again = run_day(day, "daily_baseline")
-    assert day.simulator.fired(rule) == 1
-    day.simulator.clear_faults()
-    assert again.success
-    polls = day.read_polls(again.run_id)
-    assert {race_id for race_id, row in polls.items() if row["status"] == "failed"} == {broken}
-
-
-def test_a_list_that_cannot_be_read_is_one_clear_failure(day: RaceDay) -> None:
+def test_a_list_that_cannot_be_read_is_one_clear_failure(day: RaceDay, capfd: pytest.CaptureFixture[str]) -> None:
     rule = day.simulator.add_fault("/racing/meetings", "status", code=500)
     result = run_day(day, "daily_baseline")
     assert day.simulator.fired(rule) == 4
@@ -95,6 +79,8 @@ def test_a_list_that_cannot_be_read_is_one_clear_failure(day: RaceDay) -> None:
     step, said = read_failure(result)
     assert step == "fetch_meetings"
     assert f"The meetings of {RACING_DAY} could not be read" in said
+    (failed,) = [line for line in read_log(capfd.readouterr().err) if line["event"] == "daily_initialization_failed"]
+    assert (failed["nz_date"], failed["retryable"]) == (RACING_DAY.isoformat(), True)
 
 
 def test_a_day_without_racing_is_an_empty_success(day: RaceDay) -> None:
@@ -139,7 +125,7 @@ def test_no_more_than_five_events_are_asked_for_at_once_whatever_the_config_says
 # The last two tests move the clock of the day past its end.
 
 
-def test_the_next_day_reads_the_races_again_that_are_not_settled(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
+def test_the_next_day_reads_the_races_again_that_are_not_complete(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
     """Also those that are final without a result, as an evening backfill that failed leaves them."""
     assert loaded.success
     lost, *_others = [row["race_id"] for row in day.ask("SELECT race_id FROM races WHERE status = 'final'")]

@@ -252,7 +252,7 @@ def test_a_tick_waits_for_a_connection_while_runs_have_them_all(day: LiveDay) ->
     assert isinstance(asked, dg.RunRequest)
 
 
-def test_a_database_that_is_away_fails_the_tick_with_one_line(day: LiveDay, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_database_fails_the_tick_with_one_line(day: LiveDay, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", NO_DATABASE)
     for sensor in (due_races, first_baseline):
         if sensor is first_baseline and is_schedules_turn(datetime.now(UTC)):

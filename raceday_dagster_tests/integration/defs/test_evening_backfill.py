@@ -9,13 +9,12 @@ import dagster as dg
 import pytest
 from sqlalchemy import text
 
-from raceday_dagster.store.unsettled import CHECK_AFTER
+from raceday_dagster.store.queries import CHECK_AFTER
 from raceday_dagster_tests.integration.defs.day_runs import (
     EVENING,
     NEXT_DAY,
     NIGHT,
     list_races,
-    read_failure,
     read_metadata,
     run_day,
 )
@@ -59,7 +58,7 @@ def test_every_race_that_has_started_is_asked_about_and_no_other(day: RaceDay, e
     started = {row["race_id"]: row for row in day.ask("SELECT * FROM races WHERE start_time <= :now", now=EVENING)}
     assert len(polled) > 20
     assert polled <= set(started)
-    # Nothing comes of an abandoned race; one that was final by the morning is settled by its only poll.
+    # Nothing comes of an abandoned race; one that was final by the morning is complete with its only poll.
     left_alone = [race for race_id, race in started.items() if race_id not in polled]
     assert all(
         race["status"] == "abandoned" or race["last_poll_time"] > race["finalized_at"] + CHECK_AFTER
@@ -72,12 +71,12 @@ def test_every_race_that_has_started_is_asked_about_and_no_other(day: RaceDay, e
 
 def test_results_and_dividends_are_there(day: RaceDay, evening: dg.JobExecutionResult) -> None:
     assert evening.success
-    settled_by = EVENING - timedelta(minutes=15)
+    over_by = EVENING - timedelta(minutes=15)
     lacking = day.ask(
         "SELECT race.race_id, race.status FROM races AS race LEFT JOIN race_results AS result USING (race_id)"
-        " WHERE race.start_time < :settled_by AND race.status <> 'abandoned' AND (race.status <> 'final'"
+        " WHERE race.start_time < :over_by AND race.status <> 'abandoned' AND (race.status <> 'final'"
         " OR result.result_status IS DISTINCT FROM 'final' OR result.dividends = '[]' OR result.results = '[]')",
-        settled_by=settled_by,
+        over_by=over_by,
     )
     assert lacking == []
 
@@ -109,7 +108,7 @@ def test_a_second_backfill_asks_only_about_races_that_are_not_over(
     assert (complete["polled"], complete["failed"]) == (len(running), [])
 
 
-def test_the_next_evening_settles_what_was_left_and_checks_each_end_once(
+def test_the_next_evening_completes_what_was_left_and_checks_each_end_once(
     day: RaceDay, evening: dg.JobExecutionResult
 ) -> None:
     assert evening.success
@@ -132,7 +131,7 @@ def test_a_later_day_still_checks_ends_that_were_seen_late_and_then_nothing_is_l
     assert day.read_batch(nothing.run_id)["total_races"] == 0
 
 
-def test_one_race_that_cannot_be_read_stays_unsettled_and_does_not_stop_the_others(day: RaceDay) -> None:
+def test_one_race_that_cannot_be_read_is_asked_again_and_does_not_stop_the_others(day: RaceDay) -> None:
     ids = list_races(day)[1:4]
     broken = ids[0]
     with day.engine.begin() as connection:
@@ -149,15 +148,3 @@ def test_one_race_that_cannot_be_read_stays_unsettled_and_does_not_stop_the_othe
     repaired = run_day(day, "evening_backfill")
     assert set(day.read_polls(repaired.run_id)) == {broken}
     assert day.ask("SELECT 1 FROM race_results WHERE race_id = :race_id", race_id=broken)
-
-
-def test_a_list_that_cannot_be_read_is_one_clear_failure(day: RaceDay, capfd: pytest.CaptureFixture[str]) -> None:
-    rule = day.simulator.add_fault("/racing/meetings", "status", code=500)
-    result = run_day(day, "evening_backfill")
-    assert day.simulator.fired(rule) == 4
-    day.simulator.clear_faults()
-    step, said = read_failure(result)
-    assert step == "fetch_meetings"
-    assert f"The meetings of {RACING_DAY} could not be read" in said
-    (failed,) = [line for line in read_log(capfd.readouterr().err) if line["event"] == "evening_backfill_failed"]
-    assert (failed["nz_date"], failed["retryable"]) == (RACING_DAY.isoformat(), True)

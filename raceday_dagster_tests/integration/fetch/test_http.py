@@ -201,7 +201,7 @@ def test_the_connection_after_an_error_page_still_works() -> None:
     assert server.requests[0].startswith(b"GET /affiliates/v1/racing/events/unknown?with_money_tracker=true HTTP/1.1")
 
 
-def test_a_resolver_that_hangs_does_not_hold_the_deadline_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resolver_that_never_answers_does_not_hold_the_deadline_up(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, answer = threading.Event(), threading.Event()
 
     def resolve_late(*_args: object, **_kwargs: object) -> None:

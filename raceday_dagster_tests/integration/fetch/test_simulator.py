@@ -100,18 +100,6 @@ def test_a_passing_fault_of_the_feed_is_survived(
     assert feed.fired(rule) == 1
 
 
-@pytest.mark.parametrize(("fault", "params"), RETRIED.items(), ids=RETRIED)
-def test_a_passing_fault_that_stays_is_a_retryable_error(
-    feed: RunningSimulator, day: RacingDay, fault: str, params: dict[str, object]
-) -> None:
-    race_id = day.races[0].race_id
-    rule = feed.add_fault(race_id, fault.split()[0], **params)
-    with build_hasty_api(feed, retries=1) as api, pytest.raises(FetchError) as caught:
-        api.fetch_race_event(race_id, deadline_s=10)
-    assert caught.value.retryable
-    assert feed.fired(rule) == 2
-
-
 @pytest.mark.parametrize(("fault", "params"), REFUSED.items(), ids=REFUSED)
 def test_a_lasting_fault_of_the_feed_is_an_error_at_once(
     feed: RunningSimulator, day: RacingDay, api: RacingApi, fault: str, params: dict[str, object]

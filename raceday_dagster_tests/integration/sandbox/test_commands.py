@@ -18,14 +18,15 @@ SETTINGS = (
     *("DATABASE_URL", "DAGSTER_PG_URL", "DAGSTER_HOME", "NZTAB_API_URL", "RACEDAY_HOME", "DB_POOL_MAX"),
     *("NZTAB_FROM_EMAIL", "NZTAB_PARTNER_NAME", "NZTAB_PARTNER_ID"),
 )
-# Dagster warns that its own command is superseded; users see that, and it is not our line.
+# Dagster warns that this command is superseded by the next; users see that, and it is not our line.
 JOB = ("-W", "ignore", "-m", "dagster", "job", "execute", "-m", "raceday_dagster.definitions", "-j", "process_races")
+LAUNCH = (str(Path(sys.executable).parent / "dg"), "launch", "--job", "process_races", "--config-json")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder like the project's own, where typed commands find ``dagster.yaml`` and ``workspace.yaml``."""
-    for name in ("dagster.yaml", "workspace.yaml"):
+    for name in ("dagster.yaml", "workspace.yaml", "pyproject.toml"):
         shutil.copy(PROJECT / name, tmp_path)
     return tmp_path
 
@@ -69,6 +70,19 @@ def test_the_code_location_loads_in_a_fresh_interpreter_with_nothing_exported(fo
     assert ended.returncode == 0, ended.stderr
     jobs = ("daily_baseline", "evening_backfill", "maintenance", "meeting_status", "process_race", "process_races")
     assert ended.stdout.split() == list(jobs)
+
+
+@pytest.mark.parametrize("asked", ["--help", "--version"])
+def test_help_and_version_answer_without_the_imports_of_a_command(folder: Path, asked: str) -> None:
+    question = (
+        "import sys\nfrom raceday_dagster.cli import main\n"
+        "try:\n    main()\nfinally:\n    print(*{'dagster', 'pandas', 'sqlalchemy', 'pydantic'} & set(sys.modules))"
+    )
+    ended = type_command(folder, "-c", question, asked)
+    assert ended.returncode == 0, ended.stderr
+    first, *_others, imported = ended.stdout.splitlines()
+    assert first.startswith("Usage: " if asked == "--help" else "raceday, version ")
+    assert imported == ""
 
 
 def test_a_job_typed_with_nothing_exported_names_the_sandbox(folder: Path) -> None:
@@ -128,8 +142,9 @@ def test_a_command_that_is_not_there_is_one_line(folder: Path) -> None:
     assert "cannot run 'no-such-command'" in read_only_line(ended)
 
 
-def test_a_batch_in_the_sandbox_runs_as_typed(folder: Path) -> None:
-    ended = raceday(folder, "sandbox", "--", "python", *JOB)
+@pytest.mark.parametrize("typed", [("python", *JOB), (*LAUNCH, '{"execution": {"config": {"max_concurrent": 3}}}')])
+def test_a_batch_in_the_sandbox_runs_as_typed(folder: Path, typed: tuple[str, ...]) -> None:
+    ended = raceday(folder, "sandbox", "--", *typed)
     assert ended.returncode == 0, ended.stderr
     assert '{"event": "batch_complete"' in ended.stderr
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
+from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.race_store import Poll, RaceStore, WriteReport
 from raceday_dagster.store.schema.tables import metadata
-from raceday_dagster_tests.write_snapshots import START
+from raceday_dagster_tests.write_snapshots import START, make_results, make_snapshot
 
 ROW_TIMES = {"created_at", "updated_at"}
 MEASURED = {"fetch_ms", "transform_ms", "write_ms", "total_ms"}
@@ -67,9 +68,14 @@ def write(store: RaceStore, snapshot: Any, run_id: str = "run", **options: Any) 
     )
 
 
+def make_finished() -> RaceSnapshot:
+    """A race that is over, with its results."""
+    return make_snapshot(race={"status": "final"}, results=make_results("final"))
+
+
 def make_partitions(store: RaceStore) -> None:
     """Those of the tests' racing day, so that the next write is one transaction."""
-    store.ensure_partitions([START.date()])
+    store.ensure_partitions([START.date() - timedelta(days=1), START.date()])
 
 
 @dataclass

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 
 import pytest
 
-from raceday_dagster.errors import DatabaseError
-from raceday_dagster.racing.cadence import plan_polls
 from raceday_dagster.racing.outcomes import RowCounts
-from raceday_dagster.store.engine import build_engine
-from raceday_dagster.store.queries import ANSWERED, POLLED_RACES
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster_tests.integration.store.lists import make_list
 from raceday_dagster_tests.integration.store.store_fixture import (
-    observe,
     open_store,
     read_tables,
     watch_statements,
     write,
 )
-from raceday_dagster_tests.integration.store.test_ledger import make_failure
 from raceday_dagster_tests.write_snapshots import START, make_snapshot
 
 RACES = [f"race-{number}" for number in range(1, 5)]
@@ -63,14 +57,6 @@ def test_only_what_changed_is_written(store: RaceStore) -> None:
     assert store.write_racing_day(changed) == RowCounts(races=1)
 
 
-def test_an_older_list_is_not_heard(store: RaceStore, database_url: str) -> None:
-    store.write_racing_day(make_list(RACES, poll=2, race={"status": "closed"}, meeting={"track_condition": "Soft5"}))
-    before = read_tables(database_url)
-    older = make_list(RACES, poll=1, race={"status": "open"}, meeting={"track_condition": "Good4"})
-    assert store.write_racing_day(older).total == 0
-    assert read_tables(database_url) == before
-
-
 def test_an_older_list_never_overwrites_a_newer_poll(store: RaceStore, database_url: str) -> None:
     write(store, make_snapshot(poll=3, race={"status": "interim"}))
     store.write_racing_day(make_list(poll=2, race={"status": "open", "name": "Old"}))
@@ -92,12 +78,6 @@ def test_a_poll_keeps_what_only_the_list_knows(store: RaceStore, database_url: s
     tables = read_tables(database_url)
     assert tables["races"][0]["tote_start_time"] == "25:38:00"
     assert tables["meetings"][0]["tote_meeting_number"] == 4
-
-
-def test_a_list_with_a_status_nobody_knows_keeps_the_stored_one(store: RaceStore, database_url: str) -> None:
-    store.write_racing_day(make_list(race={"status": "closed"}))
-    store.write_racing_day(make_list(poll=1, race={"status": "postponed"}))
-    assert read_tables(database_url)["races"][0]["status"] == "closed"
 
 
 @pytest.mark.parametrize(
@@ -141,77 +121,7 @@ def test_an_empty_list_is_no_failure(store: RaceStore) -> None:
     assert store.write_racing_day(empty).total == 0
 
 
-def test_the_schedule_sees_the_races_of_its_countries_and_categories_in_the_window(store: RaceStore) -> None:
-    store.write_racing_day(make_list(RACES))
-    write(store, make_snapshot("race-2", poll=1, race={"status": "final"}))
-    now = START - timedelta(minutes=5)
-    seen = store.read_polled_races(now, countries=["NZ", "AUS"], categories=["T", "H"])
-    assert [race.race_id for race in seen] == ["race-1", "race-3", "race-4"]
-    assert store.read_polled_races(now, countries=["HK"], categories=["T"]) == []
-    assert store.read_polled_races(now, countries=["NZ"], categories=["H"]) == []
-    assert store.read_polled_races(now + timedelta(days=2), countries=["NZ"], categories=["T"]) == []
-
-
-def test_a_race_whose_poll_failed_is_due_at_its_cadence_and_not_at_once(store: RaceStore) -> None:
-    store.write_racing_day(make_list())
-    now = datetime(2025, 7, 17, 2, 59, tzinfo=UTC)
-    store.record_poll(make_failure("race-1", polled_at=now), "run-1")
-    ten_later, twenty_later = now + timedelta(seconds=10), now + timedelta(seconds=20)
-    races = store.read_polled_races(now, countries=["NZ"], categories=["T"])
-    assert plan_polls(races, (), ten_later).race_ids == ()
-    assert plan_polls(races, (), twenty_later).race_ids == ("race-1",)
-
-
-def test_the_schedule_goes_by_the_ledger_and_by_nothing_later_than_its_clock(store: RaceStore) -> None:
-    store.write_racing_day(make_list(RACES))
-    now = START - timedelta(minutes=5)
-    earlier, later = now - timedelta(seconds=20), now + timedelta(hours=1)
-    store.record_poll(make_failure("race-1", polled_at=earlier - timedelta(minutes=1)), "run-1")
-    store.record_poll(make_failure("race-1", polled_at=earlier), "run-2")
-    store.record_poll(make_failure("race-1", polled_at=later), "run-3")
-    store.record_poll(make_failure("race-3", polled_at=later), "run-3")
-    seen = store.read_polled_races(now, countries=["NZ"], categories=["T"])
-    times = {race.race_id: (race.last_poll_time, race.newest_poll_time) for race in seen}
-    assert times["race-1"] == (earlier, later)
-    assert times["race-3"] == (None, later)
-    assert times["race-4"] == (None, None)
-
-
-def test_the_ledger_says_which_races_of_which_runs_have_their_answer(store: RaceStore) -> None:
-    odd = "run-\x00"
-    for run_id, race_id in (("run-1", "race-1"), ("run-2", "race-2"), (odd, "race-1"), ("run-3", "race-1")):
-        store.record_poll(make_failure(race_id), run_id)
-    asked = {"run-1": ["race-1", "race-2"], "run-2": ["race-1", "race-2"], odd: ["race-1"], "run-4": ["race-1"]}
-    assert store.read_answered(asked) == {("run-1", "race-1"), ("run-2", "race-2"), (odd, "race-1")}
-    assert store.read_answered({}) == set()
-
-
-def test_a_racing_day_is_listed_once_its_list_is_stored(store: RaceStore) -> None:
-    assert not store.is_listed(START.date())
-    store.write_racing_day(make_list(RACES))
-    assert store.is_listed(START.date())
-    assert not store.is_listed(START.date() + timedelta(days=1))
-
-
-def test_the_last_poll_of_a_race_is_one_look_into_the_index(database_url: str) -> None:
-    values = {"now": START, "from_start": START, "to_start": START, "countries": ["NZ"], "categories": ["T"]}
-    with observe(database_url) as run:
-        run("SET enable_seqscan = off")
-        races = "\n".join(line for (line,) in run(f"EXPLAIN {POLLED_RACES}", values))
-        answered = "\n".join(line for (line,) in run(f"EXPLAIN {ANSWERED}", {"run_ids": ["run-1"]}))
-    assert races.count("ix_race_polls_race_id on race_polls") == 2
-    assert "pk_race_polls" in answered
-
-
-def test_a_question_to_a_database_that_is_not_there_is_one_line(database_url: str) -> None:
-    store = RaceStore(build_engine("postgresql+psycopg2://raceday:hidden@127.0.0.1:1/none", pool_max=1))
-    with pytest.raises(DatabaseError) as caught:
-        store.is_listed(START.date())
-    assert "hidden" not in str(caught.value)
-    assert "raceday db start" in str(caught.value)
-
-
-def test_an_older_list_is_not_heard_after_a_newer_one_that_changed_nothing(store: RaceStore, database_url: str) -> None:
+def test_an_older_list_changes_nothing_even_if_the_newer_one_did_not(store: RaceStore, database_url: str) -> None:
     store.write_racing_day(make_list(RACES))
     store.write_racing_day(make_list(RACES, poll=2))
     before = read_tables(database_url)
@@ -244,7 +154,7 @@ def test_a_list_moves_only_a_race_that_was_never_polled_to_another_day(store: Ra
     assert sum(row["incremental_win_amount"] for row in flow) == flow[-1]["win_pool_amount"] == 54_000
 
 
-def test_a_race_that_moves_settles_both_of_its_meetings(store: RaceStore, database_url: str) -> None:
+def test_a_race_that_moves_updates_both_of_its_meetings(store: RaceStore, database_url: str) -> None:
     store.write_racing_day(make_list(["race-1", "race-2"], race={"status": "final"}))
     store.write_racing_day(make_list(["race-3"], poll=1, meeting_id="meeting-2"))
     write(store, make_snapshot("race-3", poll=2), run_id="moved here")

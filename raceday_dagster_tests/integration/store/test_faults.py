@@ -17,12 +17,13 @@ from sqlalchemy.exc import OperationalError
 
 from raceday_dagster.errors import WriteError
 from raceday_dagster.store.race_store import RaceStore
-from raceday_dagster_tests.integration.store import victim as write_victim
+from raceday_dagster_tests.integration.store import killed_writer
 from raceday_dagster_tests.integration.store.store_fixture import (
     MEASURED,
     ROW_TIMES,
     Statements,
     fail_with,
+    make_finished,
     make_partitions,
     observe,
     open_store,
@@ -30,7 +31,7 @@ from raceday_dagster_tests.integration.store.store_fixture import (
     watch_statements,
     write,
 )
-from raceday_dagster_tests.write_snapshots import make_results, make_snapshot
+from raceday_dagster_tests.write_snapshots import make_snapshot
 
 STATEMENTS = 10
 """Of the first write of a race with results, whose meeting's status may follow."""
@@ -41,10 +42,6 @@ def store(database_url: str) -> Iterator[RaceStore]:
     with open_store(database_url) as store:
         make_partitions(store)
         yield store
-
-
-def make_finished() -> Any:
-    return make_snapshot(race={"status": "final"}, results=make_results("final"))
 
 
 def count_rows(database_url: str) -> int:
@@ -82,10 +79,8 @@ def test_a_failure_at_any_statement_leaves_nothing(store: RaceStore, database_ur
     assert store.gauge.in_use == 0
 
 
-@pytest.mark.parametrize("number", range(1, STATEMENTS + 1))
-def test_a_bug_at_any_statement_leaves_nothing_and_no_connection(
-    store: RaceStore, database_url: str, number: int
-) -> None:
+@pytest.mark.parametrize("number", [1, STATEMENTS])
+def test_an_interruption_leaves_nothing_and_no_connection(store: RaceStore, database_url: str, number: int) -> None:
     def interrupt(_connection: Any, _statement: str) -> str:
         raise KeyboardInterrupt
 
@@ -118,22 +113,20 @@ def test_a_backend_terminated_twice_is_a_failure_worth_another_poll(store: RaceS
     assert count_rows(database_url) == 0
 
 
-@pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03", "57014", "53300"])
-def test_a_failure_that_passes_is_tried_once_more(store: RaceStore, database_url: str, sqlstate: str) -> None:
-    with watch_statements(store.engine, at=5, action=fail_with(sqlstate)) as statements:
+def test_a_failure_that_passes_is_tried_once_more(store: RaceStore) -> None:
+    with watch_statements(store.engine, at=5, action=fail_with("40001")) as statements:
         assert write(store, make_finished()).row_counts.races == 1
     assert statements.fired == 1
-    with failing(store, at=5, times=9, action=fail_with(sqlstate)) as (statements, caught):
+    with failing(store, at=5, times=9, action=fail_with("40001")) as (statements, caught):
         write(store, make_snapshot("race-2"))
     assert (statements.fired, caught.value.retryable) == (2, True)
 
 
-@pytest.mark.parametrize("sqlstate", ["53100", "22003", "23505", "42501"])
-def test_a_failure_that_lasts_is_not_tried_again(store: RaceStore, sqlstate: str) -> None:
-    with failing(store, at=5, times=9, action=fail_with(sqlstate)) as (statements, caught):
+def test_a_failure_that_lasts_is_not_tried_again(store: RaceStore) -> None:
+    with failing(store, at=5, times=9, action=fail_with("53100")) as (statements, caught):
         write(store, make_finished())
     assert (statements.fired, caught.value.retryable) == (1, False)
-    assert sqlstate in caught.value.message
+    assert "53100" in caught.value.message
 
 
 def test_a_lost_answer_to_the_commit_is_written_once(store: RaceStore, database_url: str) -> None:
@@ -158,8 +151,11 @@ def test_a_lost_answer_to_the_commit_is_written_once(store: RaceStore, database_
     assert [(row["status"], row["money_flow_history_rows"]) for row in tables["race_polls"]] == [("success", 8)]
 
 
-def test_the_first_error_is_told_when_the_rollback_fails_too(store: RaceStore) -> None:
+def test_write_race_raises_the_first_error_when_the_rollback_fails_too(store: RaceStore) -> None:
+    broken: list[str] = []
+
     def break_rollback(dbapi_connection: Any) -> None:
+        broken.append("ROLLBACK")
         raise OperationalError("ROLLBACK", {}, psycopg2.OperationalError("rollback failed"))
 
     before = store.engine.pool.checkedin()
@@ -169,7 +165,7 @@ def test_the_first_error_is_told_when_the_rollback_fails_too(store: RaceStore) -
             write(store, make_finished())
     finally:
         event.remove(store.engine, "rollback", break_rollback)
-    assert before == 1
+    assert (before, broken) == (1, ["ROLLBACK"])
     assert store.gauge.in_use == 0
     assert write(store, make_finished()).status == "written"
 
@@ -212,11 +208,11 @@ def test_a_value_no_column_takes_is_a_typed_error(store: RaceStore, column: str,
 def test_a_process_killed_at_any_statement_leaves_nothing_and_the_next_one_everything(database_url: str) -> None:
     with open_store(database_url) as store:
         make_partitions(store)
-        write(store, write_victim.make_victim())
+        write(store, make_finished())
         undisturbed = read_tables(database_url, without=ROW_TIMES | MEASURED)
     with open_store(database_url):
         ended = subprocess.run(
-            [sys.executable, "-m", write_victim.__name__, database_url, str(STATEMENTS)],
+            [sys.executable, "-m", killed_writer.__name__, database_url, str(STATEMENTS)],
             capture_output=True,
             text=True,
             timeout=60,

@@ -9,7 +9,7 @@ import pytest
 
 from raceday_dagster.racing.outcomes import (
     BatchOutcome,
-    PoolUse,
+    ConnectionUse,
     ProcessResult,
     RaceError,
     RowCounts,
@@ -46,7 +46,7 @@ def make_batch(*races: ProcessResult) -> BatchOutcome:
         batch_duration_ms=950,
         requested_concurrency=5,
         effective_concurrency=4,
-        db_pool=PoolUse(max=10, peak=4),
+        db_pool=ConnectionUse(max=10, peak=4),
         workers=WorkerUse(total=3, busy_peak=2, queue_depth_peak=1, restarts=0),
     )
 

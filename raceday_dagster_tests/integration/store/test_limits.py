@@ -14,13 +14,14 @@ from raceday_dagster.errors import DatabaseError, WriteError
 from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster_tests.integration.store.store_fixture import (
+    make_finished,
     make_partitions,
     observe,
     open_store,
     watch_statements,
     write,
 )
-from raceday_dagster_tests.integration.store.test_faults import STATEMENTS, count_rows, failing, make_finished
+from raceday_dagster_tests.integration.store.test_faults import STATEMENTS, count_rows, failing
 from raceday_dagster_tests.write_snapshots import START, make_snapshot
 
 

@@ -1,4 +1,4 @@
-"""What maintenance decides: which keys go, how long failed runs stay, and what it says it did."""
+"""What maintenance decides: how long failed runs stay, what it takes for a partition, and what it says it did."""
 
 from __future__ import annotations
 
@@ -8,52 +8,37 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from raceday_dagster.archive.archive import ArchiveStep
-from raceday_dagster.archive.content import HistoryColumns, UnknownKindError
-from raceday_dagster.archive.detaching import read_racing_day
-from raceday_dagster.defs.maintenance_job import maintenance_job
-from raceday_dagster.defs.ops.maintenance import choose_old_keys, find_races_in_config, summarise_steps
-from raceday_dagster.defs.ops.run_retention import BatchedDeletion, choose_failed_cutoff
+from raceday_dagster.archive.partitions import read_racing_day
+from raceday_dagster.defs.ops.maintenance import choose_failed_cutoff, find_races_in_config, summarise_steps
 from raceday_dagster.errors import SettingsError
 from raceday_dagster.settings import Settings
 
 NOW = datetime(2026, 9, 26, 16, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-KEYS = st.sets(st.sampled_from("abcdefgh"))
 
 
-def cut_off(ended_hours_ago: list[float], *, most: int) -> timedelta:
-    """How long ago a failed run must have ended to go, with 48 hours for any run and 336 for a failed one."""
-    newest = [NOW - ago * HOUR for ago in sorted(ended_hours_ago)][:most]
-    return NOW - choose_failed_cutoff(NOW, keep=48 * HOUR, keep_failed=336 * HOUR, newest=newest, most=most)
-
-
-def test_a_few_failed_runs_stay_their_two_weeks() -> None:
-    assert cut_off([], most=3) == cut_off([1, 100], most=3) == 336 * HOUR
-
-
-def test_of_many_failed_runs_the_newest_stay_longer() -> None:
-    assert cut_off([50, 60, 70, 80], most=3) == 70 * HOUR
-
-
-def test_a_day_of_failures_shortens_nobodys_two_days() -> None:
-    assert cut_off([1, 2, 3, 4], most=3) == 48 * HOUR
-
-
-def test_no_number_of_failed_runs_stays_longer_than_two_weeks() -> None:
-    assert cut_off([400, 500, 600], most=3) == 336 * HOUR
+@pytest.mark.parametrize(
+    ("failed_hours_ago", "goes_after_hours"),
+    [
+        pytest.param([], 336, id="no failed run"),
+        pytest.param([1, 100], 336, id="few stay their two weeks"),
+        pytest.param([50, 60, 70], 70, id="of many the newest stay longer"),
+        pytest.param([1, 2, 3], 48, id="a day of failures shortens nobody's two days"),
+        pytest.param([400, 500, 600], 336, id="none stays longer than two weeks"),
+    ],
+)
+def test_a_failed_run_stays_two_weeks_unless_three_newer_ones_do(
+    failed_hours_ago: list[int], goes_after_hours: int
+) -> None:
+    newest = [NOW - ago * HOUR for ago in failed_hours_ago]
+    cutoff = choose_failed_cutoff(NOW, keep=48 * HOUR, keep_failed=336 * HOUR, newest=newest, most=3)
+    assert cutoff == NOW - goes_after_hours * HOUR
 
 
 def test_failed_runs_are_never_kept_for_less_than_the_others() -> None:
     assert choose_failed_cutoff(NOW, keep=48 * HOUR, keep_failed=HOUR, newest=[], most=3) == NOW - 48 * HOUR
-
-
-@given(keys=KEYS, recent=KEYS, named=KEYS)
-def test_a_key_goes_if_and_only_if_nothing_holds_it(keys: set[str], recent: set[str], named: set[str]) -> None:
-    assert set(choose_old_keys(sorted(keys), recent=recent, named=named)) == keys - recent - named
 
 
 @pytest.mark.parametrize(
@@ -84,16 +69,6 @@ def test_only_the_name_of_a_partition_is_read_as_one(name: str, day: date | None
     assert read_racing_day("odds_history", name) == day
 
 
-def test_a_type_nobody_has_thought_of_is_named_with_its_column() -> None:
-    with pytest.raises(UnknownKindError, match="column found has the type jsonb"):
-        HistoryColumns([("racing_day", "date"), ("found", "jsonb")])
-
-
-def test_the_names_and_types_of_the_columns_are_in_the_fingerprint() -> None:
-    columns = [HistoryColumns([("a", kind)]).build_fingerprint("1") for kind in ("integer", "bigint")]
-    assert len({*columns, HistoryColumns([("b", "integer")]).build_fingerprint("1")}) == 3
-
-
 def test_the_metadata_counts_what_was_done_and_names_what_was_not() -> None:
     steps = [
         ArchiveStep(stage="detached", partition="one"),
@@ -111,28 +86,6 @@ def test_the_metadata_counts_what_was_done_and_names_what_was_not() -> None:
         "files": ["one.parquet"],
         "failures": ["two: no room"],
     }
-
-
-def test_one_op_after_the_other_and_none_waits_for_the_success_of_another() -> None:
-    priorities = {node.name: int(node.definition.tags["dagster/priority"]) for node in maintenance_job.nodes}
-    assert sorted(priorities, key=lambda name: -priorities[name]) == [
-        "create_history_partitions",
-        "archive_history",
-        "remove_old_partitions",
-        "delete_old_runs",
-    ]
-    assert maintenance_job.tags["dagster/max_retries"] == "0"
-    dependencies = maintenance_job.graph.dependencies.values()
-    assert not any(dependencies)
-
-
-def test_our_storage_deletes_in_batches_and_dagsters_does_not() -> None:
-    from dagster_postgres.run_storage import PostgresRunStorage
-
-    from raceday_dagster.dagster_plugins import storage
-
-    assert issubclass(storage._RunStorage, BatchedDeletion)
-    assert not issubclass(PostgresRunStorage, BatchedDeletion)
 
 
 def test_the_archive_is_in_the_home_unless_it_is_named() -> None:

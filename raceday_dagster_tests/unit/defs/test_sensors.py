@@ -171,7 +171,7 @@ def test_a_tick_with_a_race_in_flight_still_looks_ahead_for_the_others() -> None
     assert day.now == SLOT - LEAD
 
 
-def test_a_run_that_hangs_holds_no_race_but_its_place() -> None:
+def test_a_run_that_makes_no_progress_holds_its_place_but_no_race() -> None:
     day = Day(SLOT)
     day.add_race("a", polled_at=SLOT - 20 * SECOND)
     day.add_batch("a", age=CLAIM_LASTS)
@@ -181,13 +181,15 @@ def test_a_run_that_hangs_holds_no_race_but_its_place() -> None:
     assert "4 live batches are not over" in day.skip()
 
 
-def test_the_races_of_one_run_end_while_their_claim_lasts_however_the_api_hangs() -> None:
+def test_the_races_of_one_run_end_while_their_claim_lasts_though_the_api_never_answers() -> None:
     longest_s = FETCH_SHARE * Settings.from_environment({}).race_deadline_s + LEDGER_DEADLINE_S
     assert MOST_RACES / DEFAULT_CONCURRENCY * longest_s <= CLAIM_LASTS.total_seconds()
 
 
 @pytest.mark.parametrize(("second", "level"), [(0, "warning"), (5, "warning"), (6, "info"), (59, "info")])
-def test_what_lasts_is_a_warning_once_a_minute(second: int, level: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_skip_that_repeats_is_a_warning_once_a_minute(
+    second: int, level: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     day = Day(SLOT.replace(second=second))
     day.add_race("due", polled_at=day.now - 20 * SECOND)
     for number in range(MOST_BATCHES):
@@ -257,11 +259,11 @@ def test_an_instant_lived_through_twice_asks_for_another_run() -> None:
 def test_a_failed_read_fails_the_tick() -> None:
     class Broken(Day):
         def read_runs(self) -> Runs:
-            raise ConnectionError("Dagster's database is away")
+            raise ConnectionError("Dagster's database cannot be reached")
 
     day = Broken(SLOT)
     day.add_race("a")
-    with pytest.raises(ConnectionError, match="is away"):
+    with pytest.raises(ConnectionError, match="cannot be reached"):
         day.tick()
 
 

@@ -14,7 +14,7 @@ from requests.adapters import BaseAdapter
 from urllib3 import HTTPResponse
 
 from raceday_dagster.fetch import RacingApi
-from raceday_dagster.fetch.session import build_session
+from raceday_dagster.fetch.exchange import build_session
 from raceday_dagster.settings import ApiIdentity
 from raceday_dagster_tests.payloads import encode
 

@@ -16,7 +16,7 @@ import requests
 from raceday_dagster.errors import FetchError
 from raceday_dagster.fetch import RacingApi, cutoff
 from raceday_dagster.fetch.client import PAGE_SIZE
-from raceday_dagster.fetch.session import build_session
+from raceday_dagster.fetch.exchange import build_session
 from raceday_dagster_tests.payloads import event_payload, list_meeting, make_id, meetings_payload
 from raceday_dagster_tests.unit.fetch.fakes import BASE_URL, IDENTITY, Answer, Feed
 

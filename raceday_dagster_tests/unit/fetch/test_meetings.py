@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raceday_dagster.fetch.meetings import build_racing_day, parse_meetings_page
-from raceday_dagster.fetch.wire_fields import WireError
+from raceday_dagster.fetch.wire import WireError
 from raceday_dagster.racing.events import RacingDay
 from raceday_dagster_tests.payloads import encode, list_meeting, list_race, make_id, meetings_payload
 
@@ -64,7 +64,7 @@ def test_a_fixed_odds_meeting_has_no_tote_fields() -> None:
         ({"tote_raceday_date": "0001-01-01T00:00:00Z"}, "tote_raceday_date: must be between the years 2000 and 2100"),
         ({"date": "soon"}, "date: must begin with a date like 2025-07-17"),
         ({"name": "a\0b"}, "name: must not contain a NUL character"),
-        ({"races": {}}, "races: input should be a valid list"),
+        ({"races": {}}, "races: input should be a list"),
         ({"tote_meeting_number": "4"}, "tote_meeting_number: input should be a valid integer"),
     ],
 )

@@ -161,7 +161,7 @@ def test_a_deadline_that_has_passed_asks_nobody() -> None:
     assert feed.transport.asked == []
 
 
-def test_every_retry_and_the_surrender_are_logged_with_the_race(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_retry_and_the_giving_up_are_logged_with_the_race(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(FetchError):
         fetch(Feed.of(*[Answer(503)] * 4))
     lines = read_log(capsys)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raceday_dagster.fetch.event import parse_race_event
-from raceday_dagster.fetch.wire_fields import WireError
+from raceday_dagster.fetch.wire import WireError
 from raceday_dagster.racing.events import RaceEvent
 from raceday_dagster_tests.payloads import GOLDEN_RACE_ID, encode, golden_event_payload
 

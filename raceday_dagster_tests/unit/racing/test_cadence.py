@@ -283,7 +283,7 @@ def test_a_race_is_in_flight_until_the_ledger_has_it_from_that_run() -> None:
         (-CLAIM_LASTS, 0, 0),
     ],
 )
-def test_a_run_that_hangs_is_counted_without_its_races_and_one_from_the_future_not_at_all(
+def test_a_stuck_run_is_counted_without_its_races_and_one_from_the_future_not_at_all(
     age: timedelta, batches: int, races: int
 ) -> None:
     found = find_in_flight([make_batch("one", "a", age=age)], (), NOW)

@@ -8,7 +8,7 @@ import pytest
 from raceday_dagster.errors import FetchError, PipelineError, TransformError, WriteError
 from raceday_dagster.racing.outcomes import (
     BatchOutcome,
-    PoolUse,
+    ConnectionUse,
     ProcessResult,
     RaceError,
     RowCounts,
@@ -42,7 +42,7 @@ def end_batch(*races: ProcessResult, duration_ms: int = 1_000) -> BatchOutcome:
         batch_duration_ms=duration_ms,
         requested_concurrency=5,
         effective_concurrency=5,
-        db_pool=PoolUse(max=10, peak=5),
+        db_pool=ConnectionUse(max=10, peak=5),
         workers=WorkerUse(total=3, busy_peak=3, queue_depth_peak=2, restarts=0),
     )
 

@@ -24,7 +24,7 @@ from raceday_dagster.service.health import (
 from raceday_dagster.service.health_reading import check_health, date_holder
 from raceday_dagster.service.instance_lock import Holder
 from raceday_dagster.service.service_files import ServiceState
-from raceday_dagster.store.live_polls import LiveRace
+from raceday_dagster.store.queries import LiveRace
 
 NOW = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=5)

@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import pytest
 
-from raceday_dagster.simulator.fields import draw_field
-from raceday_dagster.simulator.listings import list_meetings, list_races, show_meeting, write_tote_clock
-from raceday_dagster.simulator.raceday import NEW_ZEALAND, Race, RaceDay
+from raceday_dagster.simulator.day import NEW_ZEALAND, Race, RaceDay
+from raceday_dagster.simulator.field import draw_field
+from raceday_dagster.simulator.meetings import list_meetings, write_tote_clock
 
 WINTER = date(2025, 7, 17)
 ASKED = {"date_from": "2025-07-17", "date_to": "2025-07-17", "limit": "200"}
@@ -95,25 +95,6 @@ def test_a_first_start_without_a_zone_is_refused() -> None:
         RaceDay(1, WINTER, datetime(2025, 7, 17, 11))  # noqa: DTZ001 - the point of the test
 
 
-def test_pages_of_meetings_are_the_whole_list_cut_up() -> None:
-    day = RaceDay(1, WINTER)
-    whole = list_meetings(day, day.first_start, ASKED, "/")["data"]["meetings"]
-    pages = [
-        list_meetings(day, day.first_start, ASKED | {"limit": "5", "offset": str(offset)}, "/")["data"]["meetings"]
-        for offset in (0, 5, 10, 15)
-    ]
-    assert [len(page) for page in pages] == [5, 5, 5, 1]
-    assert [meeting for page in pages for meeting in page] == whole
-
-
-def test_meetings_can_be_asked_for_by_country_category_and_day() -> None:
-    day = RaceDay(1, WINTER)
-    answer = list_meetings(day, day.first_start, ASKED | {"country": "NZ", "category": "H"}, "/")
-    assert {(meeting["country"], meeting["category"]) for meeting in answer["data"]["meetings"]} == {("NZ", "H")}
-    other_day = list_meetings(day, day.first_start, ASKED | {"date_from": "2025-07-18", "date_to": "2025-07-18"}, "/")
-    assert other_day["data"]["meetings"] == []
-
-
 def test_today_is_the_servers_and_counted_in_utc() -> None:
     day = RaceDay(1, WINTER)
     morning_in_nz = datetime(2025, 7, 16, 23, 0, tzinfo=UTC)
@@ -131,23 +112,3 @@ def test_the_meetings_show_what_only_some_of_them_have() -> None:
     assert any(meeting.get("tote_running_double") for meeting in meetings)
     hours = [int(race["tote_start_time"][:2]) for m in meetings for race in m["races"] if "tote_start_time" in race]
     assert max(hours) >= 24
-
-
-def test_one_meeting_comes_as_a_list_of_one() -> None:
-    day = RaceDay(1, WINTER)
-    [meeting] = show_meeting(day.meetings[2], day.first_start, "/")["data"]["meetings"]
-    assert meeting["meeting"] == day.meetings[2].meeting_id
-
-
-def test_the_race_list_pages_by_token_and_holds_pseudo_races_without_a_number() -> None:
-    day = RaceDay(1, WINTER)
-    token, races = "", []
-    while True:
-        data = list_races(day, day.first_start, ASKED | {"limit": "60", "page_token": token}, "/")["data"]
-        races += data["races"]
-        token = data["next_page_token"]
-        if not token:
-            break
-    assert len({race["id"] for race in races}) == len(races)
-    assert len([race for race in races if "number" in race]) == len(day.races)
-    assert any("number" not in race for race in races)

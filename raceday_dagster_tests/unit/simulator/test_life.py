@@ -9,20 +9,19 @@ from typing import Any
 
 import pytest
 
-from raceday_dagster.simulator.lifecycle import closes_at, find_status
+from raceday_dagster.simulator.day import Race, RaceDay
+from raceday_dagster.simulator.event import build_event
 from raceday_dagster.simulator.market import open_market
-from raceday_dagster.simulator.payloads import build_event
-from raceday_dagster.simulator.raceday import Race, RaceDay
 
 DAY = RaceDay(5, date(2025, 7, 17))
-ALL = {"with_money_tracker": "true", "with_tote_trends_data": "true"}
+WITH_TRACKER = {"with_money_tracker": "true"}
 PLAIN = [race for race in DAY.races if not race.oddity and race.meeting.tote_number is not None]
 
 
-def show(race: Race, minutes: float, query: dict[str, str] | None = None) -> dict[str, Any]:
+def show(race: Race, minutes: float, query: dict[str, str] = WITH_TRACKER) -> dict[str, Any]:
     """`data` of the event so many minutes after its advertised start."""
     instant = race.starts_at + timedelta(minutes=minutes)
-    data: dict[str, Any] = build_event(race, instant, ALL if query is None else query, "/")["data"]
+    data: dict[str, Any] = build_event(race, instant, query, "/")["data"]
     return data
 
 
@@ -35,11 +34,11 @@ def sum_holds(data: dict[str, Any]) -> Counter[str]:
 
 def test_a_race_goes_from_open_over_closed_and_interim_to_final() -> None:
     for race in PLAIN:
-        seen = [find_status(race, race.starts_at + timedelta(seconds=second)) for second in range(-600, 1200, 5)]
+        seen = [race.find_status(race.starts_at + timedelta(seconds=second)) for second in range(-600, 1200, 5)]
         stages = [seen[0], *(after for before, after in pairwise(seen) if before != after)]
         assert stages == ["Open", "Closed", "Interim", "Final"]
-        assert find_status(race, closes_at(race) + timedelta(minutes=1, seconds=59)) == "Closed"
-        assert find_status(race, race.starts_at + timedelta(minutes=12)) == "Final"
+        assert race.find_status(race.closes_at + timedelta(minutes=1, seconds=59)) == "Closed"
+        assert race.find_status(race.starts_at + timedelta(minutes=12)) == "Final"
 
 
 def test_an_abandoned_race_is_abandoned_for_good_and_its_pools_with_it() -> None:
@@ -80,7 +79,7 @@ def test_pools_grow_ever_faster_and_stop_at_the_close() -> None:
     steps = [after - before for before, after in pairwise(totals)]
     assert all(step > 0 for step in steps)
     assert steps[-1] > 5 * steps[0]
-    assert len({market.pool_total("Win", closes_at(race) + timedelta(minutes=m)) for m in (0, 5, 60)}) == 1
+    assert len({market.pool_total("Win", race.closes_at + timedelta(minutes=m)) for m in (0, 5, 60)}) == 1
 
 
 @pytest.mark.parametrize("race", PLAIN[::20], ids=lambda race: f"{race.meeting.slot.venue} {race.number}")
@@ -100,7 +99,7 @@ def test_prices_drift_and_follow_the_money() -> None:
 def test_shares_add_up_to_about_a_hundred_over_all_rows() -> None:
     for race in DAY.races[::3]:
         for minutes in (-300, -30, -1, 15):
-            rows = show(race, minutes, {"with_money_tracker": "true"})["money_tracker"]["entrants"]
+            rows = show(race, minutes)["money_tracker"]["entrants"]
             assert 95 <= sum(row["hold_percentage"] for row in rows) <= 105
             assert 95 <= sum(row["bet_percentage"] for row in rows) <= 105
             assert min(row["hold_percentage"] for row in rows) >= 0
@@ -113,16 +112,12 @@ def test_the_same_instant_gives_the_same_answer_from_a_day_made_again() -> None:
         assert twin is not None
         for minutes in (-20, 0, 20):
             instant = race.starts_at + timedelta(minutes=minutes)
-            assert build_event(race, instant, ALL, "/") == build_event(twin, instant, ALL, "/")
+            assert build_event(race, instant, WITH_TRACKER, "/") == build_event(twin, instant, WITH_TRACKER, "/")
 
 
-def test_flags_bring_the_tracker_and_the_trends_and_unknown_ones_nothing() -> None:
-    bare = show(PLAIN[0], -5, {"with_results": "true"})
-    assert bare["money_tracker"] is None
-    assert not any("tote_trends_data" in pool.get("tote_trends", {}) for pool in bare["tote_pools"])
-    flagged = show(PLAIN[0], -5)
-    assert flagged["money_tracker"] is not None
-    assert sum("tote_trends_data" in pool.get("tote_trends", {}) for pool in flagged["tote_pools"]) == 2
+def test_the_tracker_comes_with_its_flag_and_unknown_flags_change_nothing() -> None:
+    assert show(PLAIN[0], -5, {"with_results": "true"})["money_tracker"] is None
+    assert show(PLAIN[0], -5)["money_tracker"] is not None
 
 
 def test_the_answer_is_dated_with_nine_digits() -> None:

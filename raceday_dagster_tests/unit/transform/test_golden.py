@@ -1,4 +1,4 @@
-"""Every figure of the golden race."""
+"""Every figure of the golden race, from the bytes of the answer to the rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from raceday_dagster.racing.events import TotePool, TrackerRow
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.transform.race import transform_race
-from raceday_dagster_tests.unit.transform.golden_race import SHARES, UNMATCHED, entrant, golden_event
+from raceday_dagster_tests.unit.transform.golden_race import entrant, golden_event
 
 POOLS = {
     "win_pool_total": 915138,
@@ -42,7 +42,7 @@ def snapshot() -> RaceSnapshot:
 def test_the_tracker_of_the_golden_race_has_76_rows_of_11_ids() -> None:
     tracker = golden_event().tracker or ()
     assert len(tracker) == 76
-    assert len({row.entrant_id for row in tracker}) == len(SHARES) + len(UNMATCHED) == 11
+    assert len({row.entrant_id for row in tracker}) == 11
     assert sum(row.hold_percentage for row in tracker) == 101
     assert sum(row.bet_percentage for row in tracker) == 101
 
@@ -116,9 +116,10 @@ def test_the_race_row_is_final_with_its_real_start(snapshot: RaceSnapshot) -> No
 def test_results_and_dividends_are_kept(snapshot: RaceSnapshot) -> None:
     assert snapshot.results is not None
     assert snapshot.results.result_status == "final"
-    assert snapshot.results.results[0]["runner_number"] == 2
+    assert [line["runner_number"] for line in snapshot.results.results][:4] == [2, 4, 7, 6]
+    assert [row.runner_number for row in snapshot.entrants if row.favourite] == [4]
     assert len(snapshot.results.dividends) == 14
-    assert snapshot.results.dividends[0]["dividend"] == "6.60"
+    assert snapshot.results.dividends[0]["dividend"] == "6.6"
 
 
 @pytest.mark.parametrize(("number", "win", "place"), [(1, 20725, 7623), (6, 21876, 8047), (8, 2303, 847)])

@@ -66,7 +66,7 @@ def test_an_amount_is_the_nearest_cent_of_the_summed_share(shares: list[Decimal]
     for name, pool in (("win", win), ("place", place), ("total", win + place)):
         assert type(columns[f"{name}_pool_amount"]) is int
         assert abs(columns[f"{name}_pool_amount"] - pool * share / 100) <= Fraction(1, 2)
-    assert money.hold_total == share
+    assert money.total.hold == share
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcxyz"), percentages, percentages), max_size=40))
@@ -74,9 +74,9 @@ def test_matched_and_unmatched_shares_add_up_to_the_tracker(rows: list[tuple[str
     money = follow_money(["a", "b", "c", "d"], [row(*values) for values in rows], None)
     assert set(money.columns) == {entrant for entrant, _, _ in rows} & {"a", "b", "c"}
     unmatched = sum((Fraction(hold) for entrant, hold, _ in rows if entrant in "xyz"), Fraction(0))
-    assert money.unmatched_hold == unmatched
-    assert money.hold_total == sum((Fraction(hold) for _, hold, _ in rows), Fraction(0))
-    assert money.bet_total == sum((Fraction(bet) for _, _, bet in rows), Fraction(0))
+    assert money.unmatched.hold == unmatched
+    assert money.total.hold == sum((Fraction(hold) for _, hold, _ in rows), Fraction(0))
+    assert money.total.bet == sum((Fraction(bet) for _, _, bet in rows), Fraction(0))
 
 
 def test_the_total_is_split_on_its_own_and_not_added_up() -> None:
@@ -118,6 +118,11 @@ def test_without_tracker_rows_nothing_is_known(tracker: tuple[()] | None) -> Non
     assert money.columns == {}
 
 
-def test_shares_that_no_column_could_hold_are_refused() -> None:
-    with pytest.raises(ValueError, match="not percentages"):
-        follow_money(["a"], [row("a", 9999), row("a", 2)], None)
+@pytest.mark.parametrize("hostile", ["2", "1e999999", "1e-999999", "NaN", "sNaN", "Infinity"])
+def test_shares_that_no_column_could_hold_are_refused(hostile: str) -> None:
+    rows = [
+        TrackerRow.model_construct(entrant_id="a", hold_percentage=Decimal(hold), bet_percentage=Decimal(0))
+        for hold in ("9999", hostile)
+    ]
+    with pytest.raises(ValueError, match=r"money tracker's shares are not|is not a number this data can hold"):
+        follow_money(["a"], rows, None)

@@ -9,7 +9,7 @@ import pytest
 
 from raceday_dagster.racing.events import RaceEvent, TotePool, TrackerRow
 from raceday_dagster.racing.snapshots import IntervalType, Quality
-from raceday_dagster.transform.money_flow import MoneyFlow, follow_money
+from raceday_dagster.transform.money_flow import RaceMoney, follow_money
 from raceday_dagster.transform.quality import assess_quality
 from raceday_dagster.transform.tote_pools import read_pools
 from raceday_dagster_tests.unit.transform.golden_race import entrant, open_event
@@ -83,7 +83,7 @@ def test_warnings_of_earlier_steps_are_passed_on() -> None:
     quality = assess_quality(
         event,
         read_pools(event.tote_pools, None),
-        MoneyFlow(tracked=False, columns={}),
+        RaceMoney(tracked=False, columns={}),
         time_to_start_s=1,
         interval_type="30s",
         warnings=["impossible_odds=2"],

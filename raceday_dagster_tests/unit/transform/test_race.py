@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from raceday_dagster.racing.events import (
-    Dividend,
-    Finisher,
-    ListedMeeting,
-    ListedRace,
-    Odds,
-    RaceEvent,
-    RacingDay,
-    TotePool,
-)
-from raceday_dagster.racing.followed import select_meetings
+from raceday_dagster.racing.events import Dividend, Finisher, Odds, RaceEvent, TotePool
 from raceday_dagster.racing.snapshots import EntrantRow
 from raceday_dagster.transform.race import transform_race
 from raceday_dagster_tests.unit.transform.golden_race import START, entrant, open_event
@@ -241,30 +231,3 @@ def test_an_empty_race_is_poor_but_not_an_error() -> None:
     snapshot = transform_race(changed(runners=(), tracker=None, tote_pools=None))
     assert snapshot.entrants == snapshot.money_flow == snapshot.odds == ()
     assert snapshot.quality.score == 100 - 25 - 10 - 15 - 10
-
-
-def test_only_meetings_of_the_chosen_countries_and_categories_are_followed() -> None:
-    day = START.date()
-    meetings = [
-        ListedMeeting(
-            meeting_id=f"{country}-{category}", meeting_name="M", racing_day=day, category=category, country=country
-        )
-        for country in ("NZ", "AUS", "UK")
-        for category in ("T", "H", "G")
-    ]
-    races = [
-        ListedRace(
-            race_id=f"race-{meeting_id}",
-            meeting_id=meeting_id,
-            racing_day=day,
-            name="R",
-            race_number=1,
-            start_time=START,
-            category="T",
-        )
-        for meeting_id in ("NZ-T", "NZ-G", "UK-T", "unlisted")
-    ]
-    listed = RacingDay(racing_day=day, generated_at=datetime.now(UTC), meetings=tuple(meetings), races=tuple(races))
-    followed = select_meetings(listed, countries={"NZ", "AUS"}, categories={"T", "H"})
-    assert [meeting.meeting_id for meeting in followed.meetings] == ["NZ-T", "NZ-H", "AUS-T", "AUS-H"]
-    assert [race.race_id for race in followed.races] == ["race-NZ-T"]

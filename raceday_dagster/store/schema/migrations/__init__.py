@@ -1,7 +1,7 @@
 """Brings a database to the schema of this code: alembic, driven from here and needing no ``alembic.ini``.
 
 A migration is a record of what was done and is never edited afterwards; a new one is a new file in ``versions``,
-written by hand. A test proves that all of them together lead to ``write.tables``.
+written by hand. A test proves that all of them together lead to ``store.schema.tables``.
 """
 
 from __future__ import annotations

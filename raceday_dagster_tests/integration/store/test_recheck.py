@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from raceday_dagster.racing.snapshots import ResultsRow
+from raceday_dagster.store.queries import CHECK_AFTER, GIVEN_UP_AFTER, OVERDUE_RACES, RACES_TO_RECHECK
 from raceday_dagster.store.race_store import RaceStore
-from raceday_dagster.store.unsettled import CHECK_AFTER, GIVEN_UP_AFTER, OVERDUE, UNSETTLED
 from raceday_dagster_tests.integration.store.lists import make_list
 from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, write
 from raceday_dagster_tests.integration.store.test_ledger import make_failure
@@ -34,7 +34,7 @@ def poll(store: RaceStore, made_at: datetime, status: str, results: ResultsRow |
 
 
 def read(store: RaceStore, now: datetime) -> dict[str, str]:
-    return {race.race_id: race.reason for race in store.read_unsettled_races([DAY], now)}
+    return {race.race_id: race.reason for race in store.read_races_to_recheck([DAY], now)}
 
 
 def test_a_race_never_polled_is_asked_about_once_its_start_has_passed(store: RaceStore) -> None:
@@ -120,8 +120,8 @@ def test_only_the_days_asked_about_and_the_earliest_start_first(store: RaceStore
     listed = make_list(["late", "early"], poll=1)
     store.write_racing_day(listed.model_copy(update={"races": (listed.races[0], swapped)}))
     assert list(read(store, START)) == ["early", "late"]
-    assert store.read_unsettled_races([DAY - timedelta(days=1)], START) == []
-    assert len(store.read_unsettled_races([DAY - timedelta(days=1), DAY], START)) == 2
+    assert store.read_races_to_recheck([DAY - timedelta(days=1)], START) == []
+    assert len(store.read_races_to_recheck([DAY - timedelta(days=1), DAY], START)) == 2
 
 
 def test_an_overdue_race_of_any_day_is_asked_about_for_a_week(store: RaceStore) -> None:
@@ -129,12 +129,12 @@ def test_an_overdue_race_of_any_day_is_asked_about_for_a_week(store: RaceStore) 
     poll(store, START - timedelta(minutes=1), "open")
     other_days = [DAY + timedelta(days=5), DAY + timedelta(days=6)]
     asked = {
-        after: [race.reason for race in store.read_unsettled_races(other_days, START + after)]
+        after: [race.reason for race in store.read_races_to_recheck(other_days, START + after)]
         for after in (2 * HOUR - SECOND, 2 * HOUR, GIVEN_UP_AFTER - SECOND, GIVEN_UP_AFTER)
     }
     assert list(asked.values()) == [[], ["not_over"], ["not_over"], []]
     poll(store, START + HOUR, "final", make_results("final"))
-    assert store.read_unsettled_races(other_days, START + 3 * HOUR) == []
+    assert store.read_races_to_recheck(other_days, START + 3 * HOUR) == []
 
 
 def test_both_questions_find_unfinished_races_by_their_index(store: RaceStore, database_url: str) -> None:
@@ -142,7 +142,7 @@ def test_both_questions_find_unfinished_races_by_their_index(store: RaceStore, d
     values = {"racing_days": [DAY], "countries": ["NZ"], "categories": ["T"], **bounds}
     with observe(database_url) as run:
         run("SET enable_seqscan = off")
-        for question in (UNSETTLED, OVERDUE):
+        for question in (RACES_TO_RECHECK, OVERDUE_RACES):
             assert any("ix_races_unfinished" in line for (line,) in run(f"EXPLAIN {question}", values))
 
 
@@ -162,12 +162,6 @@ def test_a_race_is_overdue_two_hours_after_its_start(store: RaceStore) -> None:
     assert (race.meeting_name, race.race_number) == ("Awapuni", 1)
     assert overdue(store, START + GIVEN_UP_AFTER - SECOND) == ["race-1", "race-2"]
     assert overdue(store, START + GIVEN_UP_AFTER) == ["race-2"]
-
-
-@pytest.mark.parametrize("status", ["final", "abandoned"])
-def test_a_race_that_is_over_is_never_overdue(store: RaceStore, status: str) -> None:
-    store.write_racing_day(make_list(race={"status": status}))
-    assert overdue(store, START + timedelta(hours=9)) == []
 
 
 def test_races_that_are_not_followed_are_not_missed(store: RaceStore) -> None:

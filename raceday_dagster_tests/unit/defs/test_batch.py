@@ -1,11 +1,12 @@
-"""The wait between an early launch and the moment when the races fall due."""
+"""Both ends of a batch: the wait between an early launch and the moment its races fall due, and when its run is red."""
 
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
 
-from raceday_dagster.defs.ops.due_time import LONGEST_WAIT_S, parse_due_at, wait_until
+from raceday_dagster.defs.ops.batch import LONGEST_WAIT_S, FailRunWhen, is_failed, parse_due_at, wait_until
+from raceday_dagster_tests.unit.racing.test_outcomes import end_batch, end_race
 
 NOW = datetime(2026, 9, 26, 2, 0, tzinfo=UTC)
 
@@ -71,3 +72,21 @@ def test_what_is_no_instant_with_a_zone_is_refused_plainly(text: str) -> None:
     with pytest.raises(dg.Failure, match="due_at must be an instant with its zone") as refusal:
         parse_due_at(text)
     assert refusal.value.allow_retries is False
+
+
+@pytest.mark.parametrize(
+    ("statuses", "policy", "failed"),
+    [
+        ((), FailRunWhen.all, False),
+        ((), FailRunWhen.any, False),
+        (("failed", "failed"), FailRunWhen.all, True),
+        (("failed", "failed"), FailRunWhen.never, False),
+        (("failed", "success"), FailRunWhen.all, False),
+        (("failed", "success"), FailRunWhen.any, True),
+        (("failed", "skipped"), FailRunWhen.all, True),
+        (("skipped", "success"), FailRunWhen.any, False),
+    ],
+)
+def test_a_run_is_red_as_its_policy_says(statuses: tuple[str, ...], policy: FailRunWhen, failed: bool) -> None:
+    outcome = end_batch(*(end_race(str(number), status) for number, status in enumerate(statuses)))
+    assert is_failed(outcome, policy) is failed

@@ -1,7 +1,4 @@
-"""Sending an answer, well or badly.
-
-Belongs here: an answer as it goes over the wire, in one piece through the server or byte by byte past it.
-Does not belong here: what it says, or when it is to be spoilt.
+"""Sending an answer, whole or broken on its way.
 
 What no HTTP server would send (headers drop by drop, a body shorter than promised) is written straight to the
 connection's transport, which `server` puts into the request's state. The connection is closed after that.
@@ -25,7 +22,7 @@ _STEP_S = 0.05
 
 
 @dataclass(frozen=True)
-class Reply:
+class Answer:
     """One answer: status, body and the headers besides content-length."""
 
     status: int
@@ -45,40 +42,40 @@ def encode_payload(payload: Mapping[str, Any]) -> bytes:
     return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def pack_json(status: int, body: bytes, *, accepts_gzip: bool) -> Reply:
+def pack_json(status: int, body: bytes, *, accepts_gzip: bool) -> Answer:
     """A JSON answer, compressed when the client can read that."""
     headers = {"content-type": "application/json; charset=utf-8", "vary": "Accept-Encoding"}
     if accepts_gzip:
-        return Reply(status, gzip.compress(body, 1, mtime=0), headers | {"content-encoding": "gzip"})
-    return Reply(status, body, headers)
+        return Answer(status, gzip.compress(body, 1, mtime=0), headers | {"content-encoding": "gzip"})
+    return Answer(status, body, headers)
 
 
-async def send_reply(reply: Reply, send: Send) -> None:
+async def send_answer(answer: Answer, send: Send) -> None:
     """Send it whole, as the server does; the connection stays open."""
-    headers = {**reply.headers, "content-length": str(len(reply.body))}
+    headers = {**answer.headers, "content-length": str(len(answer.body))}
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": reply.status, "headers": raw})
-    await send({"type": "http.response.body", "body": reply.body})
+    await send({"type": "http.response.start", "status": answer.status, "headers": raw})
+    await send({"type": "http.response.body", "body": answer.body})
 
 
-async def send_badly(
-    kind: str, bytes_per_s: float, reply: Reply, transport: asyncio.Transport, receive: Receive
+async def send_broken(
+    kind: str, bytes_per_s: float, answer: Answer, transport: asyncio.Transport, receive: Receive
 ) -> None:
     """Send it as the wire fault says, close the connection, and wait until it is gone."""
     if kind == "reset":
         _reset(transport)
     elif kind == "truncated":
-        transport.write(reply.write_head() + reply.body[: len(reply.body) // 2])
+        transport.write(answer.write_head() + answer.body[: len(answer.body) // 2])
         transport.close()
     elif kind == "drip_headers":
         # The filler makes the headers last long enough for any deadline.
-        head = reply.write_head(**{"x-filler": "." * 2000})
+        head = answer.write_head(**{"x-filler": "." * 2000})
         await wait_unless_gone(_drip(head, bytes_per_s, transport), receive)
-        transport.write(reply.body)
+        transport.write(answer.body)
         transport.close()
     else:
-        transport.write(reply.write_head())
-        await wait_unless_gone(_drip(reply.body, bytes_per_s, transport), receive)
+        transport.write(answer.write_head())
+        await wait_unless_gone(_drip(answer.body, bytes_per_s, transport), receive)
         transport.close()
     await wait_for_disconnect(receive)
 

@@ -1,8 +1,4 @@
-"""The field of a race: its runners, who may be scratched, where they start from, and how good they are.
-
-Belongs here: what is fixed about a runner. Does not belong here: prices and shares (`market`), or the
-bulky form the API sends with each runner (`form`).
-"""
+"""The field of a race: its runners, who may be scratched, where they start from, and how good they are."""
 
 from __future__ import annotations
 
@@ -11,8 +7,8 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from random import Random
 
+from raceday_dagster.simulator.day import Race, make_id
 from raceday_dagster.simulator.names import pick_runner_names
-from raceday_dagster.simulator.raceday import Race, make_id
 
 FIELD_SIZES = {"T": (8, 14), "H": (7, 12), "G": (8, 8)}
 

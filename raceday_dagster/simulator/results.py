@@ -1,7 +1,4 @@
-"""What a race came to: the finishing order, the results and the dividends of the wire format.
-
-Belongs here: who won, and what the tote paid. Does not belong here: when it is known (`lifecycle`).
-"""
+"""What a race came to: the finishing order, the results and the dividends of the wire format."""
 
 from __future__ import annotations
 
@@ -10,10 +7,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from raceday_dagster.simulator.fields import Runner
-from raceday_dagster.simulator.lifecycle import FINAL, INTERIM, closes_at
+from raceday_dagster.simulator.day import FINAL, INTERIM, Race, make_id
+from raceday_dagster.simulator.field import Runner
 from raceday_dagster.simulator.market import open_market
-from raceday_dagster.simulator.raceday import Race, make_id
 
 _TAKEOUT = 0.82
 _MARGINS = ("NOSE", "HD", "NK", "LG NK", "1 L", "2 L")
@@ -24,7 +20,7 @@ def run_race(race: Race) -> tuple[tuple[int, Runner], ...]:
     """(position, runner) in finishing order, drawn by the market's last shares. A dead heat repeats a position."""
     rng = race.random("finish")
     market = open_market(race)
-    shares = market.shares(closes_at(race))
+    shares = market.shares(race.closes_at)
     runners = [runner for runner in market.runners if runner.number in shares]
     # A race between exponential clocks: the quicker clock wins in proportion to its share.
     times = {runner.number: rng.expovariate(1.0) / shares[runner.number] for runner in runners}

@@ -1,7 +1,6 @@
-"""The racing day: its meetings and races, made from a seed.
+"""The racing day: its meetings and races, made from a seed, and the life of a race.
 
-Belongs here: what is fixed about a day before anything runs. Does not belong here: runners (`fields`),
-money (`market`), the wire format (`payloads`, `listings`).
+Every day has the same programme (counts, codes, countries, start times, oddities); the seed decides the rest.
 """
 
 from __future__ import annotations
@@ -12,13 +11,66 @@ from datetime import UTC, date, datetime, time, timedelta
 from random import Random
 from zoneinfo import ZoneInfo
 
-from raceday_dagster.simulator.names import pick_race_name
-from raceday_dagster.simulator.programme import FIRST_RACE_CLOCK_H, ODDITIES, PROGRAMME, Slot, lay_out_starts
+from raceday_dagster.simulator.names import AUS_VENUES, GREYHOUND_VENUES, NZ_VENUES, OTHER_VENUES, pick_race_name
 
 NEW_ZEALAND = ZoneInfo("Pacific/Auckland")
+OPEN, CLOSED, INTERIM, FINAL, ABANDONED = "Open", "Closed", "Interim", "Final", "Abandoned"
 
+_FIRST_RACE_CLOCK_H = 11
+"""Hour of the New Zealand clock at which an ordinary day begins."""
+_SIDE_BY_SIDE_GAP_MIN = 30
+"""Minutes between two races of a meeting when the meetings run side by side."""
+_BETTING_ENDS_AFTER = timedelta(seconds=4)
 _TRACKS = ("Good4", "Good3", "Soft5", "Good", "Heavy8")
 _WEATHERS = ("FINE", "Fine", "Overcast", "SHWRY")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One meeting of the programme. `category` is T, H or G; `opens_min` counts from the day's first race."""
+
+    venue: str
+    country: str
+    state: str
+    category: str
+    opens_min: int
+    gap_min: int
+    races: int
+    has_tote: bool = True
+    start_type: str = ""
+
+
+PROGRAMME: tuple[Slot, ...] = (
+    Slot(NZ_VENUES[0], "NZ", "NZ", "T", 0, 35, 9),
+    Slot(NZ_VENUES[1], "NZ", "NZ", "H", 16, 33, 10, start_type="Mobile"),
+    Slot(AUS_VENUES[0], "AUS", "NSW", "T", 52, 36, 9),
+    Slot(AUS_VENUES[1], "AUS", "VIC", "H", 121, 34, 9, start_type="Mobile"),
+    Slot(NZ_VENUES[2], "NZ", "NZ", "T", 29, 36, 9),
+    Slot(AUS_VENUES[2], "AUS", "QLD", "T", 94, 37, 8),
+    Slot(AUS_VENUES[3], "AUS", "SA", "T", 111, 38, 8),
+    Slot(NZ_VENUES[3], "NZ", "NZ", "H", 345, 31, 9, start_type="Standing"),
+    Slot(AUS_VENUES[4], "AUS", "VIC", "T", 207, 36, 9),
+    Slot(AUS_VENUES[5], "AUS", "NSW", "H", 393, 34, 9, start_type="Mobile"),
+    Slot(AUS_VENUES[6], "AUS", "QLD", "H", 418, 35, 8, start_type="Mobile"),
+    Slot(AUS_VENUES[7], "AUS", "WA", "H", 560, 33, 9, start_type="Mobile"),
+    Slot(GREYHOUND_VENUES[0], "NZ", "NZ", "G", 43, 19, 12),
+    Slot(GREYHOUND_VENUES[1], "AUS", "TAS", "G", 480, 20, 11),
+    Slot(OTHER_VENUES[0], "FR", "FR", "T", 610, 32, 7),
+    Slot(OTHER_VENUES[1], "TUR", "TUR", "T", 640, 30, 6, has_tote=False),
+)
+
+ODDITIES: dict[tuple[int, int], str] = {
+    (0, 2): "no_mover",
+    (0, 3): "dead_heat",
+    (0, 5): "four_runners",
+    (0, 7): "protest",
+    (2, 4): "dead_heat",
+    (4, 6): "abandoned",
+    (6, 5): "abandoned",
+    (7, 2): "no_mover",
+    (8, 3): "four_runners",
+}
+"""(index in PROGRAMME, race number) -> what that race shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +134,30 @@ class Race:
         """The advertised start on the New Zealand clock."""
         return self.starts_at.astimezone(NEW_ZEALAND)
 
+    @property
+    def closes_at(self) -> datetime:
+        """Betting ends a few seconds after the real start, which is later than the advertised one."""
+        return self.starts_at + self.delay + _BETTING_ENDS_AFTER
+
+    @property
+    def interim_at(self) -> datetime:
+        """When the first four places are known."""
+        return self.closes_at + self.interim_after
+
+    def find_status(self, instant: datetime) -> str:
+        """The status the API would give, in its own spelling."""
+        if self.abandoned_at is not None and instant >= self.abandoned_at:
+            return ABANDONED
+        if instant < self.closes_at:
+            return OPEN
+        if instant < self.interim_at:
+            return CLOSED
+        return INTERIM if instant < self.starts_at + self.final_after else FINAL
+
+    def find_betting_instant(self, instant: datetime) -> datetime:
+        """The instant up to which money has come in: now, or the moment betting ended."""
+        return min(instant, self.abandoned_at or self.closes_at)
+
 
 class RaceDay:
     """A whole racing day, the same for the same arguments.
@@ -98,9 +174,9 @@ class RaceDay:
         self.seed = seed
         self.racing_day = racing_day
         self.first_start = (
-            first_start or datetime.combine(racing_day, time(FIRST_RACE_CLOCK_H), NEW_ZEALAND)
+            first_start or datetime.combine(racing_day, time(_FIRST_RACE_CLOCK_H), NEW_ZEALAND)
         ).astimezone(UTC)
-        starts = lay_out_starts(side_by_side=first_start is not None)
+        starts = _lay_out_starts(side_by_side=first_start is not None)
         self.meetings = [self._make_meeting(index, slot) for index, slot in enumerate(PROGRAMME)]
         for index, meeting in enumerate(self.meetings):
             for number in range(1, meeting.slot.races + 1):
@@ -109,15 +185,10 @@ class RaceDay:
             (race for meeting in self.meetings for race in meeting.races), key=lambda race: race.starts_at
         )
         self._races_by_id = {race.race_id: race for race in self.races}
-        self._meetings_by_id = {meeting.meeting_id: meeting for meeting in self.meetings}
 
     def find_race(self, race_id: str) -> Race | None:
         """The race, or None when the day has no such race."""
         return self._races_by_id.get(race_id)
-
-    def find_meeting(self, meeting_id: str) -> Meeting | None:
-        """The meeting, or None when the day has no such meeting."""
-        return self._meetings_by_id.get(meeting_id)
 
     def _make_meeting(self, index: int, slot: Slot) -> Meeting:
         key = f"{self.seed}|{self.racing_day}|{index}"
@@ -152,6 +223,22 @@ class RaceDay:
             oddity=oddity,
             seed=key,
         )
+
+
+def _lay_out_starts(*, side_by_side: bool) -> dict[tuple[int, int], timedelta]:
+    """When each race starts after the day's first one, by (index in PROGRAMME, race number).
+
+    An ordinary day is spread from late morning to after midnight, as the real one is. Side by side, the first twelve
+    meetings take turns every two or three minutes, so that there are always five gallops and harness races within
+    about ten minutes; the rest run between them.
+    """
+    starts = {}
+    for index, slot in enumerate(PROGRAMME):
+        opens = index % 12 * 5 // 2 + index // 12 if side_by_side else slot.opens_min
+        gap = _SIDE_BY_SIDE_GAP_MIN if side_by_side else slot.gap_min
+        for number in range(1, slot.races + 1):
+            starts[index, number] = timedelta(minutes=opens + (number - 1) * gap)
+    return starts
 
 
 def make_id(rng: Random) -> str:

@@ -1,8 +1,4 @@
-"""One race event on the wire: the envelope, the race, its runners, and what hangs on them.
-
-Belongs here: `/racing/events/{id}` and the envelope all answers share. Does not belong here: lists of
-meetings and races (`listings`), or spoiling an answer (`sabotage`).
-"""
+"""One race event on the wire, and the envelope that all answers share."""
 
 from __future__ import annotations
 
@@ -10,37 +6,18 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from raceday_dagster.simulator.dividends import build_dividends, build_results, run_race
-from raceday_dagster.simulator.instants import write_instant
-from raceday_dagster.simulator.lifecycle import (
-    ABANDONED,
-    FINAL,
-    INTERIM,
-    OPEN,
-    betting_instant,
-    find_status,
-)
-from raceday_dagster.simulator.pools import build_tote_pools
-from raceday_dagster.simulator.raceday import Race
+from raceday_dagster.simulator.clock import write_instant
+from raceday_dagster.simulator.day import ABANDONED, FINAL, INTERIM, OPEN, Race
+from raceday_dagster.simulator.results import build_dividends, build_results, run_race
 from raceday_dagster.simulator.runners import build_derivatives, build_runners, repeat_runner
+from raceday_dagster.simulator.tote_pools import build_tote_pools
 from raceday_dagster.simulator.tracker import build_money_tracker
-
-_FLAGS = {
-    "present_overlay": "present_overlay",
-    "with_big_bets": "with_big_bets",
-    "with_live_bets": "with_live_bets",
-    "with_money_tracker": "with_money_tracker",
-    "with_biggest_bet": "with_biggest_bet",
-    "with_will_pays": "will_pays",
-    "with_tote_trends_data": "with_tote_trends_data",
-}
-"""Query flag -> its name in the echo."""
 
 
 def wrap(title: str, url: str, params: Mapping[str, Any], data: Mapping[str, Any], instant: datetime) -> dict[str, Any]:
     """The three top-level keys of every good answer."""
     header = {"title": title, "generated_time": write_instant(instant), "url": url}
-    return {"header": header, "params": dict(params), "data": dict(data)}
+    return {"header": header, "params": {"enc": "json", **params}, "data": dict(data)}
 
 
 def wrap_error(error: str, code: int, url: str, instant: datetime) -> dict[str, Any]:
@@ -51,9 +28,8 @@ def wrap_error(error: str, code: int, url: str, instant: datetime) -> dict[str, 
 
 def build_event(race: Race, instant: datetime, query: Mapping[str, str], url: str) -> dict[str, Any]:
     """The whole answer for one race at an instant. Results and dividends are absent until there are any."""
-    status = find_status(race, instant)
-    at = betting_instant(race, instant)
-    echo = {name: query.get(flag, "").lower() in ("true", "1") for flag, name in _FLAGS.items()}
+    status, at = race.find_status(instant), race.find_betting_instant(instant)
+    with_tracker = query.get("with_money_tracker", "").lower() in ("true", "1")
     runners, favourite, mover = build_runners(race, at)
     data: dict[str, Any] = {"race": _build_race(race, status, runners)}
     if status in (INTERIM, FINAL):
@@ -68,14 +44,12 @@ def build_event(race: Race, instant: datetime, query: Mapping[str, str], url: st
         "derivatives": build_derivatives(race),
         "mover": repeat_runner(mover),
         "big_bets": None,
-        "live_bets": None,
-        "biggest_bet": None,
-        "money_tracker": build_money_tracker(race, instant) if echo["with_money_tracker"] else None,
-        "tote_pools": build_tote_pools(race, status, at, with_trends=echo["with_tote_trends_data"]),
+        "money_tracker": build_money_tracker(race, at) if with_tracker else None,
+        "tote_pools": build_tote_pools(race, status, at),
         "error": "",
     }
-    params = {"enc": "json", "id": race.race_id, **echo, "bet_type_filter": query.get("bet_type_filter", "")}
-    return wrap(f"Event Details: {race.race_id}", url, params | {"bets_limit": 10}, data, instant)
+    params = {"id": race.race_id, "with_money_tracker": with_tracker, "bets_limit": 10}
+    return wrap(f"Event Details: {race.race_id}", url, params, data, instant)
 
 
 def _build_race(race: Race, status: str, runners: list[dict[str, Any]]) -> dict[str, Any]:
@@ -119,27 +93,11 @@ def _build_race(race: Race, status: str, runners: list[dict[str, Any]]) -> dict[
         "prize_monies": _share_prizes(race.first_prize_dollars),
     }
     if meeting.is_nz:
-        body |= _NZ_ONLY | {"track_surface": "Grass", "class": race.name.rsplit(" ", 1)[-1]}
+        # New Zealand races alone carry these and a dozen more keys that nobody here reads.
+        body |= {"track_surface": "Grass", "track_circumference": 1600, "class": race.name.rsplit(" ", 1)[-1]}
     if race.oddity == "protest" and status in (INTERIM, FINAL):
         body |= {"protest": True, "protest_reason": "Interference near the 300m"}
     return body
-
-
-_NZ_ONLY: dict[str, Any] = {
-    "track_circumference": 1600,
-    "track_home_straight": 310,
-    "gait": "",
-    "age_conditions": "Unrestricted",
-    "gender_conditions": "unrestricted",
-    "jockey_conditions": "",
-    "weight_and_handicap_conditions": "hcp",
-    "special_conditions": "",
-    "allowance_conditions": True,
-    "mile_rate_400": "",
-    "mile_rate_800": "",
-    "ffwin_option_number": 401,
-    "fftop3_option_number": 1401,
-}
 
 
 def _share_prizes(first: int) -> dict[str, int]:

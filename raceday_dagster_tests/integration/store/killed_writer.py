@@ -11,18 +11,17 @@ import signal
 import sys
 from typing import Any
 
-from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.race_store import Poll, RaceStore
-from raceday_dagster_tests.integration.store.store_fixture import make_partitions, read_tables, watch_statements
-from raceday_dagster_tests.write_snapshots import make_results, make_snapshot
+from raceday_dagster_tests.integration.store.store_fixture import (
+    make_finished,
+    make_partitions,
+    read_tables,
+    watch_statements,
+)
 
 
-def make_victim() -> RaceSnapshot:
-    return make_snapshot(race={"status": "final"}, results=make_results("final"))
-
-
-def write_victim(database_url: str, dies_at: int) -> None:
+def write_and_die(database_url: str, dies_at: int) -> None:
     """Writes the race in this process, which ends at statement ``dies_at``; 0 for one that lives."""
 
     def die(_connection: Any, statement: str) -> str:
@@ -32,14 +31,14 @@ def write_victim(database_url: str, dies_at: int) -> None:
     store = RaceStore(build_engine(database_url, pool_max=1))
     make_partitions(store)
     with watch_statements(store.engine, at=dies_at, action=die):
-        store.write_race(make_victim(), Poll(run_id="run", fetch_ms=300, transform_ms=20, elapsed_before_ms=330))
+        store.write_race(make_finished(), Poll(run_id="run", fetch_ms=300, transform_ms=20, elapsed_before_ms=330))
 
 
 def run_child(database_url: str, dies_at: int) -> int:
     """The signal that ended the child; 0 for none."""
     child = os.fork()
     if child == 0:
-        write_victim(database_url, dies_at)
+        write_and_die(database_url, dies_at)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
