@@ -23,15 +23,19 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## Load a simulated racing day and poll five races three times, for real
 	@$(BIN)/raceday demo
 
-test: $(INSTALLED)  ## Run the tests
-	@$(BIN)/python -m pytest -q
+# Most tests wait, so there are more workers than cores. A worker takes whole files: a file's servers are shared by its tests.
+WORKERS ?= 3
+TEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test: $(INSTALLED)  ## Run the tests (WORKERS=1 for one after the other)
+	@$(TEST)
 
 check: $(INSTALLED)  ## Format, lint, types, definitions, tests: what CI runs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(MAKE) --no-print-directory definitions
-	@$(BIN)/python -m pytest -q
+	@$(TEST)
 
 # In an instance of their own: ours would want its PostgreSQL.
 definitions: export DAGSTER_HOME = $(CURDIR)/$(VENV)/dagster

@@ -21,7 +21,7 @@ import psutil
 
 from benchmarks.contenders import run_job, run_processes, run_threads, threaded_job
 from benchmarks.measure import NOT_OURS, read_cpu_s, watching_memory
-from raceday_dagster.sandbox.job_runs import build_command
+from raceday_dagster.sandbox.demo import build_command
 from raceday_dagster.sandbox.sandbox import Sandbox, Simulation, open_sandbox
 from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.queries import read_next_races

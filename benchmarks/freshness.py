@@ -156,7 +156,7 @@ def print_splits(splits: Sequence[Split], floor_s: Sequence[float]) -> None:
 
 def print_costs(used_s: Mapping[str, float], batches: int, hours: float, events: int) -> None:
     """What an hour costs."""
-    print(f"\n{used_s['code-server'] / batches:.2f} CPU-s a batch in the code server and its run workers.")
+    print(f"\n{used_s['run-server'] / batches:.2f} CPU-s a batch in the run server and its run workers.")
     print("An hour: " + ", ".join(f"{name} {value / hours:.0f} CPU-s" for name, value in used_s.items()), end="")
     print(f", {events / hours:.0f} event rows, {batches / hours:.0f} batches.")
 

@@ -44,6 +44,10 @@ JOIN run_tags AS lane ON lane.run_id = run.run_id AND lane.key = 'raceday/lane' 
 JOIN run_tags AS due ON due.run_id = run.run_id AND due.key = 'raceday/due_at'
 ORDER BY run.create_timestamp
 """
+RUN_WORKERS = """
+SELECT worker.value FROM run_tags AS worker JOIN runs AS run ON run.run_id = worker.run_id
+WHERE worker.key = 'raceday/worker' AND run.status IN ('STARTING', 'STARTED')
+"""
 EVENTS = "SELECT count(*) FROM event_logs"
 SIZE = "SELECT pg_database_size(current_database())"
 
@@ -69,10 +73,10 @@ class LiveDay:
         return pid
 
     def find_run_workers(self) -> list[psutil.Process]:
-        """Processes that run a batch at this moment: the children of the code server's fork server."""
-        server = psutil.Process(int(self.read_state()["children"]["code-server"]))
-        forked = (child for fork_server in server.children() for child in fork_server.children())
-        return [process for process in forked if process.is_running()]
+        """Processes that execute a run at this moment."""
+        pids = [json.loads(row["value"])["pid"] for row in self.ask(RUN_WORKERS, "DAGSTER_PG_URL")]
+        workers = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+        return [worker for worker in workers if worker.status() != psutil.STATUS_ZOMBIE]
 
     @contextmanager
     def connect(self, variable: str = "DATABASE_URL") -> Iterator[Engine]:
@@ -125,7 +129,7 @@ class LiveDay:
         ]
 
     def read_cpu_s(self) -> dict[str, float]:
-        """CPU-seconds so far by part; run workers count for the code server that starts them."""
+        """CPU-seconds so far by part; run workers count for the run server that forks them."""
         pids = self.read_state()["children"]
         parts = {name: psutil.Process(int(pid)) for name, pid in pids.items()}
         postgres = EmbeddedPostgres(self.home).status().pid

@@ -62,8 +62,7 @@ def sandbox(speed: float, allow_simulated_data: bool, command: Sequence[str]) ->
 
     What is already set in the environment is kept.
     """
-    from raceday_dagster.sandbox.command import run_command, wait_for_stop
-    from raceday_dagster.sandbox.sandbox import choose_simulation, open_sandbox
+    from raceday_dagster.sandbox.sandbox import choose_simulation, open_sandbox, run_command, wait_for_stop
 
     simulation = choose_simulation(datetime.now(UTC), speed)
     with open_sandbox(os.environ, simulation, allow_simulated_data=allow_simulated_data) as opened:
@@ -88,12 +87,12 @@ def sandbox(speed: float, allow_simulated_data: bool, command: Sequence[str]) ->
 def up(
     port: int, read_only: bool, host: str, expose: bool, allow_host: tuple[str, ...], feed_latency_ms: int | None
 ) -> None:
-    """Follow the racing day unattended: daemon, code server and web UI, until Ctrl-C.
+    """Follow the racing day unattended: run server, code server, daemon and web UI, until Ctrl-C.
 
     Runs on a sandbox, or with DATABASE_URL and DAGSTER_PG_URL set on those and the real API.
     """
+    from raceday_dagster.service.console import printing_to
     from raceday_dagster.service.parts import Web
-    from raceday_dagster.service.terminal import printing_to
     from raceday_dagster.service.up import run_up
 
     web = Web(port=port, host=host, expose=expose, read_only=read_only, allow_hosts=allow_host)
@@ -104,8 +103,7 @@ def up(
 @main.command()
 def health() -> None:
     """Say whether the service does its work: a line for each check. Exits with 1 when one fails."""
-    from raceday_dagster.service.health import is_healthy
-    from raceday_dagster.service.health_reading import check_health
+    from raceday_dagster.service.health import check_health, is_healthy
 
     checks = check_health(os.environ, datetime.now(UTC))
     for check in checks:
@@ -160,7 +158,7 @@ def db() -> None:
 def start() -> None:
     """Start the embedded server, keep it running, and print where it is."""
     from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-    from raceday_dagster.sandbox.sandbox import create_dagster_database, kept_mark, open_lock
+    from raceday_dagster.sandbox.sandbox import kept_mark, open_lock
     from raceday_dagster.settings import Settings
 
     settings = Settings.from_environment()
@@ -170,9 +168,9 @@ def start() -> None:
         fcntl.flock(lock, fcntl.LOCK_SH)  # a sandbox that ends meanwhile leaves the server alone
         server.start()
         kept_mark(home).touch()
-    url = server.create_application_database(connection_limit=settings.db_pool_max)
+    url = server.create_database("raceday", owner="raceday", connection_limit=settings.db_pool_max)
     click.echo(f"export DATABASE_URL={shlex.quote(url)}")
-    click.echo(f"export DAGSTER_PG_URL={shlex.quote(create_dagster_database(server))}")
+    click.echo(f"export DAGSTER_PG_URL={shlex.quote(server.create_dagster_database())}")
 
 
 @db.command()

@@ -1,6 +1,6 @@
-"""What every test session has: unit tests that cannot reach the network, a database or a clock's patience.
+"""What every test session has: the order of its files, and unit tests that cannot reach the network or a database.
 
-Only the policing of the test tiers belongs here; fixtures live beside the tests that use them.
+Only the tiers belong here; fixtures live beside the tests that use them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ import pytest
 
 UNIT_TESTS = Path(__file__).parent / "unit"
 LONGEST_SLEEP_S = 0.05
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with slow tests first: of the workers that share the files, none waits for the last long one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,13 @@ had fails the run with one line saying why.
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
 from typing import Any
 
 import dagster as dg
 from pydantic import Field, SecretStr
 
+from raceday_dagster.dagster_plugins.forked_process import RunServerError, fork_call, is_forked_run
 from raceday_dagster.defs.failures import refusing_plainly
 from raceday_dagster.defs.reporting import ProgressBoard
 from raceday_dagster.fetch.client import RacingApi
@@ -20,7 +22,9 @@ from raceday_dagster.settings import Settings
 from raceday_dagster.store.engine import PoolGauge, build_engine
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster.store.schema.check import check_schema
+from raceday_dagster.workers.entry import Calculation, name_calculation
 from raceday_dagster.workers.pool import TransformWorkers
+from raceday_dagster.workers.worker import WorkerProcess, start_by_fork_server
 
 _proven: set[SecretStr] = set()
 """Databases that were found to have our schema, in this process. Dagster's command line makes the resources a second
@@ -107,6 +111,21 @@ class RaceStoreResource(dg.ConfigurableResource[RaceStore]):
             yield store
 
 
+def start_by_run_server(pipe: Connection, calculation: Calculation | None) -> WorkerProcess:
+    """A worker from the run server that forked this run: a fork of a fork would begin without its imports. When that
+    server is gone, one from a fork server of this run's own.
+
+    Raises:
+        OSError: There was no process to be had.
+    """
+    try:
+        return fork_call("raceday_dagster.workers.entry:serve_descriptor", pipe.fileno(), name_calculation(calculation))
+    except RunServerError:
+        raise  # A process may hold this pipe: another one gets a pipe of its own.
+    except OSError:
+        return start_by_fork_server(pipe, calculation)
+
+
 class TransformWorkersResource(dg.ConfigurableResource[TransformWorkers]):
     """The worker processes of the transform: one starts while the first races are fetched, more when races wait."""
 
@@ -119,7 +138,8 @@ class TransformWorkersResource(dg.ConfigurableResource[TransformWorkers]):
     @contextmanager
     def yield_for_execution(self, _context: dg.InitResourceContext) -> Iterator[TransformWorkers]:
         """The workers, not started; ``Refused`` where a setting is wrong."""
-        with TransformWorkers(_read_settings(self).transform_workers) as workers:
+        start_process = start_by_run_server if is_forked_run() else start_by_fork_server
+        with TransformWorkers(_read_settings(self).transform_workers, start_process=start_process) as workers:
             yield workers
 
 

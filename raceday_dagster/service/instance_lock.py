@@ -7,8 +7,9 @@ A crash, a SIGKILL or a pulled cable lets go of it without anybody tidying up. I
 from __future__ import annotations
 
 import os
+import select
 import socket
-import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,8 +27,9 @@ from raceday_dagster.dagster_plugins.storage import (
 from raceday_dagster.errors import ServiceError
 
 LOCK_KEY = 0x7261_6365_6461_7901
-LOOK_EVERY_S = 5.0
-LOST_LOOK_EVERY_S = 1.0
+TRY_EVERY_S = 1.0
+CONNECT_WITHIN_S = 3
+"""The supervisor waits for it."""
 _LONGEST_NAME = 63  # of an application, in PostgreSQL
 _TRY = text("SELECT pg_try_advisory_lock(:key)")
 _HOLDER = text("""
@@ -56,17 +58,25 @@ class InstanceLock:
 
     Args:
         dagster_pg_url: That database.
+        say: Prints one line.
         name: Shown to whoever is refused; no two holders share one.
-        look_every_s: How often the connection is tried.
+        monotonic: Clock, seconds.
     """
 
-    def __init__(self, dagster_pg_url: str, name: str = "", *, look_every_s: float = LOOK_EVERY_S) -> None:
-        self._look_every_s = look_every_s
+    def __init__(
+        self,
+        dagster_pg_url: str,
+        say: Callable[[str], None],
+        name: str = "",
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._name = name or describe_self()
         self._engine = _build_engine(dagster_pg_url, self._name)
+        self._say = say
+        self._monotonic = monotonic
         self._connection: Connection | None = None
-        self._closing = threading.Event()
-        self._keeper: threading.Thread | None = None
+        self._try_at_s = 0.0
 
     def take(self) -> None:
         """Takes the lock.
@@ -75,61 +85,54 @@ class InstanceLock:
             ServiceError: Somebody has it.
             StorageError: The database cannot be reached.
         """
-        connection = open_connection(self._engine, REACH_WITHIN_S)
-        if connection.scalar(_TRY, {"key": LOCK_KEY}):
-            self._connection = connection
-            return
-        holder = _read_holder(connection)
-        connection.close()
-        raise ServiceError(f"Dagster's database is in use by {holder or 'somebody'}: stop that one first")
+        holder = self._try(REACH_WITHIN_S)
+        if self._connection is None:
+            raise ServiceError(f"Dagster's database is in use by {holder or 'somebody'}: stop that one first")
 
-    def keep(self, on_lost: Callable[[str], None], say: Callable[[str], None]) -> None:
-        """Watches over the lock in a thread: takes it again after a restart of the server.
+    def look(self) -> bool:
+        """Whether the lock is held; one that was lost is taken again, as after a restart of the server.
 
-        ``on_lost`` is called, once, with one line when somebody else has it by then.
+        To be called again and again. It asks the server nothing while the connection lives: an idle connection has
+        something to read only when its server has ended it, or its host is gone.
+
+        Raises:
+            ServiceError: Somebody else has it by now.
         """
-        self._keeper = threading.Thread(target=self._keep, args=(on_lost, say), name="instance-lock", daemon=True)
-        self._keeper.start()
+        if self._connection is not None:
+            if not _has_news(self._connection) or _answers(self._connection):
+                return True
+            self._say("lost the connection to Dagster's database; trying to reach it again")
+            self._drop()
+        if self._monotonic() < self._try_at_s:
+            return False
+        self._try_at_s = self._monotonic() + TRY_EVERY_S
+        try:
+            holder = self._try(0)
+        except (DBAPIError, StorageError):
+            return False
+        # Our own old connection, which the server has not given up yet, is no rival.
+        if holder is not None and holder.name != self._name:
+            raise ServiceError(f"Dagster's database could not be reached, and is now in use by {holder}")
+        if self._connection is None:
+            return False
+        self._say("Dagster's database is back")
+        return True
 
     def close(self) -> None:
         """Lets go."""
-        self._closing.set()
-        if self._keeper is not None:
-            self._keeper.join(1)
-        if self._connection is not None and (self._keeper is None or not self._keeper.is_alive()):
+        if self._connection is not None:
             self._connection.close()
         self._engine.dispose()
 
-    def _keep(self, on_lost: Callable[[str], None], say: Callable[[str], None]) -> None:
-        lost = False
-        while not self._closing.wait(min(self._look_every_s, LOST_LOOK_EVERY_S) if lost else self._look_every_s):
-            try:
-                if self._connection is not None and not lost:
-                    self._connection.scalar(text("SELECT 1"))
-                    continue
-                other = self._take_again()
-            except (DBAPIError, StorageError):
-                if not lost:
-                    say("lost the connection to Dagster's database; trying to reach it again")
-                lost = True
-                self._drop()
-                continue
-            if other is not None:
-                on_lost(f"Dagster's database was away, and is now in use by {other}")
-                return
-            if self._connection is not None:
-                lost = False
-                say("Dagster's database is back")
-
-    def _take_again(self) -> Holder | None:
-        connection = open_connection(self._engine, 0)
+    def _try(self, within_s: float) -> Holder | None:
+        """Takes the lock, or returns who has it if that can still be seen."""
+        connection = open_connection(self._engine, within_s)
         if connection.scalar(_TRY, {"key": LOCK_KEY}):
             self._connection = connection
             return None
         holder = _read_holder(connection)
         connection.close()
-        # Our own old connection, which the server has not given up yet, is no rival.
-        return holder if holder is not None and holder.name != self._name else None
+        return holder
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -150,12 +153,27 @@ def read_holder(dagster_pg_url: str) -> Holder | None:
 
 def describe_self() -> str:
     """The name under which this process holds the lock."""
-    end = f", pid {os.getpid()} on "
-    return f"raceday up{end}{socket.gethostname()}"[:_LONGEST_NAME]
+    return f"raceday up, pid {os.getpid()} on {socket.gethostname()}"[:_LONGEST_NAME]
 
 
 def _build_engine(url: str, name: str) -> Engine:
-    return build_storage_engine(normalise_url(url).update_query_dict({"application_name": name}))
+    return build_storage_engine(
+        normalise_url(url).update_query_dict({"application_name": name, "connect_timeout": str(CONNECT_WITHIN_S)})
+    )
+
+
+def _has_news(connection: Connection) -> bool:
+    poll = select.poll()  # unlike ``select.select`` it takes descriptors above 1023
+    poll.register(connection.connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _answers(connection: Connection) -> bool:
+    try:
+        connection.scalar(text("SELECT 1"))
+    except DBAPIError:
+        return False
+    return True
 
 
 def _read_holder(connection: Connection) -> Holder | None:

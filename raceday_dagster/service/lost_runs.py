@@ -1,107 +1,117 @@
-"""Runs that a code server was executing when it died, and whose own process is gone too.
+"""Runs whose run server has died: marked as failed once their process is gone, which nobody else would notice at once.
 
-Dagster would leave them STARTED until the run time-out, holding places in the queue and the races they have claimed.
-Only runs that were handed to a code server are looked at: a ``dagster job execute`` has a process that nobody here
-knows, and a run caught between two words of its launch is ended by Dagster's start time-out, within a minute or two.
+A run outlives its run server and ends by itself. Runs that no run server launched are no concern of this file: a
+``dagster job execute`` has a process that nobody here knows, and a run caught in the midst of its launch is ended by
+Dagster's start time-out.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
+import signal
+import time
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import dagster as dg
 
-from raceday_dagster.service.process_stat import PROC, read_process
+from raceday_dagster.dagster_plugins.run_launcher import RunWorker, find_run_worker
+from raceday_dagster.service.dagster_instance import ask_within
 
-LAUNCHED_TAG = ".dagster/grpc_info"
+ASK_WITHIN_S = 3.0
+LAST_ASK_WITHIN_S = 0.4
+LOOK_EVERY_S = 1.0
+NEVER = float("inf")
+FINISH_WITHIN_S = 15.0
+"""For what a killed service left: a batch takes less, and a run that never ends holds the races it claimed."""
 UNFINISHED = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
-_CLOCK_SLACK_S = 2.0
-
-
-@dataclass(frozen=True)
-class Worker:
-    """A run's process: its id, and an instant (epoch seconds) at which it surely ran."""
-
-    pid: int
-    seen_at_s: float
 
 
 @dataclass(frozen=True)
 class LostRun:
-    """A run without a code server; its workers are empty if it never said that it began."""
+    """The process of a run without a run server, and when it is killed, on a monotonic clock."""
 
-    run_id: str
-    workers: tuple[Worker, ...]
-
-
-def find_lost_runs(instance: dg.DagsterInstance) -> list[LostRun]:
-    """The unfinished runs of a code server that is known to be dead: call this while none is running."""
-    records = instance.get_run_records(dg.RunsFilter(statuses=list(UNFINISHED)))
-    return [
-        LostRun(record.dagster_run.run_id, tuple(_read_workers(instance, record.dagster_run.run_id)))
-        for record in records
-        if LAUNCHED_TAG in record.dagster_run.tags
-    ]
+    worker: RunWorker
+    kill_at_s: float
 
 
-def end_lost_runs(
-    instance: dg.DagsterInstance,
-    runs: Iterable[LostRun],
-    say: Callable[[str], None],
-    *,
-    is_alive: Callable[[Worker], bool] | None = None,
-) -> list[LostRun]:
-    """Marks those whose process is gone as failed, or as cancelled if that was asked for.
+class LostRuns:
+    """Follows runs without a run server until they have ended.
 
-    Returns:
-        The runs whose process still works: it will end them itself, or be gone at the next look.
+    Args:
+        instance: Dagster's.
+        say: Prints one line.
+        monotonic: Clock, seconds.
     """
-    alive = is_alive or is_worker_alive
-    working = []
-    for lost in runs:
-        if any(alive(worker) for worker in lost.workers):
-            working.append(lost)
-            continue
-        run = instance.get_run_by_id(lost.run_id)
-        if run is None or run.status not in UNFINISHED:
-            continue
-        reason = "The process of this run is gone, and so is the code server that had started it."
-        if run.status is dg.DagsterRunStatus.CANCELING:
-            instance.report_run_canceled(run, message=reason)
-        else:
-            instance.report_run_failed(run, message=reason)
-        say(f"run {run.run_id} ({run.job_name}) lost its process with its code server; marked as ended")
-    return working
 
+    def __init__(
+        self,
+        instance: dg.DagsterInstance,
+        say: Callable[[str], None],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._instance = instance
+        self._say = say
+        self._monotonic = monotonic
+        self._runs: dict[str, LostRun] = {}
+        self._look_at_s = 0.0
 
-def is_worker_alive(worker: Worker, *, proc: Path = PROC) -> bool:
-    """Whether the process still runs, and is not a later one with the same id."""
-    if not (proc / "stat").exists():
-        return _answers(worker.pid)
-    found = read_process(worker.pid, proc=proc)
-    if found is None:
-        return False
-    boot = next(line for line in (proc / "stat").read_text().splitlines() if line.startswith("btime"))
-    started_at_s = int(boot.split()[1]) + found.start_ticks / os.sysconf("SC_CLK_TCK")
-    return started_at_s <= worker.seen_at_s + _CLOCK_SLACK_S
+    def find(self, *, finish_within_s: float = NEVER) -> None:
+        """Begins to follow every unfinished run. Call it while no run server runs.
 
+        Args:
+            finish_within_s: When their processes are killed; by default they have as long as any run.
+        """
+        workers = ask_within(ASK_WITHIN_S, self._read_workers)
+        if workers is None:  # no reason not to start: Dagster's run monitoring finds them later
+            self._say("the runs that a dead run server left could not be looked at: Dagster's database does not answer")
+            return
+        kill_at_s = self._monotonic() + finish_within_s
+        self._runs = {run_id: LostRun(worker, kill_at_s) for run_id, worker in workers.items()} | self._runs
+        self.look()
 
-def _answers(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+    def look(self) -> None:
+        """Marks those whose process is gone, once a second; to be called again and again while the database answers."""
+        now_s = self._monotonic()
+        if not self._runs or now_s < self._look_at_s:
+            return
+        self._look_at_s = now_s + LOOK_EVERY_S
+        self._kill([lost.worker for lost in self._runs.values() if now_s >= lost.kill_at_s])
+        self._mark([run_id for run_id, lost in self._runs.items() if not lost.worker.is_alive()], ASK_WITHIN_S)
+
+    def end(self) -> None:
+        """Kills and marks what is left, now that the service ends and its run server has ended."""
+        workers = {run_id: lost.worker for run_id, lost in self._runs.items()}
+        workers |= ask_within(LAST_ASK_WITHIN_S, self._read_workers) or {}
+        self._kill(workers.values())
+        self._mark(list(workers), LAST_ASK_WITHIN_S)
+
+    def _kill(self, workers: Iterable[RunWorker]) -> None:
+        if killed := sum(worker.send_signal(signal.SIGKILL) for worker in workers):
+            self._say(f"runs went on without their run server: killed their processes ({killed})")
+
+    def _mark(self, run_ids: Collection[str], within_s: float) -> None:
+        if not run_ids:
+            return
+        if ask_within(within_s, partial(self._report, run_ids)):
+            self._runs = {run_id: lost for run_id, lost in self._runs.items() if run_id not in run_ids}
+
+    def _read_workers(self) -> dict[str, RunWorker]:
+        runs = self._instance.get_runs(dg.RunsFilter(statuses=list(UNFINISHED)))
+        workers = {run.run_id: find_run_worker(run) for run in runs}
+        # Whether a process of another machine lives cannot be seen from here.
+        return {run_id: worker for run_id, worker in workers.items() if worker is not None and worker.is_here()}
+
+    def _report(self, run_ids: Collection[str]) -> bool:
+        for run_id in run_ids:
+            run = self._instance.get_run_by_id(run_id)
+            if run is None or run.status not in UNFINISHED:
+                continue  # it ended by itself meanwhile
+            reason = "The process of this run is gone, and so is the run server that had started it."
+            if run.status is dg.DagsterRunStatus.CANCELING:
+                self._instance.report_run_canceled(run, message=reason)
+            else:
+                self._instance.report_run_failed(run, message=reason)
+            self._say(f"run {run.run_id} ({run.job_name}) lost its process with its run server; marked as ended")
         return True
-    return True
-
-
-def _read_workers(instance: dg.DagsterInstance, run_id: str) -> Iterable[Worker]:
-    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
-        data = entry.dagster_event.event_specific_data if entry.dagster_event else None
-        pid = getattr(data, "metadata", {}).get("pid")
-        if pid is not None and str(pid.value).isdecimal():
-            yield Worker(int(str(pid.value)), entry.timestamp)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+from raceday_dagster.dagster_plugins import forked_process
 from raceday_dagster.errors import ServiceError
-from raceday_dagster.service.child_output import ChildOutput, LogFile, find_secrets
-from raceday_dagster.service.processes import ChildProcess
-from raceday_dagster.service.service_files import SOCKET, write_workspace
+from raceday_dagster.service.service_files import LOCATION, SOCKET, write_workspace
 from raceday_dagster.service.supervisor import Part
-from raceday_dagster.service.surroundings import Surroundings
 from raceday_dagster.web.address import AddressError, check_exposure, check_names, open_listener
 
 UI_STOP_S, DAEMON_STOP_S = 2.0, 2.0
-CODE_SERVER_STOP_S = 4.8
-"""After the other two, which end side by side: the last look and the sandbox need what is left of ten seconds."""
-CODE_SERVER, DAEMON, WEB = "code-server", "daemon", "web"
+RUN_SERVER_STOP_S, CODE_SERVER_STOP_S = 4.8, 2.0
+"""After the other two; each pair ends side by side. The last look and the sandbox need what is left of ten seconds."""
 LOOPBACK = "127.0.0.1"
+MODULE = "raceday_dagster.definitions"
 _ANSWER_S = 1.0
 
 
@@ -54,84 +51,83 @@ class Web:
         return ["--port", str(self.port), "--host", self.host, *flags, *names]
 
 
-def refuse_host(web: Web) -> None:
-    """Raises ``ServiceError`` when the UI may not listen on that address, or not answer to those names."""
+def check_address(web: Web) -> None:
+    """Raises ``ServiceError`` when the UI may not or cannot listen: better now than after half of the service is up."""
     try:
         check_exposure(web.host, expose=web.expose)
         check_names(web.allow_hosts)
-    except AddressError as error:
-        raise ServiceError(str(error)) from error
-
-
-def refuse_port(web: Web) -> None:
-    """Raises ``ServiceError`` when the UI cannot listen: better now than after half of the service has started."""
-    try:
         open_listener(web.host, web.port).close()
     except AddressError as error:
         raise ServiceError(str(error)) from error
 
 
 def build_parts(
-    surroundings: Surroundings,
+    dagster_home: Path,
     folder: Path,
     web: Web,
-    say: Callable[[str], None],
     *,
     is_daemon_ready: Callable[[], bool],
-    before_code_server: Callable[[], None],
+    before_run_server: Callable[[], None],
 ) -> list[Part]:
-    """Code server, daemon, web UI: the order of their start.
+    """Run server, code server, daemon, web UI: the order of their start.
 
     Args:
-        surroundings: Their environment.
-        folder: Of the socket and the workspace.
+        dagster_home: Of the run server's socket.
+        folder: Of the code server's socket and the workspace.
         web: How the UI listens.
-        say: Prints one line.
         is_daemon_ready: Whether every daemon has given a sign of life.
-        before_code_server: Called before a code server that died is started again.
+        before_run_server: Called before a run server that died is started again.
 
     Raises:
-        OSError: The folder or the logs beside it cannot be written.
+        OSError: The folder cannot be written.
     """
     code_socket, workspace = folder / SOCKET, str(write_workspace(folder))
-    environment = {**surroundings.environment, "PYTHONUNBUFFERED": "1"}
-    secrets = find_secrets(environment)
-    logs = surroundings.home / "logs"
 
-    def build_start(name: str, *arguments: str) -> Callable[[], ChildProcess]:
-        output = ChildOutput(name, LogFile(logs / f"{name}.log"), say, secrets)
-        return lambda: ChildProcess([sys.executable, "-m", *arguments], environment, output)
-
-    def clear_code_server() -> None:
+    def remove_code_socket() -> None:
         code_socket.unlink(missing_ok=True)
-        before_code_server()
 
-    code_socket.unlink(missing_ok=True)
+    remove_code_socket()
+    json_lines = ("--log-format", "json")
+    definitions = ("--module-name", MODULE, "--location-name", LOCATION, "--socket", str(code_socket))
     return [
         Part(
-            name=CODE_SERVER,
-            log_file=logs / f"{CODE_SERVER}.log",
-            start=build_start(CODE_SERVER, "raceday_dagster.dagster_plugins.launcher", "--socket", str(code_socket)),
-            is_ready=lambda: answers_socket(code_socket),
-            stop_within_s=CODE_SERVER_STOP_S,
-            before_restart=clear_code_server,
-            opens_the_way=True,
+            "run-server",
+            ("raceday_dagster.dagster_plugins.run_server",),
+            is_ready=lambda: answers_run_server(dagster_home / forked_process.SOCKET),
+            stop_within_s=RUN_SERVER_STOP_S,
+            before_restart=before_run_server,
+            is_needed=True,
         ),
         Part(
-            name=DAEMON,
-            log_file=logs / f"{DAEMON}.log",
-            start=build_start(DAEMON, "dagster._daemon", "run", "-w", workspace),
+            "code-server",
+            ("dagster", "api", "grpc", *definitions, *json_lines),
+            is_ready=lambda: answers_socket(code_socket),
+            stop_within_s=CODE_SERVER_STOP_S,
+            before_restart=remove_code_socket,
+            is_needed=True,
+        ),
+        Part(
+            "daemon",
+            ("dagster._daemon", "run", "-w", workspace, *json_lines),
             is_ready=is_daemon_ready,
             stop_within_s=DAEMON_STOP_S,
         ),
         Part(
-            name=WEB,
-            log_file=logs / f"{WEB}.log",
-            start=build_start(WEB, "raceday_dagster.web.server", "--workspace", workspace, *web.arguments),
+            "web",
+            ("raceday_dagster.web.server", "--workspace", workspace, *web.arguments),
             is_ready=lambda: answers_http(web.reachable_host, web.port),
             stop_within_s=UI_STOP_S,
         ),
     ]
+
+
+def answers_run_server(path: Path) -> bool:
+    """Whether a run server listens there."""
+    try:
+        forked_process.connect(path).close()
+    except OSError:
+        return False
+    return True
 
 
 def answers_socket(path: Path) -> bool:

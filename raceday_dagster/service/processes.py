@@ -1,4 +1,4 @@
-"""One child: a process in a session of its own that dies with this one, its output read, its descendants found."""
+"""One child: a process in a session of its own that dies with this one, and whose output is read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 import raceday_dagster
-from raceday_dagster.service import tied_start
-from raceday_dagster.service.child_output import ChildOutput
-from raceday_dagster.service.process_stat import list_pids, read_process
+from raceday_dagster.service import parent_death
 
 LONGEST_LINE = 65_536
 """Bytes; a longer line is cut in two."""
@@ -23,40 +21,29 @@ _READ_REST_S = 0.5
 
 
 class Child(Protocol):
-    """A child as the supervisor sees it."""
+    """A child as the supervisor sees it; ``ChildProcess`` says what each of these is."""
 
     @property
-    def pid(self) -> int:
-        """Of the process, its session and its group."""
-        ...
-
-    def poll(self) -> int | None:
-        """Its exit code, the negative number of the signal that ended it, or ``None`` while it runs."""
-        ...
-
-    def is_gone(self) -> bool:
-        """Whether it and all it started in its group have ended."""
-        ...
-
-    def end(self) -> None:
-        """Ask it to end."""
-        ...
-
-    def kill(self) -> None:
-        """End it, and all that is left of its group, at once."""
-        ...
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def has_ended(self) -> bool: ...
+    def end(self) -> None: ...
+    def kill(self) -> None: ...
 
 
 class ChildProcess:
     """Starts ``command`` in a session of its own: a Ctrl-C at the terminal reaches only the supervisor.
 
-    Call it from the main thread only (``tied_start`` says why).
+    Call it from the main thread only (``parent_death`` says why).
+
+    Args:
+        take: Called with each line that it prints, from a thread.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], output: ChildOutput) -> None:
-        tied = [sys.executable, "-I", "-S", tied_start.__file__, str(os.getpid()), *command]
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], take: Callable[[str], None]) -> None:
+        starter = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid())]
         self._process = subprocess.Popen(
-            tied,
+            [*starter, *command],
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -66,28 +53,30 @@ class ChildProcess:
             cwd=Path(raceday_dagster.__file__).parents[1],
         )
         assert self._process.stdout is not None
-        self._reader = threading.Thread(
-            target=read_lines, args=(self._process.stdout, output.take), name=output.name, daemon=True
-        )
+        self._reader = threading.Thread(target=read_lines, args=(self._process.stdout, take), daemon=True)
         self._reader.start()
 
     @property
     def pid(self) -> int:
+        """Of the process, its session and its group."""
         return self._process.pid
 
     def poll(self) -> int | None:
+        """Its exit code, the negative number of the signal that ended it, or ``None`` while it runs."""
         return self._process.poll()
 
-    def is_gone(self) -> bool:
-        return self.poll() is not None and not has_living_group(self.pid)
+    def has_ended(self) -> bool:
+        """Whether it runs no more; unlike ``poll``, this leaves it to ``kill`` to take its exit code."""
+        return has_ended(self.pid)
 
     def end(self) -> None:
-        if self.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+        """Ask it to end."""
+        self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        # The group keeps its number while any of its members lives, so no stranger can be hit once one was seen.
-        if self.poll() is None or has_living_group(self.pid):
+        """End it, and all that is left of its group, at once."""
+        # As long as nobody has taken its exit code, its number and that of its group are nobody else's.
+        if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
@@ -101,13 +90,9 @@ def read_lines(stream: IO[bytes], take: Callable[[str], None]) -> None:
             take(line.decode(errors="replace"))
 
 
-def has_living_group(group: int) -> bool:
-    """Whether a process of the group lives; zombies do not count."""
-    pids = list_pids()
-    if not pids:  # no /proc here
-        try:
-            os.killpg(group, 0)
-        except (ProcessLookupError, PermissionError):
-            return False
+def has_ended(child_pid: int) -> bool:
+    """Whether a child of this process runs no more; its exit code is left for whoever started it."""
+    try:
+        return os.waitid(os.P_PID, child_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
         return True
-    return any(found.group == group for pid in pids if (found := read_process(pid)) is not None)

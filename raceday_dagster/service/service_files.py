@@ -10,10 +10,9 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from raceday_dagster.dagster_plugins.launcher import LOCATION
-from raceday_dagster.sandbox.placement import LONGEST_SOCKET_PATH, make_private_folder
-from raceday_dagster.sandbox.server_account import ServerAccount
+from raceday_dagster.sandbox.placement import LONGEST_SOCKET_PATH, ServerAccount, make_private_folder
 
+LOCATION = "raceday_dagster"
 SOCKET = "code-server.sock"
 STATE_FILE = "service.json"
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._-]+")

@@ -14,22 +14,17 @@ from queue import Empty, SimpleQueue
 
 from raceday_dagster.errors import ServiceError
 from raceday_dagster.service.processes import Child
-from raceday_dagster.service.restarts import MOST_DEATHS, WINDOW_S, choose_restart_delay_s
 
 LOOK_EVERY_S = 0.2
 READY_WITHIN_S = 90.0
+WINDOW_S = 60.0
+MOST_DEATHS = 5
+FIRST_DELAY_S = 0.5
 _WAIT_STEP_S = 0.02
 
-
-@dataclass(frozen=True)
-class Stop:
-    """A reason to end everything: an orderly stop, or an error."""
-
-    error: str | None = None
-
-
-Mailbox = SimpleQueue[Stop]
-"""``SimpleQueue.put`` may be called from a signal handler in the midst of ``get``; locks and events may not."""
+StopRequests = SimpleQueue[int]
+"""Numbers of signals. ``SimpleQueue.put`` may be called from a signal handler in the midst of ``get``; locks and
+events may not."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +32,19 @@ class Part:
     """One kind of process of the service.
 
     Attributes:
-        start: Starts it; called from the main thread.
-        is_ready: Asked until it says yes once; must not block for long.
+        arguments: Of ``python -m``.
+        is_ready: Whether it does its work; must not block for long. Asked until all parts have said yes once.
         stop_within_s: Seconds from SIGTERM to SIGKILL.
         before_restart: Called after it died and before it is started again.
-        opens_the_way: Whether the parts after it need it: they start once it is ready, and end before it does.
+        is_needed: Whether the other parts need it: they start once it is ready, and end before it does.
     """
 
     name: str
-    log_file: Path
-    start: Callable[[], Child]
+    arguments: tuple[str, ...]
     is_ready: Callable[[], bool]
     stop_within_s: float
     before_restart: Callable[[], None] = lambda: None
-    opens_the_way: bool = False
+    is_needed: bool = False
 
 
 @dataclass
@@ -65,13 +59,15 @@ class Supervisor:
     """Keeps parts running until told to stop.
 
     Args:
-        parts: In the order of their start.
-        mailbox: Where stops arrive.
+        parts: In the order of their start, those that the others need first.
+        start: Starts a part; called from the main thread.
+        logs: The folder of their logs.
+        stop_requests: Where the wish to stop arrives.
         say: Prints one line.
         on_ready: Called once, when every part is ready.
         on_change: Called with the pids after each start.
         on_stop: Called before the parts are ended.
-        on_round: Called in every round, for what the parts stand on.
+        on_round: Called in every round, for what the parts stand on; its ``ServiceError`` ends the service.
         monotonic: Clock, seconds.
         sleep: Used while children end.
     """
@@ -79,7 +75,9 @@ class Supervisor:
     def __init__(
         self,
         parts: Sequence[Part],
-        mailbox: Mailbox,
+        start: Callable[[Part], Child],
+        logs: Path,
+        stop_requests: StopRequests,
         say: Callable[[str], None],
         *,
         on_ready: Callable[[], None] = lambda: None,
@@ -90,8 +88,10 @@ class Supervisor:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._parts = parts
+        self._start = start
+        self._logs = logs
         self._states = {part.name: _State() for part in parts}
-        self._mailbox = mailbox
+        self._stop_requests = stop_requests
         self._say = say
         self._on_ready = on_ready
         self._on_change = on_change
@@ -100,46 +100,41 @@ class Supervisor:
         self._monotonic = monotonic
         self._sleep = sleep
         self._all_ready = False
-        self._remains: list[Child] = []
 
     def run(self) -> None:
         """Returns after an orderly stop; whatever ends it, nothing is left running.
 
         Raises:
-            ServiceError: A part does not start or does not stay up, or the mailbox brought an error.
+            ServiceError: A part does not start or does not stay up, or what it stands on is lost.
         """
         began_s = self._monotonic()
         try:
-            # Mail first: whoever was told to stop while the sandbox came up starts nothing.
-            while (stop := self._read_mail()) is None:
+            # Whoever was told to stop while the sandbox came up starts nothing.
+            while not self._is_told_to_stop():
                 self._on_round()
                 self.look_after()
                 if not self._all_ready and self._monotonic() - began_s > READY_WITHIN_S:
                     raise ServiceError(f"{self._describe_unready()} within {READY_WITHIN_S:.0f} s")
-            if stop.error is not None:
-                raise ServiceError(stop.error)
             self._say("stopping")
         finally:
             self._on_stop()
             self.end_all()
 
     def look_after(self) -> None:
-        """One round: bury the dead, start what is due, see who became ready."""
-        # Asked every round: the number of a group that is gone may be another's soon.
-        self._remains = [child for child in self._remains if not child.is_gone()]
+        """One round: note the deaths, start what is due, see who became ready."""
         for part in self._parts:
+            if not part.is_needed and not self._all_ready and not self._are_needed_ready():
+                return
             state = self._states[part.name]
             if state.child is not None and (code := state.child.poll()) is not None:
-                self._bury(part, state, code)
+                self._note_death(part, state, code)
             if state.child is None and self._monotonic() >= state.start_at_s:
                 if state.deaths_s:
                     part.before_restart()
-                state.child = part.start()
+                state.child = self._start(part)
                 self._on_change(self.read_pids())
-            if state.child is not None and not state.ready:
+            if not self._all_ready and state.child is not None and not state.ready:
                 state.ready = part.is_ready()
-            if part.opens_the_way and not state.ready and not self._all_ready:
-                return
         if not self._all_ready and all(state.ready for state in self._states.values()):
             self._all_ready = True
             self._on_ready()
@@ -147,48 +142,64 @@ class Supervisor:
     def end_all(self) -> None:
         """Ends the last parts first; what the others need is ended after them. Nothing of any part is left."""
         for needed in (False, True):
-            parts = [part for part in reversed(self._parts) if part.opens_the_way == needed]
-            ending = [(part, child) for part in parts if (child := self._states[part.name].child) is not None]
+            ending = [
+                (part, child)
+                for part in reversed(self._parts)
+                if part.is_needed == needed and (child := self._states[part.name].child) is not None
+            ]
             for _part, child in ending:
                 child.end()
             began_s = self._monotonic()
             for part, child in ending:
-                while not child.is_gone() and self._monotonic() - began_s < part.stop_within_s:
+                while not child.has_ended() and self._monotonic() - began_s < part.stop_within_s:
                     self._sleep(_WAIT_STEP_S)
                 child.kill()
                 self._states[part.name].child = None
-        for child in self._remains:
-            if not child.is_gone():
-                child.kill()
 
     def read_pids(self) -> dict[str, int]:
         """Parts that run, and their process ids."""
         return {name: state.child.pid for name, state in self._states.items() if state.child is not None}
 
-    def _read_mail(self) -> Stop | None:
+    def _is_told_to_stop(self) -> bool:
         try:
-            return self._mailbox.get(timeout=LOOK_EVERY_S)
+            self._stop_requests.get(timeout=LOOK_EVERY_S)
         except Empty:
-            return None
+            return False
+        return True
 
-    def _bury(self, part: Part, state: _State, code: int) -> None:
+    def _are_needed_ready(self) -> bool:
+        return all(self._states[part.name].ready for part in self._parts if part.is_needed)
+
+    def _note_death(self, part: Part, state: _State, code: int) -> None:
         now_s = self._monotonic()
-        if state.child is not None:
-            self._remains.append(state.child)  # runs that a code server had started go on without it
         state.child, state.ready = None, False
         state.deaths_s = [death_s for death_s in state.deaths_s if now_s - death_s < WINDOW_S] + [now_s]
         delay_s = choose_restart_delay_s(state.deaths_s, now_s)
         if delay_s is None:
             raise ServiceError(
                 f"{part.name} died {MOST_DEATHS} times within a minute, the last time with {describe_exit(code)}; "
-                f"its log is {part.log_file}"
+                f"its log is {self._logs}/{part.name}.log"
             )
         state.start_at_s = now_s + delay_s
         self._say(f"{part.name} died with {describe_exit(code)}; starting it again in {delay_s:g} s")
 
     def _describe_unready(self) -> str:
         part = next(part for part in self._parts if not self._states[part.name].ready)
-        return f"{part.name} was not ready (its log is {part.log_file})"
+        return f"{part.name} was not ready (its log is {self._logs}/{part.name}.log)"
+
+
+def choose_restart_delay_s(deaths_s: Sequence[float], now_s: float) -> float | None:
+    """Seconds to wait before the next start: 0.5, 1, 2, 4, doubled with each death of the last minute.
+
+    Args:
+        deaths_s: Instants of all deaths so far on a monotonic clock, the newest (``now_s``) included.
+        now_s: The same clock.
+
+    Returns:
+        ``None`` after five deaths within a minute: it does not come up by itself.
+    """
+    recent = sum(now_s - death_s < WINDOW_S for death_s in deaths_s)
+    return None if recent >= MOST_DEATHS else float(FIRST_DELAY_S * 2 ** max(recent - 1, 0))
 
 
 def describe_exit(code: int) -> str:

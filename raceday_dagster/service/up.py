@@ -8,19 +8,29 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import threading
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from raceday_dagster.errors import ServiceError
 from raceday_dagster.sandbox.sandbox import open_lock
-from raceday_dagster.service.dagster_storage import DaemonWatch, describe_switched_off, open_instance
+from raceday_dagster.service.console import Console, find_secrets
+from raceday_dagster.service.dagster_instance import (
+    ask_within,
+    describe_switched_off,
+    have_daemons_started,
+    open_instance,
+)
+from raceday_dagster.service.environment import ServiceEnvironment, open_environment
 from raceday_dagster.service.instance_lock import InstanceLock
-from raceday_dagster.service.left_runs import LeftRuns
-from raceday_dagster.service.parts import Web, build_parts, refuse_host, refuse_port
+from raceday_dagster.service.lost_runs import FINISH_WITHIN_S, LostRuns
+from raceday_dagster.service.parts import Web, build_parts, check_address
+from raceday_dagster.service.processes import ChildProcess
 from raceday_dagster.service.service_files import (
     ServiceState,
     choose_environment,
@@ -29,12 +39,12 @@ from raceday_dagster.service.service_files import (
     remove_state,
     write_state,
 )
-from raceday_dagster.service.supervisor import Mailbox, Stop, Supervisor
-from raceday_dagster.service.surroundings import Surroundings, open_surroundings
+from raceday_dagster.service.supervisor import StopRequests, Supervisor
 from raceday_dagster.settings import Settings
 from raceday_dagster.web.address import is_loopback
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ASK_WITHIN_S = 1.0
 
 
 def run_up(
@@ -55,31 +65,29 @@ def run_up(
     def say_timed(line: str) -> None:
         say(f"{utc_now().astimezone():%H:%M:%S} {line}")
 
-    mailbox: Mailbox = Mailbox()
-    with taking_stops(mailbox):
-        refuse_host(web)
+    stop_requests: StopRequests = StopRequests()
+    with taking_stops(stop_requests), holding_home(Settings.from_environment(environment).raceday_home.resolve()):
+        check_address(web)
         if not is_loopback(web.host):
             say_timed(f"WARNING: the UI on {web.host} has no login: whoever reaches it can launch and end runs")
-        with holding_home(Settings.from_environment(environment).raceday_home.resolve()):
-            refuse_port(web)
-            with open_surroundings(environment, utc_now(), feed_latency_ms=feed_latency_ms) as surroundings:
-                _serve(surroundings, web, say_timed, mailbox, utc_now)
+        with open_environment(environment, utc_now(), feed_latency_ms=feed_latency_ms) as opened:
+            _serve(opened, web, say_timed, stop_requests, utc_now())
     say_timed("stopped")
 
 
 @contextmanager
-def taking_stops(mailbox: Mailbox) -> Iterator[None]:
-    """Turns the signals that end a program into mail: a second Ctrl-C does not leave half of it running.
+def taking_stops(stop_requests: StopRequests) -> Iterator[None]:
+    """Turns the signals that end a program into requests: a second Ctrl-C does not leave half of it running.
 
     What the caller ignores, as ``nohup`` does SIGHUP, stays ignored; but not SIGINT, which a shell script ignores for
     all it starts in the background.
     """
 
-    def post(_number: int, _frame: FrameType | None) -> None:
-        mailbox.put(Stop())
+    def request(number: int, _frame: FrameType | None) -> None:
+        stop_requests.put(number)
 
     before = {
-        number: signal.signal(number, post)
+        number: signal.signal(number, request)
         for number in STOPS
         if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
     }
@@ -111,62 +119,71 @@ def holding_home(home: Path) -> Iterator[None]:
 
 
 def _serve(
-    surroundings: Surroundings,
+    environment: ServiceEnvironment,
     web: Web,
     say: Callable[[str], None],
-    mailbox: Mailbox,
-    utc_now: Callable[[], datetime],
+    stop_requests: StopRequests,
+    began_at: datetime,
 ) -> None:
-    home, began_at = surroundings.home, utc_now()
-    stopping = threading.Event()
+    home, logs = environment.home, environment.home / "logs"
+    variables = {
+        **environment.variables,
+        "PYTHONUNBUFFERED": "1",
+        "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "1",  # seconds for calls, such as a sensor that waits for the next race
+    }
+    state = ServiceState(os.getpid(), web.url, began_at.isoformat(), choose_environment(variables))
     with ExitStack() as stack:
-        lock = InstanceLock(surroundings.environment["DAGSTER_PG_URL"])
-        stack.callback(lock.close)
+        console = stack.enter_context(closing(Console(logs, say, find_secrets(variables))))
+        lock = stack.enter_context(closing(InstanceLock(variables["DAGSTER_PG_URL"], say)))
         lock.take()
-        lock.keep(lambda reason: mailbox.put(Stop(error=reason)), say)
-        instance = stack.enter_context(open_instance(surroundings.environment))
-        left_runs = LeftRuns(instance, home, say)
-        left_runs.look()
-        stack.callback(left_runs.close)
+        instance = stack.enter_context(open_instance(variables))
+        lost_runs = LostRuns(instance, say)
+        lost_runs.find(finish_within_s=FINISH_WITHIN_S)
         stack.callback(remove_state, home)
-
-        def write(pids: dict[str, int]) -> None:
-            kept = choose_environment(surroundings.environment)
-            try:
-                write_state(home, ServiceState(os.getpid(), web.url, began_at.isoformat(), kept, pids))
-            except OSError as error:
-                say(
-                    f"WARNING: {home}: {error.strerror}: `raceday health` finds this service through exported URLs only"
-                )
-
         try:
             parts = build_parts(
-                surroundings,
+                Path(variables["DAGSTER_HOME"]),
                 make_socket_folder(home),
                 web,
-                lambda line: None if stopping.is_set() else say(line),  # what breaks because others end is no news
-                is_daemon_ready=DaemonWatch(instance, began_at).is_ready,
-                before_code_server=left_runs.look,
+                is_daemon_ready=lambda: (
+                    ask_within(ASK_WITHIN_S, partial(have_daemons_started, instance, began_at)) or False
+                ),
+                before_run_server=lost_runs.find,
             )
+            takers = {part.name: console.open_log(part.name) for part in parts}
         except OSError as error:
             raise ServiceError(f"{error.filename or home} cannot be used: {error.strerror}") from error
-        ready = f"raceday is up: {web.url} on {surroundings.description}; logs in {home / 'logs'}; Ctrl-C stops it"
 
         def say_ready() -> None:
-            say(ready)
-            if off := describe_switched_off(instance):
+            say(f"raceday is up: {web.url} on {environment.description}; logs in {logs}; Ctrl-C stops it")
+            if off := ask_within(ASK_WITHIN_S, partial(describe_switched_off, instance)):
                 say(off)
+
+        def look_after_all() -> None:
+            environment.look_after(say)
+            if lock.look():
+                lost_runs.look()
+            console.close_minutes()
 
         supervisor = Supervisor(
             parts,
-            mailbox,
+            lambda part: ChildProcess([sys.executable, "-m", *part.arguments], variables, takers[part.name]),
+            logs,
+            stop_requests,
             say,
             on_ready=say_ready,
-            on_change=write,
-            on_stop=stopping.set,
-            on_round=lambda: surroundings.look_after(say),
+            on_change=lambda pids: _write_state(home, replace(state, children=pids), say),
+            on_stop=console.mute,
+            on_round=look_after_all,
         )
         try:
             supervisor.run()
         finally:
-            left_runs.look(last=True)  # one that had to be killed in the end is not left as started
+            lost_runs.end()
+
+
+def _write_state(home: Path, state: ServiceState, say: Callable[[str], None]) -> None:
+    try:
+        write_state(home, state)
+    except OSError as error:
+        say(f"WARNING: {home}: {error.strerror}: `raceday health` finds this service through exported URLs only")

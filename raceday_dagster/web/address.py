@@ -1,6 +1,6 @@
 """Where the web UI listens, and under which names it may be asked for: whether that is allowed, and possible now.
 
-Imports nothing of ours and no Dagster: ``raceday up`` looks before it starts anything, ``webserver`` when it listens.
+Imports nothing of ours and no Dagster: ``raceday up`` looks before it starts anything, ``server`` when it listens.
 """
 
 from __future__ import annotations

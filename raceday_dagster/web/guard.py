@@ -4,7 +4,7 @@ The UI has no login, so a page in the operator's browser must not be able to use
 not ours (DNS rebinding), requests that another page made (``Origin``, ``Sec-Fetch-Site``), mutations by GET, bodies
 that a plain form can send, and being shown in a frame. Whoever is no browser and names the right host is let through.
 
-Only the decision belongs here. What is served, and on which address: ``webserver``.
+Only the decision belongs here. What is served is in ``server``, on which address in ``address``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class HostRule:
         if match is None:
             return False
         name = match[1].strip("[]")
-        return name in self.names or (self.any_address and is_address(name))
+        return name in self.names or (self.any_address and _is_address(name))
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Refusal:
 
 
 class WebGuard:
-    """Passes on to ``app`` what ``find_refusal`` has nothing against, and forbids frames in every answer."""
+    """Passes on to ``app`` the requests that ``find_refusal`` lets through, and forbids frames in every answer."""
 
     def __init__(self, app: ASGIApp, hosts: HostRule) -> None:
         self._app = app
@@ -75,7 +75,7 @@ class WebGuard:
 
 
 def find_refusal(scope: Scope, hosts: HostRule) -> Refusal | None:
-    """What speaks against the request of an ASGI http or websocket ``scope``; ``None`` when nothing does."""
+    """Why the request of an ASGI http or websocket ``scope`` is refused; ``None`` when it is let through."""
     headers = Headers(scope=scope)
     named = headers.getlist("host")
     if len(named) != 1 or not hosts.allows(named[0]):
@@ -90,19 +90,12 @@ def find_refusal(scope: Scope, hosts: HostRule) -> Refusal | None:
     if scope["type"] == "websocket":
         return None
     if scope["method"] in {"GET", "HEAD"}:
-        return _find_refusal_of_get(scope)
+        if _is_graphql(scope) and not _only_reads(QueryParams(scope["query_string"]).getlist("query")):
+            return Refusal(403, "GET answers queries only; a mutation needs POST")
+        return None
     if not origins and "same-origin" not in sites and not _has_careful_type(headers):
         return Refusal(415, "send it as application/json or application/graphql")
     return None
-
-
-def is_address(name: str) -> bool:
-    """Whether a host is an IP address rather than a name."""
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _opens_page(scope: Scope, headers: Headers) -> bool:
@@ -116,10 +109,13 @@ def _opens_page(scope: Scope, headers: Headers) -> bool:
     )
 
 
-def _find_refusal_of_get(scope: Scope) -> Refusal | None:
-    if _is_graphql(scope) and not _only_reads(QueryParams(scope["query_string"]).getlist("query")):
-        return Refusal(403, "GET answers queries only; a mutation needs POST")
-    return None
+def _is_address(name: str) -> bool:
+    """Whether a host is an IP address rather than a name."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_graphql(scope: Scope) -> bool:

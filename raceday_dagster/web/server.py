@@ -2,7 +2,7 @@
 
     python -m raceday_dagster.web.server --workspace FILE [--port P] [--read-only] [--allow-host NAME]...
 
-Does what ``dagster-webserver`` does to serve its UI, without telemetry. What the guard lets through: ``web_guard``.
+Does what ``dagster-webserver`` does to serve its UI, without telemetry. What is let through is decided in ``guard``.
 """
 
 from __future__ import annotations

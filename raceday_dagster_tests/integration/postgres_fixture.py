@@ -1,6 +1,7 @@
 """Databases for tests: one embedded server a session, one database a module, thrown away at the end.
 
-Sessions that run at the same time share nothing: each has a server, a folder and a socket of its own.
+Sessions that run at the same time share nothing: each has a server, a folder and a socket of its own. A worker of
+pytest-xdist is such a session: a server costs half a second, and sharing one would need a lock and a count of users.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, NullPool, create_engine, text
 
-from raceday_dagster.sandbox import databases
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-from raceday_dagster.sandbox.postmaster import wait_for
+from raceday_dagster_tests.waiting import wait_for
 
 APPLICATION_ROLE = "raceday"
 CONNECTION_LIMIT = 10
@@ -108,10 +108,13 @@ def make_database(server: EmbeddedPostgres, *, template: str | None = None, busy
     url = server.create_database(name, owner=APPLICATION_ROLE, connection_limit=CONNECTION_LIMIT, template=template)
     try:
         yield url
-        with databases.connect(server.superuser_url()) as connection:
+        with server.connect() as connection:
             # A client that was killed is noticed by its backend a moment later.
-            ended = wait_for(lambda: not read_busy_backends(connection, name), busy_wait_s)
-            assert ended, f"left checked out: {read_busy_backends(connection, name)}"
+            wait_for(
+                lambda: not read_busy_backends(connection, name),
+                busy_wait_s,
+                lambda: f"left checked out: {read_busy_backends(connection, name)}",
+            )
     finally:
         server.drop_database(name)
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import dagster as dg
 
-from raceday_dagster.dagster_plugins.launcher import LANE_TAG, LIVE
+from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.cadence import (
     LiveBatch,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import dagster as dg
 
-from raceday_dagster.dagster_plugins.launcher import LANE_TAG, LIVE
+from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.defs.automation.due_races import Runs, Stored, request_due_races
 from raceday_dagster.defs.failures import refusing_plainly
 from raceday_dagster.defs.jobs import daily_baseline_job, process_races_job

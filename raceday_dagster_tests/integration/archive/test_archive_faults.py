@@ -18,7 +18,6 @@ from sqlalchemy import NullPool, create_engine
 from raceday_dagster.archive.archive import ArchiveStep, archive_partitions
 from raceday_dagster.archive.folder import open_folder
 from raceday_dagster.errors import ArchiveError, WriteError
-from raceday_dagster.sandbox.postmaster import wait_for
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster.store.transaction import LOCK_TIMEOUT_MS
 from raceday_dagster_tests.integration.archive.archive_fixture import (
@@ -34,6 +33,7 @@ from raceday_dagster_tests.integration.archive.archive_fixture import (
     read_parquet,
 )
 from raceday_dagster_tests.integration.store.store_fixture import make_partitions, observe, watch_statements, write
+from raceday_dagster_tests.waiting import wait_for
 from raceday_dagster_tests.write_snapshots import make_snapshot
 
 WAITING_DETACH = """

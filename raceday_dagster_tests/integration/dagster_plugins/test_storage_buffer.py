@@ -17,8 +17,8 @@ from sqlalchemy.exc import OperationalError
 from raceday_dagster.dagster_plugins.event_buffer import ROWS_AT_ONCE
 from raceday_dagster.dagster_plugins.storage import PooledPostgresStorage
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-from raceday_dagster.sandbox.postmaster import wait_for
 from raceday_dagster_tests.integration.postgres_fixture import ask, make_database
+from raceday_dagster_tests.waiting import wait_for
 
 INSERT = "INSERT INTO event_logs"
 

@@ -10,7 +10,6 @@ import pytest
 
 from raceday_dagster.defs.resources import RaceStoreResource
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-from raceday_dagster.sandbox.postmaster import wait_for
 from raceday_dagster_tests.integration.postgres_fixture import order
 from raceday_dagster_tests.integration.race_day import (
     IDENTITY,
@@ -21,6 +20,7 @@ from raceday_dagster_tests.integration.race_day import (
     process_race_job,
     read_log,
 )
+from raceday_dagster_tests.waiting import wait_for
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 BREAK_WRITES = """

@@ -10,7 +10,6 @@ import dagster as dg
 import pytest
 from sqlalchemy import text
 
-from raceday_dagster.sandbox.postmaster import wait_for
 from raceday_dagster_tests.integration.defs.day_runs import (
     NEXT_DAY,
     NIGHT,
@@ -20,6 +19,7 @@ from raceday_dagster_tests.integration.defs.day_runs import (
     run_day,
 )
 from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_module_day, read_log
+from raceday_dagster_tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,12 @@ import dagster as dg
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, text
 
-from raceday_dagster.dagster_plugins.launcher import LANE_TAG, LIVE
+from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.defs.automation.due_races import DUE_TAG, LEAD, request_due_races
 from raceday_dagster.defs.automation.sensors import SensorReader, due_races, first_baseline, request_first_load
 from raceday_dagster.racing.cadence import floor_to_grid
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.racing.first_load import is_schedules_turn
-from raceday_dagster.sandbox.postmaster import wait_for
 from raceday_dagster.simulator.running import running_simulator
 from raceday_dagster_tests.integration.postgres_fixture import CONNECTION_LIMIT
 from raceday_dagster_tests.integration.race_day import (
@@ -26,6 +25,7 @@ from raceday_dagster_tests.integration.race_day import (
     daily_baseline_job,
     process_races_job,
 )
+from raceday_dagster_tests.waiting import wait_for
 
 NO_DATABASE = "postgresql://raceday:hidden@127.0.0.1:1/none"
 

@@ -10,8 +10,8 @@ from threading import Thread
 import psutil
 import pytest
 
-from raceday_dagster.sandbox.postmaster import wait_for
 from raceday_dagster_tests.integration.race_day import RaceDay, open_race_day, read_log
+from raceday_dagster_tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from raceday_dagster_tests.integration.postgres_fixture import (
     read_pid,
     run_server,
 )
+from raceday_dagster_tests.waiting import wait_for
 
 IS_ROOT = os.geteuid() == 0
 
@@ -28,7 +29,7 @@ def kill_postmaster(server: EmbeddedPostgres) -> int:
     """kill -9, and wait until the process is no server any more."""
     pid, data_dir = read_pid(server), server.status().data_dir
     os.kill(pid, signal.SIGKILL)
-    assert postmaster.wait_for(lambda: not postmaster.is_postmaster(pid, data_dir), 30)
+    wait_for(lambda: not postmaster.is_postmaster(pid, data_dir))
     return pid
 
 
@@ -41,7 +42,7 @@ def test_a_server_that_cannot_end_is_one_line(server: EmbeddedPostgres, monkeypa
             server.stop(within_s=0)
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert postmaster.wait_for(lambda: not postmaster.is_postmaster(pid, data_dir), 60)
+    wait_for(lambda: not postmaster.is_postmaster(pid, data_dir))
 
 
 def test_kill_9_of_the_server_loses_nothing_committed(server: EmbeddedPostgres) -> None:
@@ -61,11 +62,11 @@ def test_a_session_of_the_killed_server_that_still_works_is_waited_for(server: E
     with ThreadPoolExecutor(2) as threads:
         try:
             looping = threads.submit(order, server.superuser_url(), busy)
-            assert postmaster.wait_for(lambda: ask(server.superuser_url(), active) == 1, 30)
+            wait_for(lambda: ask(server.superuser_url(), active) == 1)
             logged = status.log_file.stat().st_size
             kill_postmaster(server)
             starting = threads.submit(server.start)
-            assert postmaster.wait_for(lambda: b"memory block" in status.log_file.read_bytes()[logged:], 30)
+            wait_for(lambda: b"memory block" in status.log_file.read_bytes()[logged:])
             assert not looping.done()
         finally:
             (status.data_dir / "done").touch()
@@ -77,9 +78,9 @@ def test_a_pid_file_that_names_somebody_elses_process_is_stale_and_that_process_
     server: EmbeddedPostgres,
 ) -> None:
     owner = server.status().data_dir.stat()
-    lent = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if IS_ROOT else {}
+    account = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if IS_ROOT else {}
     # Of the server's own account: postgres would take the pid for a rival, and refuse.
-    with subprocess.Popen(["sleep", "600"], cwd="/", **lent) as bystander:
+    with subprocess.Popen(["sleep", "600"], cwd="/", **account) as bystander:
         try:
             pid_file = server.status().data_dir / "postmaster.pid"
             content = pid_file.read_text()
@@ -108,9 +109,10 @@ def test_an_initdb_that_was_killed_is_redone(home: Path) -> None:
     server = EmbeddedPostgres(home, fsync=False)
     state_dir = server.status().data_dir.parent
     with subprocess.Popen([sys.executable, "-c", code, str(home)]) as starter:
-        begun = postmaster.wait_for(lambda: any(state_dir.glob("making-*/PG_VERSION")), 60)
-        starter.kill()
-    assert begun
+        try:
+            wait_for(lambda: any(state_dir.glob("making-*/PG_VERSION")))
+        finally:
+            starter.kill()
     assert not (state_dir / "data").exists()
     with run_server(home) as redone:
         assert ask(redone.superuser_url(), "SELECT 1") == 1

@@ -1,126 +1,105 @@
-"""The sandbox as other people's environments, signals and second sandboxes meet it."""
+"""The sandbox and the embedded server's commands, in this process: what they keep, refuse, share and stop."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import make_url
 
-from raceday_dagster_tests.integration.sandbox.test_commands import (
-    JOB,
-    PROJECT,
-    SETTINGS,
-    folder,
-    raceday,
-    read_exports,
-    read_only_line,
-    type_command,
-)
+from raceday_dagster.cli import main
+from raceday_dagster.errors import SandboxError
+from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster.sandbox.sandbox import Sandbox, choose_simulation, hold_server, open_sandbox, run_command
+from raceday_dagster_tests.integration.commands import SETTINGS
 
-__all__ = ["folder"]
-
-SAY_API = ("-c", "import os; print(os.environ['NZTAB_API_URL'], os.environ['DATABASE_URL'])")
-WAIT = ("-c", "import signal; print('ready', flush=True); signal.pause()")
+NOBODYS_URL = "postgresql://u:hunter2@127.0.0.1:1/d"
 
 
-def start_sandbox(folder: Path, *command: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    return subprocess.Popen(
-        [sys.executable, "-m", "raceday_dagster.cli", "sandbox", "--", sys.executable, *command],
-        cwd=folder,
-        env={**environment, "PYTHONPATH": str(PROJECT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_an_empty_variable_counts_as_not_set(folder: Path) -> None:
-    ended = raceday(folder, "sandbox", "--", sys.executable, *SAY_API, NZTAB_API_URL="", DATABASE_URL=" ")
-    assert ended.returncode == 0, ended.stderr
-    api, database = ended.stdout.split()
-    assert api.startswith("http://127.0.0.1:")
-    assert "raceday_simulated_" in database
-
-
-def test_an_address_that_is_set_is_kept_and_its_races_have_a_database_of_their_own(folder: Path) -> None:
-    ended = raceday(folder, "sandbox", "--", sys.executable, *SAY_API, NZTAB_API_URL="http://127.0.0.1:9/v1")
-    assert ended.returncode == 0, ended.stderr
-    api, database = ended.stdout.split()
-    assert api == "http://127.0.0.1:9/v1"
-    assert "simulated" not in database
-
-
-def test_a_home_that_is_a_file_is_one_line(folder: Path) -> None:
-    (folder / "taken").write_text("")
-    ended = raceday(folder, "sandbox", "--", "true", RACEDAY_HOME=str(folder / "taken"))
-    assert ended.returncode == 1
-    assert "RACEDAY_HOME" in read_only_line(ended)
-
-
-def test_being_told_to_end_ends_the_command_and_then_everything_else(folder: Path) -> None:
-    with start_sandbox(folder, *WAIT) as sandbox:
-        assert sandbox.stdout is not None
-        assert sandbox.stdout.readline() == "ready\n"
-        assert raceday(folder, "db", "status").returncode == 0
-        sandbox.send_signal(signal.SIGTERM)
-        assert sandbox.wait(30) == 128 + signal.SIGTERM
-    assert raceday(folder, "db", "status").stdout.startswith("stopped")
-
-
-def test_the_last_of_two_sandboxes_stops_the_server(folder: Path) -> None:
-    with start_sandbox(folder, *WAIT) as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "ready\n"
-        second = raceday(folder, "sandbox", "--", sys.executable, *SAY_API)
-        assert second.returncode == 0, second.stderr
-        assert raceday(folder, "db", "status").returncode == 0, "the second took the server from the first"
-        refused = raceday(folder, "db", "stop")
-        assert refused.returncode == 1
-        assert "a sandbox is running" in read_only_line(refused)
-        first.send_signal(signal.SIGTERM)
-        first.wait(30)
-    assert raceday(folder, "db", "status").stdout.startswith("stopped")
-
-
-def test_a_server_started_by_hand_outlives_a_sandbox(folder: Path) -> None:
-    started = raceday(folder, "db", "start")
-    assert started.returncode == 0, started.stderr
-    assert [line.partition("=")[0] for line in started.stdout.splitlines()] == [
-        "export DATABASE_URL",
-        "export DAGSTER_PG_URL",
-    ]
+def raceday(home: Path, *arguments: str, **exported: str) -> Result:
+    """What ``raceday`` with ``arguments`` answers, with no setting of the project but the home and ``exported``."""
+    environment = {**dict.fromkeys(SETTINGS), "RACEDAY_HOME": str(home), **exported}
+    before = signal.getsignal(signal.SIGTERM)
     try:
-        assert raceday(folder, "sandbox", "--", "true").returncode == 0
-        assert raceday(folder, "db", "status").returncode == 0
+        return CliRunner().invoke(main, arguments, env=environment)
     finally:
-        assert raceday(folder, "db", "stop").returncode == 0
-    assert raceday(folder, "db", "status").returncode == 3
+        signal.signal(signal.SIGTERM, before)
+
+
+def name_database(sandbox: Sandbox) -> str | None:
+    return make_url(sandbox.environment["DATABASE_URL"]).database
 
 
 @pytest.mark.parametrize(
-    ("exported", "said"),
+    ("arguments", "exported", "said"),
     [
-        ({"NZTAB_API_URL": "http://127.0.0.1:9/v1", "NZTAB_FROM_EMAIL": " "}, "NZTAB_FROM_EMAIL is not set"),
-        ({"DB_POOL_MAX": "many"}, "DB_POOL_MAX is wrong"),
-        ({"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/d"}, "cannot be reached"),
+        (("db", "upgrade"), {}, ("DATABASE_URL is not set", "raceday sandbox")),
+        (("db", "upgrade"), {"DATABASE_URL": NOBODYS_URL}, ("cannot be reached",)),
+        (("db", "status"), {"DB_POOL_MAX": "many"}, ("DB_POOL_MAX is wrong",)),
+        (("sandbox", "--", "true"), {"DATABASE_URL": NOBODYS_URL}, ("--allow-simulated-data",)),
+        (("sandbox", "--", "true"), {"RACEDAY_HOME": __file__}, ("RACEDAY_HOME",)),
+        (
+            ("sandbox", "--", "true"),
+            {"DATABASE_URL": NOBODYS_URL, "NZTAB_API_URL": "http://127.0.0.1:9/v1"},
+            ("set DAGSTER_PG_URL too",),
+        ),
     ],
 )
-def test_a_run_that_cannot_begin_ends_with_the_line_that_says_why(
-    folder: Path, exported: dict[str, str], said: str
+def test_raceday_says_in_one_line_what_is_wrong_and_prints_no_password(
+    home: Path, arguments: tuple[str, ...], exported: dict[str, str], said: tuple[str, ...]
 ) -> None:
-    started = raceday(folder, "db", "start")
-    assert started.returncode == 0, started.stderr
+    ended = raceday(home, *arguments, **exported)
+    assert ended.exit_code == 1
+    assert ended.stderr.strip().count("\n") == 0, ended.stderr
+    assert all(part in ended.stderr for part in said), ended.stderr
+    assert "hunter2" not in ended.output
+    assert not (home / "postgres").exists(), "a server was made before the settings were looked at"
+
+
+def test_a_command_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(SandboxError, match=r"^cannot run 'no-such-command': No such file or directory$"):
+        run_command(["no-such-command"], {})
+
+
+def test_an_empty_variable_counts_as_not_set(home: Path) -> None:
+    given = {"RACEDAY_HOME": str(home), "NZTAB_API_URL": "", "DATABASE_URL": " "}
+    with open_sandbox(given, choose_simulation(datetime.now(UTC))) as sandbox:
+        assert sandbox.environment["NZTAB_API_URL"].startswith("http://127.0.0.1:")
+        assert str(name_database(sandbox)).startswith("raceday_simulated_")
+
+
+def test_an_api_that_is_set_is_kept_and_its_races_have_a_database_of_their_own(home: Path) -> None:
+    given = {"RACEDAY_HOME": str(home), "NZTAB_API_URL": "http://127.0.0.1:9/v1", "NZTAB_FROM_EMAIL": "a@b.nz"}
+    with open_sandbox(given, choose_simulation(datetime.now(UTC))) as sandbox:
+        assert sandbox.simulator is None
+        assert given.items() <= sandbox.environment.items()
+        assert name_database(sandbox) == "raceday"
+        assert "NZTAB_PARTNER_NAME" not in sandbox.environment, "a made-up identity would be sent to a real API"
+
+
+def test_the_last_of_two_holders_stops_the_server(home: Path) -> None:
+    with hold_server(home):
+        with hold_server(home) as server:
+            pass
+        assert server.status().running, "the second took the server from the first"
+        refused = raceday(home, "db", "stop")
+        assert refused.exit_code == 1
+        assert "a sandbox is running" in refused.stderr
+    assert not server.status().running
+
+
+def test_a_server_started_by_hand_outlives_a_sandbox(home: Path) -> None:
+    started = raceday(home, "db", "start")
     try:
-        urls = read_exports(started)
-        assert raceday(folder, "db", "upgrade", **urls).returncode == 0
-        identity = {"NZTAB_FROM_EMAIL": "a@b.nz", "NZTAB_PARTNER_NAME": "A", "NZTAB_PARTNER_ID": "A"}
-        told = type_command(folder, *JOB, **{**urls, **identity, **exported})
-        assert told.returncode != 0
-        assert said in told.stderr.strip().splitlines()[-1], told.stderr[-600:]
-        assert "hunter2" not in told.stdout + told.stderr
+        exports = [line.partition("=")[0] for line in started.stdout.splitlines()]
+        assert exports == ["export DATABASE_URL", "export DAGSTER_PG_URL"], started.output
+        with hold_server(home):
+            pass
+        assert raceday(home, "db", "status").exit_code == 0
+        assert raceday(home, "db", "stop").exit_code == 0
+        assert raceday(home, "db", "status").exit_code == 3
     finally:
-        assert raceday(folder, "db", "stop").returncode == 0
+        EmbeddedPostgres(home).stop()

@@ -1,117 +1,148 @@
-"""`raceday up` as an operator types it: it comes up, stays up, refuses a second one, and leaves nothing behind."""
+"""``raceday up`` as an operator runs it: two minutes of a race day in which processes are killed and somebody starts a
+backfill in the UI, then what else it must survive, refuse and leave behind.
+
+One service for the module; its tests run in order, and the last ones end it.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import psutil
 import pytest
 
+from benchmarks.cadence import OVER
+from benchmarks.live_day import LiveDay, open_live_day
+from benchmarks.soak import Soaked, soak, wait_for_batches
+from raceday_dagster.errors import ServiceError
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster.service.health import check_health
+from raceday_dagster.service.parts import Web as WebOptions
+from raceday_dagster.service.up import run_up
+from raceday_dagster_tests.integration.commands import raceday
 from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
-from raceday_dagster_tests.integration.sandbox.test_commands import PROJECT, SETTINGS, raceday, read_only_line
+from raceday_dagster_tests.integration.web.web_fixture import Web
+from raceday_dagster_tests.waiting import wait_for
 
-PATIENCE_S = 120
+PATIENCE_S = 120.0
+SPAN = timedelta(minutes=2)
+LATENCY_MS = 100
 ENDS_WITHIN_S = 20.0
 """Ten seconds, and as many for a busy machine; neither of what holds it up in its test would ever end."""
-PARTS = {"code-server", "daemon", "web"}
+PARTS = {"run-server", "code-server", "daemon", "web"}
+BACKFILLED_RACES = 3
+BACKFILL = """
+mutation Backfill($partitions: [String!]) {
+  launchPartitionBackfill(backfillParams: {
+    selector: {
+      partitionSetName: "process_race_partition_set",
+      repositorySelector: {repositoryName: "__repository__", repositoryLocationName: "raceday_dagster"}
+    },
+    partitionNames: $partitions
+  }) { __typename ... on LaunchBackfillSuccess { backfillId } }
+}
+"""
+FOUND = """
+query Found($id: String!) {
+  partitionBackfillOrError(backfillId: $id) {
+    ... on PartitionBackfill { status partitionStatusCounts { runStatus count } }
+  }
+}
+"""
 
 
-@dataclass
-class Service:
-    """A `raceday up` in a process of its own, and what it has said so far."""
+@dataclass(frozen=True)
+class TwoMinutes:
+    """What they came to."""
 
-    home: Path
-    port: int
-    process: subprocess.Popen[str]
-    lines: list[str] = field(default_factory=list)
+    soaked: Soaked
+    backfill: Mapping[str, Any]
+    """As the UI shows it at the end."""
+    backfilled: Collection[str]
+    """Races of it that the ledger has under a run outside the live lane."""
 
-    def __post_init__(self) -> None:
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout:
-            self.lines.extend(iter(self.process.stdout.readline, ""))
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    with open_server_folder() as folder:
+        yield folder
+        EmbeddedPostgres(folder).stop()  # a killed service leaves it
 
-    def wait_for_line(self, text: str, times: int = 1) -> str:
-        def found() -> bool:
-            return sum(text in line for line in self.lines) >= times
 
-        wait_until(lambda: found() or self.process.poll() is not None)
-        assert found(), "".join(self.lines)
-        return next(line for line in reversed(self.lines) if text in line)
+@pytest.fixture(scope="module")
+def day(home: Path) -> Iterator[LiveDay]:
+    """One service for the module, up."""
+    with open_live_day(home, latency_ms=LATENCY_MS) as day:
+        yield day
 
-    def read_state(self) -> dict[str, object]:
-        state: dict[str, object] = json.loads((self.home / "service.json").read_text())
-        return state
 
-    def read_children(self) -> dict[str, int]:
-        children = self.read_state()["children"]
-        assert isinstance(children, dict)
-        return children
+@pytest.fixture(scope="module")
+def two_minutes(day: LiveDay) -> TwoMinutes:
+    """Two minutes in which the daemon and later a run are killed, while a backfill goes on."""
+    wait_for_batches(day)
+    web = Web(f"http://127.0.0.1:{day.port}")
+    race_ids = sorted({poll.race_id for poll in day.read_polls()})[:BACKFILLED_RACES]
+    began_at = datetime.now(UTC)
+    launched = web.ask(BACKFILL, {"partitions": race_ids})["launchPartitionBackfill"]
+    soaked = soak(day, SPAN, kills=True)
+    live = {batch.run_id for batch in day.read_batches()}
+    by_hand = {poll.race_id for poll in soaked.polls if poll.run_id not in live and poll.polled_at > began_at}
+    backfill = web.ask(FOUND, {"id": launched["backfillId"]})["partitionBackfillOrError"]
+    return TwoMinutes(soaked, backfill, by_hand & set(race_ids))
 
-    def read_environment(self) -> dict[str, str]:
-        environment = self.read_state()["environment"]
-        assert isinstance(environment, dict)
-        return environment
 
-    def suspend_worker(self) -> psutil.Process | None:
-        """Stops the process of a run in flight, if there is one."""
-        code_server = psutil.Process(self.read_children()["code-server"])
+@pytest.fixture(scope="module")
+def soaked(two_minutes: TwoMinutes) -> Soaked:
+    """The polls of the two minutes, judged."""
+    return two_minutes.soaked
+
+
+def wait_for_line(day: LiveDay, text: str) -> str:
+    """The last line of what the service has printed that holds a text."""
+
+    def find() -> list[str]:
+        return [line for line in day.log.read_text().splitlines() if text in line]
+
+    assert wait_for(lambda: bool(find()) or day.process.poll() is not None, PATIENCE_S), day.log.read_text()
+    assert find(), day.log.read_text()
+    return find()[-1]
+
+
+def read_children(day: LiveDay) -> dict[str, int]:
+    children: dict[str, int] = day.read_state()["children"]
+    return children
+
+
+def kill_and_await_the_next(day: LiveDay, part: str) -> None:
+    before = day.kill(part)
+    wait_for_line(day, f"{part} died with SIGKILL; starting it again")
+    assert wait_for(lambda: read_children(day).get(part, before) != before, PATIENCE_S)
+    assert psutil.pid_exists(read_children(day)[part])
+
+
+def find_worker(day: LiveDay, do: Callable[[psutil.Process], None]) -> psutil.Process:
+    """Does something to the process of the next run that is seen under way."""
+    give_up_at = time.monotonic() + PATIENCE_S
+    while time.monotonic() < give_up_at:
         try:
-            for worker in (child for fork_server in code_server.children() for child in fork_server.children()):
-                worker.suspend()
+            for worker in day.find_run_workers():
+                do(worker)
                 return worker
         except psutil.NoSuchProcess:
-            pass  # it ended meanwhile
-        return None
-
-    def end(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        code = self.process.wait(PATIENCE_S)
-        self._reader.join(PATIENCE_S)
-        return code
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + PATIENCE_S
-    while not is_true() and time.monotonic() < give_up_at:
-        time.sleep(0.05)
-
-
-def find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def start_service(home: Path) -> Service:
-    environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    port = find_free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "raceday_dagster.cli", "up", "--port", str(port), "--feed-latency-ms", "20"],
-        cwd=home,
-        env={**environment, "PYTHONPATH": str(PROJECT), "RACEDAY_HOME": str(home)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return Service(home, port, process)
+            continue  # it ended meanwhile
+        time.sleep(0.02)
+    raise AssertionError("no run was seen")
 
 
 def find_processes(home: Path) -> dict[int, str]:
@@ -126,130 +157,172 @@ def find_processes(home: Path) -> dict[int, str]:
     return found
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Service]:
-    """One service for the module, up; the last tests end it."""
-    with open_server_folder() as home:
-        service = start_service(home)
-        try:
-            service.wait_for_line("raceday is up")
-            yield service
-        finally:
-            if service.process.poll() is None:
-                service.end(signal.SIGTERM)
-            raceday(home, "db", "stop", RACEDAY_HOME=str(home))
+def find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
-def test_it_says_where_the_ui_is_and_what_it_runs_on(running: Service) -> None:
-    line = running.wait_for_line("raceday is up")
-    assert f"http://127.0.0.1:{running.port}" in line
-    assert "simulated racing day" in line
-    with urlopen(f"http://127.0.0.1:{running.port}/server_info", timeout=30) as answer:
-        assert answer.status == 200
+def refuse_up(port: int, **environment: str) -> str:
+    """Why a service is not started."""
+    with pytest.raises(ServiceError) as refused:
+        run_up(WebOptions(port=port), environment, lambda _line: None)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
 
 
-def test_its_state_is_for_its_owner_only_and_each_part_has_a_session_of_its_own(running: Service) -> None:
-    assert (running.home / "service.json").stat().st_mode & 0o777 == 0o600
-    children = running.read_children()
-    assert set(children) == PARTS
-    assert [os.getsid(pid) for pid in children.values()] == list(children.values())
-    assert running.read_state()["pid"] == running.process.pid
+def check(monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[str]:
+    """The lines of ``raceday health``."""
+    monkeypatch.setenv("DAGSTER_PG_URL", "")  # which reading Dagster's instance sets
+    return [str(line) for line in check_health(environment, datetime.now(UTC))]
 
 
-def test_a_second_one_in_the_same_home_is_refused_in_one_line_that_names_the_first(running: Service) -> None:
-    # As it was typed, that is with the port that the first has taken.
-    ended = raceday(running.home, "up", "--port", str(running.port), RACEDAY_HOME=str(running.home))
-    assert ended.returncode == 1
-    assert f"another `raceday up` (pid {running.process.pid}, " in read_only_line(ended)
-    assert running.read_state()["pid"] == running.process.pid
+# Two minutes of a race day
 
 
-def test_a_second_one_on_the_same_database_is_refused_in_one_line_that_names_the_first(
-    running: Service, tmp_path: Path
-) -> None:
-    given = {name: value for name, value in running.read_environment().items() if name.endswith("_URL")}
-    identity = {"NZTAB_FROM_EMAIL": "a@b.nz", "NZTAB_PARTNER_NAME": "A", "NZTAB_PARTNER_ID": "A"}
-    asked = {"NZTAB_API_URL": "http://127.0.0.1:9/v1", "RACEDAY_HOME": str(tmp_path), **given, **identity}
-    ended = raceday(running.home, "up", "--port", str(find_free_port()), **asked)
-    assert ended.returncode == 1
-    assert f"in use by raceday up, pid {running.process.pid} on " in read_only_line(ended)
-    healthy = raceday(running.home, "health", **asked)
-    assert "ok      service: raceday up, pid " in healthy.stdout, "it is found through its database alone"
+def test_several_races_were_in_their_last_five_minutes_at_once(soaked: Soaked) -> None:
+    assert soaked.verdict.most_live_at_once >= 2
 
 
-def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        ended = raceday(tmp_path, "up", "--port", str(port), RACEDAY_HOME=str(tmp_path))
-    assert ended.returncode == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in read_only_line(ended)
-    assert not (tmp_path / "postgres").exists(), "nothing was started"
+def test_every_due_poll_happened_and_none_twice(soaked: Soaked) -> None:
+    assert soaked.verdict.missed == []
+    assert soaked.verdict.twice == []
+    assert soaked.verdict.last_minutes_gaps_s
 
 
-def test_a_part_that_is_killed_is_started_again(running: Service) -> None:
-    before = running.read_children()["web"]
-    os.kill(before, signal.SIGKILL)
-    running.wait_for_line("web died with SIGKILL; starting it again")
-    wait_until(lambda: running.read_children().get("web", before) != before)
-    assert psutil.pid_exists(running.read_children()["web"])
+def test_a_killed_daemon_is_replaced_and_no_race_is_lost(soaked: Soaked) -> None:
+    # That each race was polled again in time is in the verdict; here is that there was something to lose.
+    killed = soaked.outages[0]
+    assert [batch for batch in soaked.batches if batch.due_at < killed.began_at]
+    assert [batch for batch in soaked.batches if batch.created_at > killed.began_at]
 
 
-def test_the_first_races_are_polled_without_a_hand_and_the_service_is_healthy(running: Service) -> None:
-    log = running.home / "logs" / "code-server.log"
-    wait_until(lambda: '"event": "batch_complete"' in log.read_text())
-    assert '"event": "batch_complete"' in log.read_text()
-    healthy = raceday(running.home, "health", RACEDAY_HOME=str(running.home))
+def test_a_killed_run_leaves_no_half_race_and_the_next_poll_converges(soaked: Soaked) -> None:
+    (killed,) = [batch for batch in soaked.batches if batch.status == "FAILURE"]
+    done = {poll.race_id for poll in soaked.polls if poll.run_id == killed.run_id}
+    later = {poll.race_id for poll in soaked.polls if poll.run_id != killed.run_id and poll.polled_at > killed.due_at}
+    over = {race.race_id for race in soaked.races if race.status in OVER}
+    lost = set(killed.race_ids) - done
+    assert lost, "the run was killed after its work: the fault did not fire"
+    assert soaked.half_races == []
+    assert lost <= later | over
+
+
+def test_nothing_but_the_killed_run_failed(soaked: Soaked) -> None:
+    assert soaked.verdict.failed == []
+    assert {batch.status for batch in soaked.batches} <= {"SUCCESS", "FAILURE", "STARTING", "STARTED"}
+
+
+def test_a_backfill_of_partitions_goes_through_beside_the_live_batches(two_minutes: TwoMinutes) -> None:
+    counts = {entry["runStatus"]: entry["count"] for entry in two_minutes.backfill["partitionStatusCounts"]}
+    assert two_minutes.backfill["status"] == "COMPLETED_SUCCESS"
+    assert counts["SUCCESS"] == BACKFILLED_RACES
+    assert len(two_minutes.backfilled) == BACKFILLED_RACES
+
+
+# What it says and refuses
+
+
+@pytest.mark.usefixtures("two_minutes")
+def test_the_service_is_healthy_after_two_minutes(day: LiveDay) -> None:
+    healthy = raceday(day.home, "health", RACEDAY_HOME=str(day.home))
     assert healthy.returncode == 0, healthy.stdout
     assert re.findall(r"^(?:ok|warning) +(\w+):", healthy.stdout, re.MULTILINE)[:7] == [
         *("service", "storage", "daemon", "sensor", "automation", "database", "day"),
     ]
+    assert '"event": "batch_complete"' in (day.home / "logs" / "run-server.log").read_text()
 
 
-def test_it_outlives_its_database_also_when_a_part_dies_meanwhile(running: Service) -> None:
-    daemon = running.read_children()["daemon"]
-    EmbeddedPostgres(running.home).stop()
-    os.kill(daemon, signal.SIGKILL)
-    running.wait_for_line("the embedded PostgreSQL has ended; starting it again")
-    running.wait_for_line("daemon died with SIGKILL")
-    wait_until(lambda: running.read_children().get("daemon", daemon) != daemon)
-    running.wait_for_line("Dagster's database is back")
-    assert psutil.pid_exists(running.read_children()["daemon"])
-    assert not [line for line in running.lines if "Traceback" in line or "WARNING:root" in line]
+def test_the_service_says_where_the_ui_is_and_what_it_runs_on(day: LiveDay) -> None:
+    line = wait_for_line(day, "raceday is up")
+    assert f"http://127.0.0.1:{day.port}" in line
+    assert "simulated racing day" in line
+    with urlopen(f"http://127.0.0.1:{day.port}/server_info", timeout=30) as answer:
+        assert answer.status == 200
 
 
-def test_a_killed_service_leaves_no_part_and_the_next_one_ends_in_order_whatever_hangs(running: Service) -> None:
-    children = running.read_children()
-    assert running.end(signal.SIGKILL) == -signal.SIGKILL
-    wait_until(lambda: not any(map(is_alive, children.values())))
-    assert not any(map(is_alive, children.values()))
+def test_its_state_is_for_its_owner_only_and_each_part_has_a_session_of_its_own(day: LiveDay) -> None:
+    assert (day.home / "service.json").stat().st_mode & 0o777 == 0o600
+    children = read_children(day)
+    assert set(children) == PARTS
+    assert [os.getsid(pid) for pid in children.values()] == list(children.values())
+    assert day.read_state()["pid"] == day.process.pid
 
-    unhealthy = raceday(running.home, "health", RACEDAY_HOME=str(running.home))
-    assert unhealthy.returncode == 1
-    assert "FAIL    service: no `raceday up` runs" in unhealthy.stdout
 
-    second = start_service(running.home)
-    try:
-        second.wait_for_line("raceday is up")
+def test_a_second_service_in_the_same_home_is_refused_and_told_of_the_first(day: LiveDay) -> None:
+    # As it was typed, that is with the port that the first has taken.
+    refused = refuse_up(day.port, RACEDAY_HOME=str(day.home))
+    assert f"another `raceday up` (pid {day.process.pid}, " in refused
+    assert day.read_state()["pid"] == day.process.pid
+
+
+def test_a_second_service_on_the_same_database_is_refused_and_told_of_the_first(
+    day: LiveDay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {name: value for name, value in day.read_state()["environment"].items() if name.endswith("_URL")}
+    identity = {"NZTAB_FROM_EMAIL": "a@b.nz", "NZTAB_PARTNER_NAME": "A", "NZTAB_PARTNER_ID": "A"}
+    asked = {**given, "NZTAB_API_URL": "http://127.0.0.1:9/v1", "RACEDAY_HOME": str(tmp_path), **identity}
+    assert f"in use by raceday up, pid {day.process.pid} on " in refuse_up(find_free_port(), **asked)
+    assert check(monkeypatch, **asked)[0].startswith("ok      service: raceday up, pid ")  # its database tells
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert f"cannot listen on 127.0.0.1:{port}" in refuse_up(port, RACEDAY_HOME=str(tmp_path))
+    assert not (tmp_path / "postgres").exists()
+
+
+# What it survives
+
+
+def test_a_part_that_is_killed_is_started_again(day: LiveDay) -> None:
+    kill_and_await_the_next(day, "web")
+
+
+def test_a_run_that_dies_without_its_run_server_is_marked_and_polling_goes_on(day: LiveDay) -> None:
+    worker = find_worker(day, lambda worker: worker.suspend())
+    kill_and_await_the_next(day, "run-server")
+    assert worker.is_running(), "a run outlives its run server"
+    worker.kill()
+    run_id = wait_for_line(day, "lost its process with its run server").split(" run ")[1].split()[0]
+    (lost,) = [batch for batch in day.read_batches() if batch.run_id == run_id]
+    assert lost.status == "FAILURE"
+    assert wait_for(
+        lambda: any(batch.created_at > lost.created_at and batch.status == "SUCCESS" for batch in day.read_batches()),
+        PATIENCE_S,
+    )
+
+
+def test_the_service_outlives_its_database_also_when_a_part_dies_meanwhile(day: LiveDay) -> None:
+    EmbeddedPostgres(day.home).stop()
+    kill_and_await_the_next(day, "daemon")
+    wait_for_line(day, "the embedded PostgreSQL has ended; starting it again")
+    wait_for_line(day, "Dagster's database is back")
+    assert "Traceback" not in day.log.read_text()
+
+
+def test_a_killed_service_leaves_no_part_and_the_next_one_ends_in_order_whatever_hangs(
+    day: LiveDay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = read_children(day)
+    day.process.kill()
+    day.process.wait()
+    assert wait_for(lambda: not find_processes(day.home).keys() & set(children.values()), PATIENCE_S)
+    assert check(monkeypatch, RACEDAY_HOME=str(day.home))[0].startswith("FAIL    service: no `raceday up` runs")
+
+    with ExitStack() as stack:
+        second = stack.enter_context(open_live_day(day.home, latency_ms=LATENCY_MS))
         # What an end must not wait for: a run that does not listen, and a database that does not answer.
-        wait_until(lambda: second.suspend_worker() is not None)
-        EmbeddedPostgres(running.home).stop()
+        find_worker(second, lambda worker: worker.suspend())
+        EmbeddedPostgres(day.home).stop()
         began = time.monotonic()
         second.process.send_signal(signal.SIGINT)  # a hasty Ctrl-C, then another
-        assert second.end(signal.SIGINT) == 0, "".join(second.lines)
+        second.process.send_signal(signal.SIGINT)
+        assert second.process.wait(PATIENCE_S) == 0, second.log.read_text()
         assert time.monotonic() - began < ENDS_WITHIN_S
-    finally:
-        second.process.kill()
-    assert second.lines[-1].endswith("stopped\n")
-    assert not [line for line in second.lines if "Traceback" in line or "WARNING:root" in line]
-    assert find_processes(running.home) == {}
-    assert not (running.home / "service.json").exists()
-    forgotten = raceday(running.home, "health", RACEDAY_HOME=str(running.home))
-    assert forgotten.returncode == 1
-    assert "start one" in forgotten.stdout
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    assert second.log.read_text().endswith(" stopped\n")
+    assert "Traceback" not in second.log.read_text()
+    assert find_processes(day.home) == {}
+    assert not (day.home / "service.json").exists()
+    assert "start one" in check(monkeypatch, RACEDAY_HOME=str(day.home))[0]

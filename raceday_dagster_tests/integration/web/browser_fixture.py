@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
+from raceday_dagster_tests.waiting import wait_for
+
 SHOWN_S = 40.0
-_POLL_S = 0.1
 _OPTIONS = (
     "--headless=new",
     "--no-sandbox",
@@ -62,14 +62,12 @@ class Browser:
         return self.wait_until(find_all, lambda: f"not all of {wanted} are in: {self.read_text()}")
 
     def wait_until(self, find: Callable[[], Found | None], explain: Callable[[], str]) -> Found:
-        """What ``find`` finds, asked again and again."""
-        give_up_at = time.monotonic() + SHOWN_S
-        while (found := find()) is None:
-            if time.monotonic() > give_up_at:
-                self.take_picture("failed")
-                pytest.fail(explain())
-            time.sleep(_POLL_S)
-        return found
+        """What ``find`` finds, asked again and again; without it, the failure leaves a picture."""
+        try:
+            return wait_for(find, SHOWN_S, explain)
+        except AssertionError:
+            self.take_picture("failed")
+            raise
 
     def run_script(self, script: str, *arguments: Any) -> Any:
         """What the promise that the body ``script`` of an async function makes comes to."""

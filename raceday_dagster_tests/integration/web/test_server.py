@@ -16,16 +16,14 @@ import pytest
 import requests
 
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-from raceday_dagster.web.address import AddressError, open_listener
+from raceday_dagster_tests.integration.commands import PROJECT, make_environment, read_only_line, type_command
 from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
-from raceday_dagster_tests.integration.sandbox.test_commands import PROJECT, read_only_line, type_command
 from raceday_dagster_tests.integration.web.web_fixture import (
     ANSWER_S,
     LAUNCH,
     LOCATION,
     Web,
     build_launch,
-    make_environment,
     run_code_server,
     run_webserver,
 )
@@ -118,64 +116,33 @@ def test_the_ui_is_served_and_cannot_be_framed(web: Web) -> None:
     assert requests.get(f"{web.url}/server_info", timeout=ANSWER_S).json()["dagster_webserver_version"]
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Host": "evil.example"},
-        {"Origin": EVIL},
-        {"Origin": "null"},
-        {"Sec-Fetch-Site": "cross-site"},
-        {"Sec-Fetch-Site": "same-site"},
-    ],
-)
-def test_a_foreign_page_is_refused_whatever_it_asks(web: Web, headers: dict[str, str]) -> None:
+def test_a_foreign_page_is_refused_whatever_it_asks(web: Web) -> None:
+    headers = {"Origin": EVIL}
     launch = build_launch("idle", "a foreign page")
     posted = requests.post(f"{web.url}/graphql", json=launch, headers=headers, timeout=ANSWER_S)
     asked = requests.get(f"{web.url}/graphql", params={"query": "{ version }"}, headers=headers, timeout=ANSWER_S)
     for answer in (posted, asked):
         assert answer.status_code == 403
-        assert answer.text.startswith("refused: ")
-        assert answer.text.count("\n") == 1
+        assert answer.text == "refused: the request comes from a page of another origin\n"
 
 
 def test_a_websocket_opens_for_the_ui_and_for_no_other_page(web: Web) -> None:
     assert shake_hands(web, Origin=web.url) == "HTTP/1.1 101 Switching Protocols"
-    assert shake_hands(web) == "HTTP/1.1 101 Switching Protocols"
-    for headers in ({"Origin": EVIL}, {"Origin": "null"}, {"Host": "evil.example"}):
-        assert shake_hands(web, **headers).startswith("HTTP/1.1 403 ")
+    assert shake_hands(web, Origin=EVIL).startswith("HTTP/1.1 403 ")
 
 
 def test_a_mutation_by_get_launches_nothing(web: Web) -> None:
     document = LAUNCH.replace("$job: String!", '$job: String = "idle"').replace(
         "$location: String!", f'$location: String = "{LOCATION}"'
     )
-    for query in (document, f"query Read {{ version }} {document}"):
-        for path in ("/graphql", "/graphql%0A", "/%67raphql"):
-            answer = requests.get(
-                f"{web.url}{path}", params={"query": query, "operationName": "Launch"}, timeout=ANSWER_S
-            )
-            assert answer.status_code == 403, path
+    for path in ("/graphql", "/graphql%0A", "/%67raphql"):
+        answer = requests.get(f"{web.url}{path}", params={"query": document}, timeout=ANSWER_S)
+        assert answer.status_code == 403, path
 
 
-def test_a_mutation_that_a_form_could_send_launches_nothing(web: Web) -> None:
-    for content_type in ("text/plain; x=application/json", "application/x-www-form-urlencoded"):
-        answer = requests.post(
-            f"{web.url}/graphql",
-            params={"query": "mutation { __typename }"},
-            data="query=mutation",
-            headers={"Content-Type": content_type},
-            timeout=ANSWER_S,
-        )
-        assert answer.status_code == 415
-
-
-def test_scripts_still_ask_by_get_and_by_post(web: Web) -> None:
-    asked = requests.get(f"{web.url}/graphql", params={"query": "{ version }"}, timeout=ANSWER_S)
-    assert asked.json()["data"]["version"] == web.ask("{ version }")["version"]
-    assert requests.get(f"{web.url}/graphql", headers={"Accept": "text/html"}, timeout=ANSWER_S).status_code == 200
-
-
-def test_a_script_launches_a_run_unless_the_server_is_read_only(served: Served) -> None:
+def test_a_script_asks_by_get_and_launches_a_run_unless_the_server_is_read_only(served: Served) -> None:
+    asked = requests.get(f"{served.web.url}/graphql", params={"query": "{ version }"}, timeout=ANSWER_S)
+    assert asked.json()["data"] == served.web.ask("{ version }")
     launch = build_launch("idle", "a script")
     before = len(served.web.read_runs())
     refused = served.read_only.ask(**launch)["launchRun"]
@@ -189,14 +156,6 @@ def test_a_host_that_was_allowed_is_served(served: Served) -> None:
     named = {"Host": "racing.example"}
     assert requests.get(served.read_only.url, headers=named, timeout=ANSWER_S).status_code == 200
     assert requests.get(served.web.url, headers=named, timeout=ANSWER_S).status_code == 403
-
-
-def test_a_port_in_use_is_one_line(web: Web) -> None:
-    port = urlsplit(web.url).port
-    assert port is not None
-    said = f"^cannot listen on 127.0.0.1:{port}: Address already in use; choose another with --port$"
-    with pytest.raises(AddressError, match=said):
-        open_listener("127.0.0.1", port)
 
 
 def test_a_server_without_an_instance_says_so(served: Served, tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +14,9 @@ from typing import Any
 
 import requests
 
-from raceday_dagster.sandbox.postmaster import wait_for
-from raceday_dagster_tests.integration.sandbox.test_commands import PROJECT, SETTINGS
+from raceday_dagster_tests.integration.commands import find_free_port, make_environment
+from raceday_dagster_tests.waiting import wait_for
 
-START_S = 60.0
 STOP_S = 20.0
 ANSWER_S = 30.0
 LAUNCHED_BY = "launched_by"
@@ -70,13 +67,6 @@ def build_launch(job: str, launched_by: str, config: Mapping[str, Any] | None = 
     }
 
 
-def make_environment(**added: str) -> dict[str, str]:
-    """Ours, without any setting of the project but those ``added``."""
-    kept = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    paths = [str(PROJECT), *filter(None, [kept.get("PYTHONPATH")])]
-    return {**kept, "PYTHONPATH": os.pathsep.join(paths), **added}
-
-
 @contextmanager
 def run_module(
     arguments: Sequence[str], environment: Mapping[str, str], log: Path
@@ -108,7 +98,7 @@ def run_code_server(module: Sequence[str], environment: Mapping[str, str], folde
     )
     command = ("dagster", "api", "grpc", *module, "--socket", str(path), "--location-name", LOCATION)
     with run_module(command, environment, log) as process:
-        assert wait_for(lambda: path.exists() or process.poll() is not None, START_S), log.read_text()
+        wait_for(lambda: path.exists() or process.poll() is not None, explain=log.read_text)
         assert process.poll() is None, log.read_text()
         yield workspace
 
@@ -119,9 +109,7 @@ def run_webserver(workspace: Path, environment: Mapping[str, str], log: Path, *a
     command = ("raceday_dagster.web.server", "--workspace", str(workspace), "--port", "0", *arguments)
     with run_module(command, environment, log) as process:
         said = re.compile(r"http://\S+")
-        assert wait_for(lambda: said.search(log.read_text()) is not None or process.poll() is not None, START_S), (
-            log.read_text()
-        )
+        wait_for(lambda: said.search(log.read_text()) or process.poll() is not None, explain=log.read_text)
         found = said.search(log.read_text())
         assert found, log.read_text()
         yield Web(found[0])
@@ -132,13 +120,12 @@ def run_webserver(workspace: Path, environment: Mapping[str, str], log: Path, *a
 @contextmanager
 def run_up(folder: Path) -> Iterator[Web]:
     """``raceday up`` on a sandbox in ``folder``, once it says that it is up; it must end without a fuss."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = find_free_port()
     log = folder / "up.log"
     environment = make_environment(RACEDAY_HOME=str(folder / "home"))
     with run_module(("raceday_dagster.cli", "up", "--port", str(port)), environment, log) as process:
         is_up = "raceday is up: "
-        assert wait_for(lambda: is_up in log.read_text() or process.poll() is not None, START_S), log.read_text()
+        wait_for(lambda: is_up in log.read_text() or process.poll() is not None, explain=log.read_text)
         assert is_up in log.read_text(), log.read_text()
         yield Web(f"http://127.0.0.1:{port}")
     assert process.returncode == 0, log.read_text()

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 import pytest
 
-from raceday_dagster.dagster_plugins.launcher import LANE_TAG
+from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG
 from raceday_dagster.defs.automation.sensors import request_first_load
 from raceday_dagster.racing.first_load import LoadAttempt
 

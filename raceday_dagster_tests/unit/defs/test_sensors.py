@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from raceday_dagster.dagster_plugins.launcher import LANE_TAG, LIVE
+from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.defs.automation import due_races as ticks
 from raceday_dagster.defs.automation.due_races import LEAD, MOST_BATCHES, MOST_RACES, Runs, Stored, request_due_races
 from raceday_dagster.defs.automation.sensors import SENSORS, due_races

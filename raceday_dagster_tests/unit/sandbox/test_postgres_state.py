@@ -17,11 +17,17 @@ import pytest
 from sqlalchemy import make_url
 
 from raceday_dagster.errors import SandboxError
-from raceday_dagster.sandbox import postgres, postmaster, server_account
+from raceday_dagster.sandbox import postgres, postmaster
 from raceday_dagster.sandbox.binaries import read_data_major
-from raceday_dagster.sandbox.databases import build_url
-from raceday_dagster.sandbox.placement import Placement, make_private_folder, place
-from raceday_dagster.sandbox.server_account import ServerAccount, choose_account
+from raceday_dagster.sandbox.placement import (
+    Finished,
+    Placement,
+    ServerAccount,
+    choose_account,
+    make_private_folder,
+    place,
+)
+from raceday_dagster.sandbox.postgres import build_url
 
 MYSELF = ServerAccount(os.geteuid(), os.getegid())
 SERVER_THAT_IGNORES_INTERRUPTS = """
@@ -152,7 +158,7 @@ def test_a_file_in_the_place_of_a_private_folder_is_refused(tmp_path: Path) -> N
         make_private_folder(tmp_path / "file", MYSELF)
 
 
-def test_root_lends_postgres_else_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_runs_the_server_as_postgres_else_as_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accounts = {
         "postgres": SimpleNamespace(pw_uid=101, pw_gid=102),
         "nobody": SimpleNamespace(pw_uid=65534, pw_gid=65533),
@@ -195,8 +201,8 @@ def test_a_command_reports_its_exit_code_and_last_words() -> None:
     )
     assert ended.returncode == 3
     assert ended.output.split() in (["a", "b"], ["b", "a"])
-    assert server_account.Finished(3, "").reason == "exit code 3"
-    assert server_account.Finished(3, "one\ntwo\n\n").reason == "two"
+    assert Finished(3, "").reason == "exit code 3"
+    assert Finished(3, "one\ntwo\n\n").reason == "two"
 
 
 def test_a_command_does_not_inherit_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from raceday_dagster.definitions import defs
+from raceday_dagster.service.dagster_instance import HELPERS, SENSOR
 from raceday_dagster.service.health import (
-    HELPERS,
-    SENSOR,
     Check,
+    check_health,
+    date_holder,
     describe_age,
     is_healthy,
     is_late,
@@ -21,7 +22,6 @@ from raceday_dagster.service.health import (
     judge_polls,
     judge_service,
 )
-from raceday_dagster.service.health_reading import check_health, date_holder
 from raceday_dagster.service.instance_lock import Holder
 from raceday_dagster.service.service_files import ServiceState
 from raceday_dagster.store.queries import LiveRace
@@ -101,7 +101,7 @@ def test_polls_that_fail_are_no_polls_and_the_newest_reason_is_named() -> None:
     (check,) = judge(build_race(start_in_s=-60, polled_ago_s=90, error=refused))
     assert str(check) == (
         "FAIL    polls: Ellerslie R1 (last good poll 90 s ago); the newest error: the API refused [2J the connection; "
-        "look at the newest runs and at logs/code-server.log"
+        "look at the newest runs and at logs/run-server.log"
     )
 
 

@@ -1,4 +1,4 @@
-"""Signals become mail, whatever was set for them before; and the small decisions before the first start."""
+"""Signals become requests to stop, whatever was set for them; and the small decisions before the first start."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from raceday_dagster.errors import RacedayError
-from raceday_dagster.service.parts import Web, refuse_host
+from raceday_dagster.service.environment import open_environment
+from raceday_dagster.service.parts import Web, check_address
 from raceday_dagster.service.service_files import (
     ServiceState,
     make_socket_folder,
@@ -18,8 +19,7 @@ from raceday_dagster.service.service_files import (
     remove_state,
     write_state,
 )
-from raceday_dagster.service.supervisor import Mailbox
-from raceday_dagster.service.surroundings import open_surroundings
+from raceday_dagster.service.supervisor import StopRequests
 from raceday_dagster.service.up import taking_stops
 
 NOW = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
@@ -27,21 +27,20 @@ IDENTITY = {"NZTAB_FROM_EMAIL": "a@b.nz", "NZTAB_PARTNER_NAME": "A", "NZTAB_PART
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_each_signal_that_ends_a_program_is_mail_as_often_as_it_comes(number: signal.Signals) -> None:
-    mailbox: Mailbox = Mailbox()
+def test_each_signal_that_ends_a_program_is_a_request_as_often_as_it_comes(number: signal.Signals) -> None:
+    requests: StopRequests = StopRequests()
     before = signal.getsignal(number)
-    with taking_stops(mailbox):
+    with taking_stops(requests):
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)
-        assert mailbox.get(timeout=5).error is None
-        assert mailbox.get(timeout=5).error is None
+        assert [requests.get(timeout=5), requests.get(timeout=5)] == [number, number]
     assert signal.getsignal(number) is before
 
 
 def test_a_hangup_that_is_ignored_stays_so_and_an_ignored_ctrl_c_does_not() -> None:
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT)}
     try:
-        with taking_stops(Mailbox()):
+        with taking_stops(StopRequests()):
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
     finally:
@@ -51,7 +50,7 @@ def test_a_hangup_that_is_ignored_stays_so_and_an_ignored_ctrl_c_does_not() -> N
 
 def test_a_host_that_others_reach_needs_the_flag() -> None:
     with pytest.raises(RacedayError, match="--expose"):
-        refuse_host(Web(host="0.0.0.0"))
+        check_address(Web(host="0.0.0.0"))
 
 
 def test_the_ui_is_found_on_this_machine_whatever_it_listens_on() -> None:
@@ -69,7 +68,7 @@ def test_the_ui_is_found_on_this_machine_whatever_it_listens_on() -> None:
     ],
 )
 def test_what_is_missing_is_said_in_one_line_before_anything_starts(environment: dict[str, str], said: str) -> None:
-    with pytest.raises(RacedayError) as refused, open_surroundings(environment, NOW):
+    with pytest.raises(RacedayError) as refused, open_environment(environment, NOW):
         pytest.fail("it started")
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -78,7 +77,7 @@ def test_what_is_missing_is_said_in_one_line_before_anything_starts(environment:
 
 def test_the_simulated_latency_is_refused_where_nothing_is_simulated() -> None:
     environment = {"NZTAB_API_URL": "http://127.0.0.1:9", **IDENTITY}
-    with pytest.raises(RacedayError, match="--feed-latency-ms"), open_surroundings(environment, NOW, feed_latency_ms=9):
+    with pytest.raises(RacedayError, match="--feed-latency-ms"), open_environment(environment, NOW, feed_latency_ms=9):
         pytest.fail("it started")
 
 

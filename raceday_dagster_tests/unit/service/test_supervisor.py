@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from raceday_dagster.errors import ServiceError
-from raceday_dagster.service.restarts import choose_restart_delay_s
-from raceday_dagster.service.supervisor import READY_WITHIN_S, Mailbox, Part, Stop, Supervisor, describe_exit
+from raceday_dagster.service.supervisor import (
+    READY_WITHIN_S,
+    Part,
+    StopRequests,
+    Supervisor,
+    choose_restart_delay_s,
+    describe_exit,
+)
 
 
 class FakeClock:
@@ -26,20 +32,19 @@ class FakeClock:
 
 @dataclass
 class FakeChild:
-    """Lives until ended or killed; a stubborn one until killed, and leaves ``leftovers`` in its group until then."""
+    """Lives until ended or killed; a stubborn one until killed."""
 
     name: str
     diary: list[str]
     pid: int
     stubborn: bool = False
-    leftovers: bool = False
     code: int | None = None
 
     def poll(self) -> int | None:
         return self.code
 
-    def is_gone(self) -> bool:
-        return self.code is not None and not self.leftovers
+    def has_ended(self) -> bool:
+        return self.code is not None
 
     def end(self) -> None:
         self.diary.append(f"end {self.name}")
@@ -47,32 +52,42 @@ class FakeChild:
             self.code = 0
 
     def kill(self) -> None:
-        if not self.is_gone():
+        if self.code is None:
             self.diary.append(f"kill {self.name}")
-        self.code, self.leftovers = (-9 if self.code is None else self.code), False
+            self.code = -9
 
 
 @dataclass
 class Stage:
-    """A code server, a daemon and a web UI, and what was done to them."""
+    """A run server, a code server, a daemon and a web UI, and what was done to them."""
 
     clock: FakeClock = field(default_factory=FakeClock)
-    mailbox: Mailbox = field(default_factory=Mailbox)
+    stop_requests: StopRequests = field(default_factory=StopRequests)
     diary: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     children: dict[str, FakeChild] = field(default_factory=dict)
-    ready: set[str] = field(default_factory=lambda: {"code", "daemon", "web"})
+    ready: set[str] = field(default_factory=lambda: {"run", "code", "daemon", "web"})
     stubborn: frozenset[str] = frozenset()
-    leaving: frozenset[str] = frozenset()
+    lost: str = ""
 
     def __post_init__(self) -> None:
-        parts = [self._build("code", 6.0, opens_the_way=True), self._build("daemon", 2.0), self._build("web", 2.0)]
-        self.supervisor = Supervisor(
+        needed = [self._build("run", 4.8, is_needed=True), self._build("code", 2.0, is_needed=True)]
+        self.supervisor = self.supervise([*needed, self._build("daemon", 2.0), self._build("web", 2.0)])
+
+    def supervise(self, parts: Sequence[Part], *, round_takes_s: float = 0.0) -> Supervisor:
+        def read_clock() -> float:
+            self.clock.sleep(round_takes_s)
+            return self.clock.read()
+
+        return Supervisor(
             parts,
-            self.mailbox,
+            self._start,
+            Path("logs"),
+            self.stop_requests,
             self.said.append,
             on_ready=lambda: self.diary.append("ready"),
-            monotonic=self.clock.read,
+            on_round=self._look_below,
+            monotonic=read_clock,
             sleep=self.clock.sleep,
         )
 
@@ -81,37 +96,38 @@ class Stage:
             self.supervisor.look_after()
             self.clock.sleep(apart_s)
 
-    def _build(self, name: str, stop_within_s: float, *, opens_the_way: bool = False) -> Part:
-        def start() -> FakeChild:
-            self.diary.append(f"start {name}")
-            pid = 100 + len(self.diary)
-            leftovers = name in self.leaving
-            child = FakeChild(name, self.diary, pid, stubborn=name in self.stubborn, leftovers=leftovers)
-            self.children[name] = child
-            return child
+    def _look_below(self) -> None:
+        if self.lost:
+            raise ServiceError(self.lost)
 
+    def _start(self, part: Part) -> FakeChild:
+        self.diary.append(f"start {part.name}")
+        child = FakeChild(part.name, self.diary, 100 + len(self.diary), stubborn=part.name in self.stubborn)
+        self.children[part.name] = child
+        return child
+
+    def _build(self, name: str, stop_within_s: float, *, is_needed: bool = False) -> Part:
         return Part(
-            name=name,
-            log_file=Path(f"logs/{name}.log"),
-            start=start,
+            name,
+            (),
             is_ready=lambda: name in self.ready,
             stop_within_s=stop_within_s,
             before_restart=lambda: self.diary.append(f"clear {name}"),
-            opens_the_way=opens_the_way,
+            is_needed=is_needed,
         )
 
 
-def test_the_daemon_and_the_ui_start_once_the_code_server_is_ready() -> None:
-    stage = Stage(ready={"daemon", "web"})
+def test_the_daemon_and_the_ui_start_once_the_two_servers_are_ready() -> None:
+    stage = Stage(ready={"run", "daemon", "web"})
     stage.look_after(rounds=3)
-    assert stage.diary == ["start code"]
+    assert stage.diary == ["start run", "start code"]
     stage.ready.add("code")
     stage.look_after()
-    assert stage.diary == ["start code", "start daemon", "start web", "ready"]
+    assert stage.diary == ["start run", "start code", "start daemon", "start web", "ready"]
 
 
 def test_ready_is_said_once_and_only_when_all_are() -> None:
-    stage = Stage(ready={"code", "daemon"})
+    stage = Stage(ready={"run", "code", "daemon"})
     stage.look_after(rounds=3)
     assert "ready" not in stage.diary
     stage.ready.add("web")
@@ -119,54 +135,22 @@ def test_ready_is_said_once_and_only_when_all_are() -> None:
     assert stage.diary.count("ready") == 1
 
 
-def test_what_needs_the_code_server_ends_before_it() -> None:
+def test_what_needs_the_servers_ends_before_them() -> None:
     stage = Stage()
     stage.look_after()
     stage.supervisor.end_all()
-    assert stage.diary[-3:] == ["end web", "end daemon", "end code"]
+    assert stage.diary[-4:] == ["end web", "end daemon", "end code", "end run"]
     assert stage.supervisor.read_pids() == {}
 
 
-def test_what_does_not_end_is_killed_and_the_budget_of_ten_seconds_holds() -> None:
-    stage = Stage(stubborn=frozenset({"code", "daemon", "web"}))
+def test_what_does_not_end_is_killed_after_its_own_time_and_all_within_seven_seconds() -> None:
+    stage = Stage(stubborn=frozenset({"run", "code", "daemon", "web"}))
     stage.look_after()
     began_s = stage.clock.now_s
     stage.supervisor.end_all()
-    assert stage.diary[-6:] == ["end web", "end daemon", "kill web", "kill daemon", "end code", "kill code"]
-    assert stage.clock.now_s - began_s == pytest.approx(8.0, abs=0.1)
-
-
-def test_what_a_part_leaves_in_its_group_is_killed_too() -> None:
-    stage = Stage(leaving=frozenset({"code"}))
-    stage.look_after()
-    stage.supervisor.end_all()
-    assert stage.diary[-2:] == ["end code", "kill code"]
-
-
-def test_what_a_dead_part_left_goes_on_until_the_end() -> None:
-    stage = Stage(leaving=frozenset({"code"}))
-    stage.look_after()
-    first = stage.children["code"]
-    first.code = -9
-    stage.look_after(rounds=3, apart_s=0.5)
-    assert stage.children["code"] is not first
-    assert first.leftovers, "its runs may end by themselves"
-    stage.supervisor.end_all()
-    assert stage.diary.count("kill code") == 2
-    assert not first.leftovers
-
-
-def test_what_a_dead_part_left_and_is_gone_is_never_killed() -> None:
-    stage = Stage(leaving=frozenset({"code"}))
-    stage.look_after()
-    first = stage.children["code"]
-    first.code = -9
-    stage.look_after()
-    first.leftovers = False
-    stage.look_after()
-    first.leftovers = True  # a stranger that got the number
-    stage.supervisor.end_all()
-    assert first.leftovers
+    pairs = [["end web", "end daemon", "kill web", "kill daemon"], ["end code", "end run", "kill code", "kill run"]]
+    assert stage.diary[-8:] == pairs[0] + pairs[1]
+    assert stage.clock.now_s - began_s == pytest.approx(6.8, abs=0.1)
 
 
 def test_a_part_that_dies_is_cleared_and_started_again_after_a_pause() -> None:
@@ -181,7 +165,7 @@ def test_a_part_that_dies_is_cleared_and_started_again_after_a_pause() -> None:
     assert stage.diary[-2:] == ["clear daemon", "start daemon"]
 
 
-def test_the_others_are_looked_after_while_the_code_server_is_away() -> None:
+def test_the_others_are_looked_after_while_the_code_server_is_dead() -> None:
     stage = Stage()
     stage.look_after()
     stage.ready.discard("code")
@@ -216,8 +200,8 @@ def test_deaths_that_lie_a_minute_back_are_forgiven() -> None:
 def test_a_stop_returns_and_leaves_nothing_running() -> None:
     stage = Stage()
     stage.look_after()
-    stage.mailbox.put(Stop())
-    stage.mailbox.put(Stop())
+    stage.stop_requests.put(15)
+    stage.stop_requests.put(15)
     stage.supervisor.run()
     assert stage.supervisor.read_pids() == {}
     assert stage.said == ["stopping"]
@@ -225,7 +209,7 @@ def test_a_stop_returns_and_leaves_nothing_running() -> None:
 
 def test_being_told_to_stop_before_the_first_start_starts_nothing() -> None:
     stage = Stage()
-    stage.mailbox.put(Stop())
+    stage.stop_requests.put(15)
     stage.supervisor.run()
     assert stage.diary == []
 
@@ -233,21 +217,15 @@ def test_being_told_to_stop_before_the_first_start_starts_nothing() -> None:
 def test_a_lost_lock_ends_everything_with_its_reason() -> None:
     stage = Stage()
     stage.look_after()
-    stage.mailbox.put(Stop(error="somebody else has it"))
+    stage.lost = "somebody else has it"
     with pytest.raises(ServiceError, match="somebody else has it"):
         stage.supervisor.run()
     assert stage.supervisor.read_pids() == {}
 
 
 def test_a_part_that_never_becomes_ready_ends_everything() -> None:
-    stage = Stage(ready={"code", "daemon"})
-    stage.supervisor = Supervisor(
-        stage.supervisor._parts,
-        stage.mailbox,
-        stage.said.append,
-        monotonic=lambda: stage.clock.sleep(READY_WITHIN_S / 5) or stage.clock.read(),
-        sleep=stage.clock.sleep,
-    )
+    stage = Stage(ready={"run", "code", "daemon"})
+    stage.supervisor = stage.supervise(stage.supervisor._parts, round_takes_s=READY_WITHIN_S / 5)
     with pytest.raises(ServiceError, match=r"web was not ready \(its log is logs/web\.log\) within 90 s"):
         stage.supervisor.run()
     assert "end code" in stage.diary

@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from raceday_dagster.errors import ServiceError
-from raceday_dagster.service.parts import Web, refuse_host, refuse_port
-from raceday_dagster.web.address import AddressError, is_loopback, open_listener
+from raceday_dagster.service.parts import Web, check_address
+from raceday_dagster.web.address import AddressError, check_names, is_loopback, open_listener
 
 
 @pytest.mark.parametrize(
@@ -55,11 +55,11 @@ def test_the_option_that_mends_it_is_named(fault: OSError, said: str, monkeypatc
         open_listener("192.0.2.1", 3000)
     assert str(refused.value) == f"cannot listen on 192.0.2.1:3000: {said}"
     with pytest.raises(ServiceError, match=said):
-        refuse_port(Web(host="192.0.2.1"))
+        check_address(Web(host="192.0.2.1", expose=True))
 
 
 @pytest.mark.parametrize("name", ["http://racing.example", "racing.example:3000", "*", ""])
 def test_the_service_refuses_a_name_that_the_ui_would_refuse(name: str) -> None:
     with pytest.raises(ServiceError, match="is no host name"):
-        refuse_host(Web(allow_hosts=("racing.example", name)))
-    refuse_host(Web(allow_hosts=("Racing.example",)))
+        check_address(Web(allow_hosts=("racing.example", name)))
+    check_names(("Racing.example",))

@@ -167,9 +167,8 @@ def test_another_site_is_refused_even_without_an_origin(site: str, kind: str) ->
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-@pytest.mark.parametrize("path", ["/", "/runs/0b1f", "/locations/raceday_dagster/jobs/process_races"])
-def test_a_link_from_elsewhere_opens_a_page(path: str, site: str) -> None:
-    assert send_request(path=path, headers={**LINK, "sec-fetch-site": site}).status == 200
+def test_a_link_from_elsewhere_opens_a_page(site: str) -> None:
+    assert send_request(path="/runs/0b1f", headers={**LINK, "sec-fetch-site": site}).status == 200
 
 
 @pytest.mark.parametrize(
@@ -206,10 +205,9 @@ def test_a_typed_address_is_served() -> None:
         "{a" * 5_000,
     ],
 )
-@pytest.mark.parametrize("path", ["/graphql", "/graphql\n", "/graphql/"])
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_get_executes_no_mutation_and_nothing_that_is_not_understood(document: str, path: str, method: str) -> None:
-    assert_refused(send_request(method, path, query=ask(query=document, operationName="Good")))
+def test_get_executes_no_mutation_and_nothing_that_is_not_understood(document: str) -> None:
+    for method, path in (("GET", "/graphql"), ("HEAD", "/graphql"), ("GET", "/graphql\n"), ("GET", "/graphql/")):
+        assert_refused(send_request(method, path, query=ask(query=document, operationName="Good")))
 
 
 def test_a_second_query_parameter_hides_nothing() -> None:

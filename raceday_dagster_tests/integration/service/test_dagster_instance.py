@@ -9,7 +9,7 @@ import yaml
 
 from raceday_dagster.errors import ServiceError
 from raceday_dagster.sandbox.sandbox import find_instance_config
-from raceday_dagster.service.dagster_storage import open_instance
+from raceday_dagster.service.dagster_instance import open_instance
 
 OURS = yaml.safe_load(find_instance_config().read_text(encoding="utf-8"))
 

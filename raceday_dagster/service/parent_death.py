@@ -1,9 +1,8 @@
-"""Becomes another program that the system kills when the process that started it dies.
+"""Becomes another program, which the system kills when the process that started it dies.
 
-Run by path, as ``python -I -S tied_start.py PARENT_PID PROGRAM ARGUMENT...``: 20 ms, and nothing of ours is imported.
-``prctl`` in a ``preexec_fn`` would be Python code in a forked copy of a process with threads, which may deadlock; a
-pipe that ends with the parent needs a thread in each child, and stock programs have none. The wish set here survives
-``exec`` and is not inherited by what the program starts: a run in flight ends by itself.
+Run by path, as ``python -I -S parent_death.py PARENT_PID PROGRAM ARGUMENT...``: 20 ms, and nothing of ours is imported.
+``prctl`` in a ``preexec_fn`` would be Python code in a forked copy of a process with threads, which may deadlock. The
+parent-death signal set here survives ``exec``, and what the program starts does not inherit it: a run ends by itself.
 
 The kernel sends the signal when the *thread* that started the child ends, so children are started from the main one.
 Only Linux has this call; elsewhere a killed ``raceday up`` leaves its children running.
@@ -24,7 +23,7 @@ def main() -> None:
         if libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl")
     if os.getppid() != parent:
-        sys.exit("the process that started this one is gone")  # it died before the wish was made
+        sys.exit("the process that started this one is gone")  # it died before the signal was set
     os.execv(program[0], program)  # noqa: S606  (a shell is what this must not be)
 
 

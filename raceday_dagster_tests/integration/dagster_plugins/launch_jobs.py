@@ -1,5 +1,6 @@
-"""The code location of the launcher's tests: a run that ends when it is told to, or not even then."""
+"""What the launch tests have run: a job that ends when it is told to, or not even then, and a function to call."""
 
+import os
 import time
 from pathlib import Path
 
@@ -10,8 +11,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 class WaitConfig(dg.Config):
     go: str
     """Path of the file whose appearance ends the step."""
-    deaf: bool = False
-    """Whether the step goes on when it is interrupted."""
+    ignores_interrupts: bool = False
 
 
 @dg.op
@@ -20,13 +20,20 @@ def wait(config: WaitConfig) -> None:
         try:
             time.sleep(0.02)
         except DagsterExecutionInterruptedError:
-            if not config.deaf:
+            if not config.ignores_interrupts:
                 raise
 
 
 @dg.job(executor_def=dg.in_process_executor)
 def wait_job() -> None:
     wait()
+
+
+def echo(descriptor: int, exit_code: str) -> int:
+    """Says over a socket who it is, then ends with ``exit_code`` as soon as it is told something."""
+    os.write(descriptor, f"{os.getpid()} {os.getsid(0)}".encode())
+    os.read(descriptor, 1)
+    return int(exit_code)
 
 
 defs = dg.Definitions(jobs=[wait_job])

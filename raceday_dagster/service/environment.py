@@ -17,6 +17,7 @@ from raceday_dagster.errors import ServiceError
 from raceday_dagster.racing.calendar import NEW_ZEALAND
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.sandbox.sandbox import choose_simulation, open_sandbox, write_instance_config
+from raceday_dagster.service.processes import has_ended
 from raceday_dagster.settings import Settings
 from raceday_dagster.simulator.running import RunningSimulator
 from raceday_dagster.store.engine import build_engine
@@ -28,24 +29,30 @@ SANDBOX_STOP_S = 1.5
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """The environment of every child, complete, and a description for people, without a password."""
+class ServiceEnvironment:
+    """What the parts run on.
 
-    environment: dict[str, str]
+    Attributes:
+        variables: The environment of every part, complete.
+        description: For people, without a password.
+        look_after: Called again and again with a way to print a line: mends what can be, raises ``ServiceError`` for
+            what cannot.
+    """
+
+    variables: dict[str, str]
     description: str
     look_after: Callable[[Callable[[str], None]], None] = lambda _say: None
-    """Called again and again with a way to print a line: mends what can be, raises ``ServiceError`` for what cannot."""
 
     @property
     def home(self) -> Path:
         """``RACEDAY_HOME``, absolute."""
-        return Path(self.environment["RACEDAY_HOME"])
+        return Path(self.variables["RACEDAY_HOME"])
 
 
 @contextmanager
-def open_surroundings(
+def open_environment(
     environment: Mapping[str, str], now: datetime, *, feed_latency_ms: int | None = None
-) -> Iterator[Surroundings]:
+) -> Iterator[ServiceEnvironment]:
     """Starts what is lacking, checks what is given, and stops what it started.
 
     Args:
@@ -68,37 +75,26 @@ def open_surroundings(
         starts = simulation.first_start.astimezone(NEW_ZEALAND)
         day = f"simulated racing day {simulation.racing_day}, first start {starts:%H:%M} in New Zealand"
         what = day if simulated else f"an embedded database and {settings.nztab_api_url}"
-        watch = SandboxWatch(EmbeddedPostgres(settings.raceday_home.resolve()), sandbox.simulator)
-        yield Surroundings(sandbox.environment, what, watch.look_after)
+        server = EmbeddedPostgres(settings.raceday_home.resolve())
+        yield ServiceEnvironment(
+            sandbox.environment, what, lambda say: keep_sandbox_running(server, sandbox.simulator, say)
+        )
 
 
-class SandboxWatch:
-    """Sees to it that what the sandbox started still runs."""
+def keep_sandbox_running(
+    server: EmbeddedPostgres, simulator: RunningSimulator | None, say: Callable[[str], None]
+) -> None:
+    """Starts the embedded server again if it has ended.
 
-    def __init__(self, server: EmbeddedPostgres, simulator: RunningSimulator | None) -> None:
-        self._server = server
-        self._simulator = simulator
-
-    def look_after(self, say: Callable[[str], None]) -> None:
-        """Starts the embedded server again if it has ended.
-
-        Raises:
-            ServiceError: The simulated API has ended: another would show another day.
-            SandboxError: The server does not start.
-        """
-        if self._simulator is not None and has_ended(self._simulator.pid):
-            raise ServiceError("the simulated API has ended: start `raceday up` again")
-        if not self._server.status().running:
-            say("the embedded PostgreSQL has ended; starting it again")
-            self._server.start()
-
-
-def has_ended(child_pid: int) -> bool:
-    """Whether a child of this process is no more; it is left for its owner to bury."""
-    try:
-        return os.waitid(os.P_PID, child_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        return True
+    Raises:
+        ServiceError: The simulated API has ended: another would show another day.
+        SandboxError: The server does not start.
+    """
+    if simulator is not None and has_ended(simulator.pid):
+        raise ServiceError("the simulated API has ended: start `raceday up` again")
+    if not server.status().running:
+        say("the embedded PostgreSQL has ended; starting it again")
+        server.start()
 
 
 def _refuse_unsafe(settings: Settings, *, simulated: bool, feed_latency_ms: int | None) -> None:
@@ -118,7 +114,7 @@ def _refuse_unsafe(settings: Settings, *, simulated: bool, feed_latency_ms: int 
         settings.require_identity()
 
 
-def _check_given(settings: Settings, environment: Mapping[str, str]) -> Surroundings:
+def _check_given(settings: Settings, environment: Mapping[str, str]) -> ServiceEnvironment:
     engine = build_engine(settings.require_database_url(), pool_max=1)
     try:
         check_schema(engine)
@@ -135,4 +131,4 @@ def _check_given(settings: Settings, environment: Mapping[str, str]) -> Surround
     except OSError as error:
         raise ServiceError(f"RACEDAY_HOME {home} cannot be used: {error.strerror}; choose another") from error
     added["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
-    return Surroundings({**environment, **added}, f"{place} and {settings.nztab_api_url}")
+    return ServiceEnvironment({**environment, **added}, f"{place} and {settings.nztab_api_url}")

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 import dagster as dg
+from dagster_shared.check import CheckError
 from sqlalchemy.exc import DBAPIError
 
-from raceday_dagster.dagster_plugins.launcher import LiveLaneRunCoordinator
+from raceday_dagster.dagster_plugins.run_coordinator import LiveLaneRunCoordinator
+from raceday_dagster.dagster_plugins.run_launcher import RunServerLauncher
 from raceday_dagster.dagster_plugins.storage import StorageError, is_on
 from raceday_dagster.errors import ServiceError
-from raceday_dagster.service.health import HELPERS, SENSOR
+
+SENSOR = "due_races"
+HELPERS = (
+    "first_baseline",
+    "daily_baseline_schedule",
+    "meeting_status_schedule",
+    "evening_backfill_schedule",
+    "maintenance_schedule",
+)
+"""The other sensor and the schedules: without one of them the races of today are polled nevertheless."""
+Answer = TypeVar("Answer")
 
 
 @contextmanager
@@ -24,46 +38,61 @@ def open_instance(environment: Mapping[str, str]) -> Iterator[dg.DagsterInstance
 
     Raises:
         StorageError: Its database cannot be reached.
-        ServiceError: It is set up for another database, or without the live lane.
+        ServiceError: It is set up for another database, or without the live lane or the run launcher.
     """
     # Our storage reads its address from this process's environment, as every Dagster process does.
     url = os.environ["DAGSTER_PG_URL"] = environment["DAGSTER_PG_URL"]
     home = Path(environment["DAGSTER_HOME"])
     foreign = ServiceError(
-        f"DAGSTER_HOME {home} has no dagster.yaml with this service's storage on DAGSTER_PG_URL and its live lane: "
-        "unset DAGSTER_HOME, or copy the dagster.yaml of this release there"
+        f"DAGSTER_HOME {home} has no dagster.yaml with this service's storage on DAGSTER_PG_URL, its live lane and its "
+        "run launcher: unset DAGSTER_HOME, or copy the dagster.yaml of this release there"
     )
     if not (home / "dagster.yaml").is_file():
         raise foreign
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        if not is_on(instance, url) or not isinstance(instance.run_coordinator, LiveLaneRunCoordinator):
+        if not _is_ours(instance, url):
             raise foreign
         yield instance
 
 
-class DaemonWatch:
-    """Whether every daemon gave a sign of life after an instant; asked in a thread, as a database may hang."""
+def _is_ours(instance: dg.DagsterInstance, url: str) -> bool:
+    try:
+        return (
+            is_on(instance, url)
+            and isinstance(instance.run_coordinator, LiveLaneRunCoordinator)
+            and isinstance(instance.run_launcher, RunServerLauncher)
+        )
+    except CheckError:  # it names a class that is not there, such as one of an older release
+        return False
 
-    def __init__(self, instance: dg.DagsterInstance, after: datetime) -> None:
-        self._instance = instance
-        self._after = after
-        self._seen = threading.Event()
-        self._asking: threading.Thread | None = None
 
-    def is_ready(self) -> bool:
-        """What is known by now; the next round knows more."""
-        if not self._seen.is_set() and (self._asking is None or not self._asking.is_alive()):
-            self._asking = threading.Thread(target=self._ask, name="daemon-watch", daemon=True)
-            self._asking.start()
-        return self._seen.is_set()
+def ask_within(seconds: float, ask: Callable[[], Answer]) -> Answer | None:
+    """What ``ask`` returns, or ``None`` if its database cannot be reached or has not answered in time.
 
-    def _ask(self) -> None:
+    It is called in a thread: a client waits for ever for a database that stands still, and the supervisor must not. The
+    thread may go on, so what ``ask`` changes must still be right later.
+    """
+    answers: SimpleQueue[Answer | None] = SimpleQueue()
+
+    def run() -> None:
+        answer = None
         try:
-            beats = read_heartbeats(self._instance).values()
+            answer = ask()
         except (DBAPIError, StorageError):
-            return  # it comes back, or the time to get ready runs out
-        if all(beat is not None and beat > self._after for beat in beats):
-            self._seen.set()
+            pass  # whoever needs the answer says so
+        finally:
+            answers.put(answer)
+
+    threading.Thread(target=run, name="dagster-database", daemon=True).start()
+    try:
+        return answers.get(timeout=seconds)
+    except Empty:
+        return None
+
+
+def have_daemons_started(instance: dg.DagsterInstance, after: datetime) -> bool:
+    """Whether every daemon gave a sign of life after an instant."""
+    return all(beat is not None and beat > after for beat in read_heartbeats(instance).values())
 
 
 def read_heartbeats(instance: dg.DagsterInstance) -> dict[str, datetime | None]:
@@ -87,9 +116,6 @@ def read_automation(instance: dg.DagsterInstance) -> dict[str, str]:
 
 def describe_switched_off(instance: dg.DagsterInstance) -> str | None:
     """A warning that names the sensors and schedules that somebody switched off: they stay off from start to start."""
-    try:
-        statuses = read_automation(instance)
-    except (DBAPIError, StorageError):
-        return None  # that it is away is said elsewhere
+    statuses = read_automation(instance)
     off = [name for name in (SENSOR, *HELPERS) if statuses.get(name) == "STOPPED"]
     return f"WARNING: switched off in the UI, and not run: {', '.join(off)}" if off else None

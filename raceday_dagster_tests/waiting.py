@@ -1,0 +1,29 @@
+"""Waiting in a test for what another thread or process does: for a bounded time, and with a failure that names it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+PATIENCE_S = 120.0
+"""Long enough for a machine under load; nothing that works comes near it."""
+_BETWEEN_LOOKS_S = 0.02
+
+Found = TypeVar("Found")
+
+
+def wait_for(
+    find: Callable[[], Found | None], within_s: float = PATIENCE_S, explain: Callable[[], object] | None = None
+) -> Found:
+    """Ask ``find`` again and again until its answer is true, and return that answer.
+
+    Raises:
+        AssertionError: ``within_s`` seconds have passed; it holds what ``explain`` says by then, or the last answer.
+    """
+    give_up_at_s = time.monotonic() + within_s
+    while not (found := find()):
+        if time.monotonic() > give_up_at_s:
+            raise AssertionError(f"nothing came within {within_s:g} s: {explain() if explain else found}")
+        time.sleep(_BETWEEN_LOOKS_S)
+    return found
