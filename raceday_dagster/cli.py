@@ -149,6 +149,29 @@ def simulate(port: int, seed: int | None, speed: float, latency_ms: int, racing_
         raise SandboxError(f"cannot listen on 127.0.0.1:{port}: {error.strerror}") from error
 
 
+@main.command()
+@click.argument("path", nargs=-1, required=True)
+@click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Write what stock sites take.")
+@click.option("--max-concurrent", default=5, show_default=True, type=click.IntRange(1, 50), help="Images at once.")
+@click.option(
+    "--timeout-s", default=30.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds for an image."
+)
+@click.option("--retries", default=1, show_default=True, type=click.IntRange(0, 10), help="Tries after the first.")
+def images(path: tuple[str, ...], csv_path: Path | None, max_concurrent: int, timeout_s: float, retries: int) -> None:
+    """Describe images (files, folders, URLs) with a vision API. Exits with 1 when one fails."""
+    from raceday_dagster.images.command import run_images  # as above
+
+    code = run_images(
+        path,
+        csv_path=csv_path,
+        environment=os.environ,
+        max_concurrent=max_concurrent,
+        timeout_s=timeout_s,
+        retries=retries,
+    )
+    sys.exit(code)
+
+
 @main.group()
 def db() -> None:
     """The embedded PostgreSQL server, and the schema of any database."""

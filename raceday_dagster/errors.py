@@ -8,20 +8,24 @@
     ├── ServiceError              ``raceday up`` cannot start, or cannot go on
     ├── DatabaseError             the database is unreachable, or its schema is not the one this code writes
     ├── ArchiveError              old history could not be put away; it is where it was
-    └── PipelineError             one race failed in one stage; carries the verdict "is another try worth it?"
-        ├── FetchError            stage "fetch"
-        ├── TransformError        stage "transform"
-        └── WriteError            stage "write"
+    ├── ImagesError               a batch of images cannot begin
+    └── StageError                one item failed in one stage; carries the verdict "is another try worth it?"
+        ├── ImageError            an image: stages "read", "compress", "describe", "validate"
+        └── PipelineError         a race
+            ├── FetchError        stage "fetch"
+            ├── TransformError    stage "transform"
+            └── WriteError        stage "write"
 
-A ``PipelineError`` is expected: the stages turn it into a value (``outcomes.ProcessResult``) so that one bad race
+A ``StageError`` is expected: the stages turn it into a value (``outcomes.ItemResult``) so that one bad race or image
 never costs the others. Anything that is not a ``RacedayError`` is a bug and is allowed to fail the run.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 Stage = Literal["fetch", "transform", "write"]
+ImageStage = Literal["read", "compress", "describe", "validate"]
 
 
 class RacedayError(Exception):
@@ -48,22 +52,52 @@ class DatabaseError(RacedayError):
     """The database cannot be used at all: unreachable, refused, or with a missing, older or newer schema."""
 
 
-class PipelineError(RacedayError):
-    """One race failed in one stage.
+class ImagesError(RacedayError):
+    """A batch of images cannot begin: nothing to describe, a setting or the extra is missing."""
+
+
+class StageError(RacedayError):
+    """One item of a batch failed in one stage.
 
     Args:
         message: One line, without secrets or payload excerpts above 200 characters.
-        race_id: The race that failed; empty when the call was not about one race.
         retryable: Whether the same request may succeed later without anybody changing anything.
     """
 
-    stage: ClassVar[Stage]
+    stage: str
 
-    def __init__(self, message: str, *, race_id: str, retryable: bool) -> None:
+    def __init__(self, message: str, *, retryable: bool) -> None:
         super().__init__(message)
         self.message = message
-        self.race_id = race_id
         self.retryable = retryable
+
+
+class ImageError(StageError):
+    """One image failed in one stage.
+
+    Args:
+        message: One line, without secrets.
+        stage: Where it failed.
+        retryable: Whether the same image may succeed later without anybody changing anything.
+        retry_after_s: Seconds that a server asked to wait before another try.
+    """
+
+    def __init__(
+        self, message: str, *, stage: ImageStage, retryable: bool = False, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, retryable=retryable)
+        self.stage = stage
+        self.retry_after_s = retry_after_s
+
+
+class PipelineError(StageError):
+    """One race failed in one stage; ``race_id`` is empty when the call was not about one race."""
+
+    stage: Stage
+
+    def __init__(self, message: str, *, race_id: str, retryable: bool) -> None:
+        super().__init__(message, retryable=retryable)
+        self.race_id = race_id
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions pickle by their positional arguments; these two are keywords, and must cross process borders.

@@ -16,6 +16,8 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
 from raceday_dagster.errors import SettingsError
@@ -58,6 +60,13 @@ def _header_value(value: str) -> str:
     return value.strip()
 
 
+def _listening_address(value: str) -> str:
+    host, _, port = value.strip().rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        raise ValueError("must be an address and a port, like 127.0.0.1:8090")
+    return value.strip()
+
+
 def _split(value: object) -> object:
     return tuple(part.strip().upper() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
@@ -69,6 +78,10 @@ Categories = Annotated[
     tuple[Annotated[str, Field(pattern=r"^[THG]$")], ...], BeforeValidator(_split), Field(min_length=1)
 ]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
+
+
+def _secret_header_value(value: object) -> SecretStr:
+    return SecretStr(_header_value(str(value)))
 
 
 class ApiIdentity(BaseModel):
@@ -101,6 +114,25 @@ class Settings(BaseModel):
     archive_dir: Path | None = None
     keep_runs_hours: int = Field(default=48, ge=1, le=8760)
     dagster_pg_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None
+    vision_api_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    vision_api_key: Annotated[SecretStr, BeforeValidator(_secret_header_value)] | None = None
+    vision_model: HeaderValue = "gpt-4o-mini"
+    image_base_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    image_listen: Annotated[str, AfterValidator(_listening_address)] = "127.0.0.1:0"
+    image_title_min: int = Field(default=50, ge=1)
+    image_title_max: int = Field(default=200, ge=1)
+    image_keywords_min: int = Field(default=30, ge=1)
+    image_keywords_max: int = Field(default=50, ge=1)
+    image_keyword_max: int = Field(default=50, ge=1)
+    image_category_max: int = Field(default=21, ge=1)
+
+    @field_validator("image_title_max", "image_keywords_max")
+    @classmethod
+    def _at_least_the_least(cls, value: int, info: ValidationInfo) -> int:
+        least = info.data.get(f"{(info.field_name or '').removesuffix('max')}min", 1)
+        if value < least:
+            raise ValueError(f"must not be less than {least}, the least that is allowed")
+        return value
 
     @classmethod
     def from_environment(

@@ -1,16 +1,18 @@
-"""What a race or a batch came to. Values only: no clock, no log, no database.
+"""What an item of a batch or a whole batch came to. Values only: no clock, no log, no database.
 
-A race ends in exactly one ``ProcessResult``; a batch of races in one ``BatchOutcome`` that keeps the results
-(success, skipped) and the typed errors apart. Durations are integer milliseconds of a monotonic clock.
+The first half is the same for every batch, of races or of images: ``ItemError``, ``ItemResult``, ``BatchProgress`` and
+``BatchResults``, which keeps the results (success, skipped) and the errors apart. The second half is what races add: a
+race ends in exactly one ``ProcessResult``, a batch of races in one ``BatchOutcome``. Durations are integer milliseconds
+of a monotonic clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Literal, Self
+from typing import Generic, Literal, Self, TypeVar
 
-from raceday_dagster.errors import PipelineError, Stage
+from raceday_dagster.errors import StageError
 from raceday_dagster.racing.events import RaceEvent
 from raceday_dagster.racing.records import Record
 from raceday_dagster.racing.snapshots import RaceSnapshot
@@ -19,6 +21,138 @@ Status = Literal["success", "skipped", "failed"]
 
 RACE_BUDGET_MS = 2_000
 BATCH_BUDGET_MS = 15_000
+
+
+class ItemError(Record):
+    """Why an item failed or was skipped: the stage, the error's class name, one line, and the verdict."""
+
+    stage: str
+    type: str
+    message: str
+    retryable: bool
+
+    @classmethod
+    def of(cls, error: StageError) -> Self:
+        """The value of a raised error."""
+        return cls(stage=error.stage, type=type(error).__name__, message=error.message, retryable=error.retryable)
+
+
+class ItemResult(Record):
+    """What one item of a batch came to."""
+
+    status: Status
+    error: ItemError | None = None
+
+    @property
+    def success(self) -> bool:
+        """Every stage was passed."""
+        return self.status == "success"
+
+    @property
+    def total_ms(self) -> int:
+        """Milliseconds from the first stage to the last."""
+        raise NotImplementedError
+
+
+ResultT = TypeVar("ResultT", bound=ItemResult)
+
+
+class BatchProgress(Record):
+    """Where a running batch stands.
+
+    ``completed == successful + skipped + failed`` and ``completed + processing + pending == total``.
+    """
+
+    total: int
+    completed: int
+    successful: int
+    skipped: int
+    failed: int
+    processing: int
+    pending: int
+    eta_ms: int
+    """Estimated time left: the mean time of a completed item times the items that are not, over the items at work."""
+    current: str = ""
+    """The item that has just ended."""
+
+    @classmethod
+    def of(cls, ended: Mapping[Status, int], *, total: int, processing: int, items_ms: int, current: str = "") -> Self:
+        """Where a batch stands when ``current`` has just ended and ``processing`` others are still at work.
+
+        ``ended``: how many ended in which way; ``items_ms``: the time they took together.
+        """
+        completed = sum(ended.values())
+        left = total - completed
+        at_work = min(processing + 1, left)  # the place that has just become free is taken at once
+        return cls(
+            total=total,
+            completed=completed,
+            successful=ended.get("success", 0),
+            skipped=ended.get("skipped", 0),
+            failed=ended.get("failed", 0),
+            processing=processing,
+            pending=left - processing,
+            eta_ms=round(items_ms / completed * left / at_work) if completed and at_work else 0,
+            current=current,
+        )
+
+
+class BatchResults(Record, Generic[ResultT]):
+    """The items of a batch, every one of them in exactly one of ``results`` and ``errors``."""
+
+    started_at: datetime
+    results: tuple[ResultT, ...]
+    errors: tuple[ResultT, ...]
+    batch_duration_ms: int
+    requested_concurrency: int
+    effective_concurrency: int
+
+    @classmethod
+    def of(cls, ended: Iterable[ResultT], **measured: object) -> Self:
+        """Sorts ended items into results and errors; ``measured`` are the remaining fields."""
+        items = tuple(ended)
+        return cls.model_validate(
+            {
+                "results": tuple(item for item in items if item.status != "failed"),
+                "errors": tuple(item for item in items if item.status == "failed"),
+                **measured,
+            }
+        )
+
+    @property
+    def items(self) -> tuple[ResultT, ...]:
+        """All items of the batch, the failed ones last."""
+        return (*self.results, *self.errors)
+
+    @property
+    def successes(self) -> int:
+        """Items that passed every stage."""
+        return sum(item.success for item in self.results)
+
+    @property
+    def skipped(self) -> int:
+        """Items for which there was nothing to do."""
+        return len(self.results) - self.successes
+
+    @property
+    def failures(self) -> int:
+        """Items that ended in an error."""
+        return len(self.errors)
+
+    @property
+    def retryable_failures(self) -> int:
+        """Failures for which the next try may well succeed."""
+        return sum(item.error is not None and item.error.retryable for item in self.errors)
+
+    @property
+    def slowest(self) -> ResultT | None:
+        """The item with the largest ``total_ms``, failed ones included."""
+        return max(self.items, key=lambda item: item.total_ms, default=None)
+
+    @property
+    def max_duration_ms(self) -> int:
+        """``total_ms`` of the slowest item; 0 for an empty batch."""
+        return self.slowest.total_ms if self.slowest else 0
 
 
 class Timings(Record):
@@ -51,25 +185,14 @@ class RowCounts(Record):
         return sum(self.model_dump().values())
 
 
-class RaceError(Record):
-    """Why a race failed or was skipped: the stage, the error's class name, one line, and the verdict."""
-
-    stage: Stage
-    type: str
-    message: str
-    retryable: bool
-
-    @classmethod
-    def of(cls, error: PipelineError) -> Self:
-        """The value of a raised error."""
-        return cls(stage=error.stage, type=type(error).__name__, message=error.message, retryable=error.retryable)
+class RaceError(ItemError):
+    """Why a race failed or was skipped."""
 
 
-class ProcessResult(Record):
+class ProcessResult(ItemResult):
     """What one poll of one race came to."""
 
     race_id: str
-    status: Status
     polled_at: datetime
     """When the answer arrived, or when the stage that failed gave up."""
     timings: Timings = Timings()
@@ -78,9 +201,9 @@ class ProcessResult(Record):
     error: RaceError | None = None
 
     @property
-    def success(self) -> bool:
-        """Fetched, transformed and committed."""
-        return self.status == "success"
+    def total_ms(self) -> int:
+        """Milliseconds from the first stage to the last."""
+        return self.timings.total_ms
 
     @property
     def over_budget(self) -> bool:
@@ -129,87 +252,22 @@ class WorkerUse(Record):
     restarts: int
 
 
-class BatchProgress(Record):
-    """Where a running batch stands.
+class BatchOutcome(BatchResults[ProcessResult]):
+    """What a batch of races came to: a success is committed, a skipped one unknown to the API or not newer."""
 
-    ``completed == successful + skipped + failed`` and ``completed + processing + pending == total``.
-    """
-
-    total: int
-    completed: int
-    successful: int
-    skipped: int
-    failed: int
-    processing: int
-    pending: int
-    eta_ms: int
-    """Estimated time left: the mean time of a completed race times the races that are not."""
-
-
-class BatchOutcome(Record):
-    """What a batch came to. Every requested race is in exactly one of ``results`` and ``errors``."""
-
-    started_at: datetime
-    results: tuple[ProcessResult, ...]
-    errors: tuple[ProcessResult, ...]
-    batch_duration_ms: int
     budget_ms: int = BATCH_BUDGET_MS
-    requested_concurrency: int
-    effective_concurrency: int
     db_pool: ConnectionUse
     workers: WorkerUse
 
-    @classmethod
-    def of(cls, ended: Iterable[ProcessResult], **measured: object) -> Self:
-        """Sorts ended races into results and errors; ``measured`` are the remaining fields."""
-        races = tuple(ended)
-        return cls.model_validate(
-            {
-                "results": tuple(race for race in races if race.status != "failed"),
-                "errors": tuple(race for race in races if race.status == "failed"),
-                **measured,
-            }
-        )
-
     @property
-    def races(self) -> Sequence[ProcessResult]:
+    def races(self) -> tuple[ProcessResult, ...]:
         """All races of the batch, the failed ones last."""
-        return (*self.results, *self.errors)
+        return self.items
 
     @property
     def total_races(self) -> int:
         """Races asked for, each once."""
         return len(self.races)
-
-    @property
-    def successes(self) -> int:
-        """Races committed."""
-        return sum(race.success for race in self.results)
-
-    @property
-    def skipped(self) -> int:
-        """Races the API does not know, or whose answer was older than what is stored."""
-        return len(self.results) - self.successes
-
-    @property
-    def failures(self) -> int:
-        """Races that ended in an error."""
-        return len(self.errors)
-
-    @property
-    def retryable_failures(self) -> int:
-        """Failures for which the next poll may well succeed."""
-        return sum(race.error is not None and race.error.retryable for race in self.errors)
-
-    @property
-    def slowest(self) -> ProcessResult | None:
-        """The race with the largest ``total_ms``, failed ones included."""
-        return max(self.races, key=lambda race: race.timings.total_ms, default=None)
-
-    @property
-    def max_duration_ms(self) -> int:
-        """``total_ms`` of the slowest race; 0 for an empty batch."""
-        return self.slowest.timings.total_ms if self.slowest else 0
 
     @property
     def over_budget(self) -> bool:

@@ -129,6 +129,8 @@ def open_sandbox(
             simulator = stack.enter_context(_simulate(simulation))
             added["NZTAB_API_URL"] = simulator.api_url
             added |= {name: value for name, value in _IDENTITY.items() if not environment.get(name)}
+            if settings.vision_api_url is None:
+                added["VISION_API_URL"] = simulator.vision_url
         if "DAGSTER_HOME" not in environment:
             write_instance_config(home / "dagster")
         # `dagster` and `raceday` are found even when the virtual environment is not activated.

@@ -92,8 +92,8 @@ class InstanceLock:
     def look(self) -> bool:
         """Whether the lock is held; one that was lost is taken again, as after a restart of the server.
 
-        To be called again and again. It asks the server nothing while the connection lives: an idle connection has
-        something to read only when its server has ended it, or its host is gone.
+        To be called again and again. It asks the server nothing as a rule: an idle connection hardly ever has something
+        to read unless its server has ended it, or its host is gone.
 
         Raises:
             ServiceError: Somebody else has it by now.

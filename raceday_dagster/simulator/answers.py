@@ -18,6 +18,8 @@ from typing import Any
 
 from starlette.types import Receive, Send
 
+from raceday_dagster.simulator.faults import FaultRule
+
 _STEP_S = 0.05
 
 
@@ -96,6 +98,18 @@ async def wait_unless_gone(
     finally:
         for task in tasks:
             task.cancel()
+
+
+async def pause(rule: FaultRule, receive: Receive) -> None:
+    """Wait as a rule of `PAUSES` says, while the client waits too."""
+    if rule.kind == "latency":
+        await wait_unless_gone(asyncio.sleep(rule.params["ms"] / 1000), receive)
+        return
+    rule.waiting += 1
+    try:
+        await wait_unless_gone(rule.released.wait(), receive, timeout_s=rule.params["timeout_s"])
+    finally:
+        rule.waiting -= 1
 
 
 async def _drip(content: bytes, bytes_per_s: float, transport: asyncio.Transport) -> None:

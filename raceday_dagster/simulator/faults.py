@@ -4,6 +4,7 @@ pauses       latency (ms), hold (timeout_s): then the request is served, or meet
 replies      status (code, retry_after), redirect (location, code), html, garbage
 contents     nan (field), wrong_type (field, value), missing_race, data_error (message), nul, hostile,
              duplicate_keys, old_answer (age_s), huge (bytes), gzip_bomb (bytes)
+vision       answer (text), refusal (text): of the vision API alone
 wire         drip_body (bytes_per_s), drip_headers (bytes_per_s), truncated, reset
 """
 
@@ -40,6 +41,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "drip_headers": {"bytes_per_s": 10.0},
     "truncated": {},
     "reset": {},
+    "answer": {"text": ""},
+    "refusal": {"text": "I'm sorry, I cannot help with that."},
 }
 """Kind -> its parameters with their defaults; what is given is read as the default's type."""
 

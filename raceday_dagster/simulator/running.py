@@ -32,6 +32,7 @@ class RunningSimulator:
         self.api_url = api_url
         self.pid = pid
         self._address = urlsplit(api_url).netloc
+        self.vision_url = f"http://{self._address}/vision/v1"
 
     def now(self) -> datetime:
         """The simulated instant."""

@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -23,6 +23,7 @@ from raceday_dagster.simulator.answers import (
     Answer,
     encode_payload,
     pack_json,
+    pause,
     send_answer,
     send_broken,
     wait_unless_gone,
@@ -37,11 +38,12 @@ from raceday_dagster.simulator.faults import (
     PAUSES,
     WIRE,
     FaultBook,
-    FaultRule,
     break_body,
     break_payload,
 )
 from raceday_dagster.simulator.meetings import BadQueryError, list_meetings
+from raceday_dagster.simulator.silks import INVENTED_HOST, SILKS_PATH, serve_silk
+from raceday_dagster.simulator.vision import VISION_PATH, SimulatedVision
 
 BASE_PATH = "/affiliates/v1"
 _EVENTS = "/racing/events/"
@@ -54,7 +56,14 @@ def build_app(day: RaceDay, clock: SimulatedClock, *, latency_ms: float = 0) -> 
     """
     faults, log = FaultBook(), RequestLog()
     api = _Api(day, clock, faults, log, latency_s=latency_ms / 1000)
-    return Starlette(routes=[Mount("/_simulator", app=build_control(clock, faults, log)), Mount("/", app=api)])
+    return Starlette(
+        routes=[
+            Mount("/_simulator", app=build_control(clock, faults, log)),
+            Route(SILKS_PATH + "/{name:path}", serve_silk),
+            Mount(VISION_PATH, app=SimulatedVision(faults, log, latency_s=latency_ms / 1000)),
+            Mount("/", app=api),
+        ]
+    )
 
 
 class _Api:
@@ -77,7 +86,7 @@ class _Api:
                 await wait_unless_gone(asyncio.sleep(self._latency_s), receive)
             for rule in rules:
                 if rule.kind in PAUSES:
-                    await _pause(rule, receive)
+                    await pause(rule, receive)
             fault = next((rule for rule in rules if rule.kind not in PAUSES), None)
             kind, params = (fault.kind, fault.params) if fault is not None else ("", {})
             answer = self._build_answer(request, kind, params)
@@ -103,7 +112,9 @@ class _Api:
         if kind == "old_answer":
             instant -= timedelta(seconds=params["age_s"])
         status, payload = self._find_payload(request, instant)
-        body = break_body(kind, params, encode_payload(break_payload(kind, params, payload)))
+        whole = encode_payload(break_payload(kind, params, payload))
+        silks = f"http://{request.headers.get('host', '127.0.0.1')}{SILKS_PATH}".encode("latin-1")
+        body = break_body(kind, params, whole.replace(INVENTED_HOST, silks))
         if kind == "gzip_bomb":
             return Answer(status, body, json_headers | {"content-encoding": "gzip"})
         accepts_gzip = kind != "huge" and "gzip" in request.headers.get("accept-encoding", "")
@@ -123,17 +134,6 @@ class _Api:
         if race is None:
             return 404, wrap_error("not found", 404, url, instant)
         return 200, build_event(race, instant, query, url)
-
-
-async def _pause(rule: FaultRule, receive: Receive) -> None:
-    if rule.kind == "latency":
-        await wait_unless_gone(asyncio.sleep(rule.params["ms"] / 1000), receive)
-        return
-    rule.waiting += 1
-    try:
-        await wait_unless_gone(rule.released.wait(), receive, timeout_s=rule.params["timeout_s"])
-    finally:
-        rule.waiting -= 1
 
 
 class _OpenProtocol(H11Protocol):

@@ -20,6 +20,7 @@ FARTHEST_LABEL = timedelta(days=2)
 """How far a race's own racing day may lie from the New Zealand date of its start; a label beyond is a mistake."""
 FIRST_YEAR, LAST_YEAR = 2000, 2100
 """Racing days outside these years are mistakes; any past day inside can be replayed."""
+NOON = 12
 
 ObservedEntrants = Literal["every", "known", "none"]
 """Entrants that get a money-flow row: every one, those that have earlier rows, or none."""
@@ -72,10 +73,13 @@ class StoredRace(Record):
 
 
 def guess_racing_days(race: RaceRow) -> set[date]:
-    """The racing days under which a race may be stored, before anybody has looked: its own, and the day before, to
-    whose meeting a race after midnight belongs. Empty when it starts on no racing day."""
+    """The racing days under which a race may be stored, before anybody has looked: its own, and in the first half of
+    New Zealand's day the one before, to whose meeting a race after midnight belongs. Empty for no racing day."""
     own = _read_own_day(race)
-    return {own - timedelta(days=1), own} if own is not None and is_racing_day(own) else set()
+    if own is None or not is_racing_day(own):
+        return set()
+    is_early = race.start_time.astimezone(NEW_ZEALAND).hour < NOON
+    return {own - timedelta(days=1), own} if is_early else {own}
 
 
 def label_race(stored: StoredRace, race: RaceRow) -> date:

@@ -128,8 +128,8 @@ def build_write_error(error: SQLAlchemyError | UnstorableTextError, *, race_id: 
         reason = f"it holds text that PostgreSQL cannot store ({describe_cause(error.__cause__ or error)})"
     elif is_missing_partition(error):
         reason = (
-            f"{describe_cause(error)}; the next write of that day makes it, and `raceday db upgrade` those of the "
-            "coming days"
+            f"{describe_cause(error)}; the next write or list of that day makes it, and `raceday db upgrade` those of "
+            "the coming days"
         )
     elif read_sqlstate(error) in {UNDEFINED_TABLE, UNDEFINED_COLUMN}:
         reason = f"{describe_cause(error)}; {UPGRADE}"

@@ -86,6 +86,7 @@ def test_no_secret_is_in_what_settings_print() -> None:
             "NZTAB_FROM_EMAIL": "hunter2@b.nz",
             "NZTAB_PARTNER_NAME": "hunter2",
             "NZTAB_PARTNER_ID": "hunter2",
+            "VISION_API_KEY": "hunter2",
         }
     )
     for shown in (repr(settings), str(settings), repr(settings.require_identity())):

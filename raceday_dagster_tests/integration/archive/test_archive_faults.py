@@ -83,6 +83,8 @@ def test_a_detach_that_waits_too_long_is_cut_off_and_ended_by_the_next_run(
         steps = archive(store, tmp_path, detach_within_s=0.2)
         assert run(HALF_DETACHED) == [(MONEY,)]
         replay = make_snapshot("replayed", race={"start_time": OLD_START, "race_date_nz": OLD_DAY})
+        with pytest.raises(WriteError, match="no partition"):
+            write(store, replay)  # by a process that knew the day
         with pytest.raises(WriteError, match=f"^{MONEY} is half archived: run the job maintenance") as caught:
             write(store, replay)
         assert (caught.value.race_id, caught.value.retryable) == ("replayed", False)

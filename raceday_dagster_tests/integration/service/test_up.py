@@ -30,11 +30,12 @@ from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.service.health import check_health
 from raceday_dagster.service.parts import Web as WebOptions
 from raceday_dagster.service.up import run_up
-from raceday_dagster_tests.integration.commands import raceday
+from raceday_dagster_tests.integration.commands import find_free_port, raceday
 from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
 from raceday_dagster_tests.integration.web.web_fixture import Web
 from raceday_dagster_tests.waiting import wait_for
 
+pytestmark = pytest.mark.slow
 PATIENCE_S = 120.0
 SPAN = timedelta(minutes=2)
 LATENCY_MS = 100
@@ -155,12 +156,6 @@ def find_processes(home: Path) -> dict[int, str]:
         except psutil.Error:
             continue  # it ended meanwhile
     return found
-
-
-def find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def refuse_up(port: int, **environment: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
@@ -75,7 +75,7 @@ def make_finished() -> RaceSnapshot:
 
 def make_partitions(store: RaceStore) -> None:
     """Those of the tests' racing day, so that the next write is one transaction."""
-    store.ensure_partitions([START.date() - timedelta(days=1), START.date()])
+    store.ensure_partitions([START.date()])
 
 
 @dataclass

@@ -14,6 +14,7 @@ from raceday_dagster.store.decisions import (
     choose_meetings_to_update,
     choose_observed_entrants,
     choose_status,
+    guess_racing_days,
     label_race,
 )
 
@@ -65,6 +66,14 @@ def test_the_racing_day_is_the_stored_label_before_any_calendar() -> None:
 )
 def test_without_any_label_it_is_the_new_zealand_date_also_when_the_clocks_change(start: datetime, day: date) -> None:
     assert label_race(StoredRace(), make_race(start)) == day
+
+
+def test_a_race_after_midnight_may_belong_to_the_day_before_and_one_in_the_afternoon_may_not() -> None:
+    after_midnight, afternoon = datetime(2025, 7, 16, 13, tzinfo=UTC), datetime(2025, 7, 17, 3, tzinfo=UTC)
+    assert guess_racing_days(make_race(after_midnight)) == {date(2025, 7, 16), date(2025, 7, 17)}
+    assert guess_racing_days(make_race(afternoon)) == {date(2025, 7, 17)}
+    assert guess_racing_days(make_race(datetime(1970, 1, 1, tzinfo=UTC))) == set()
+    assert guess_racing_days(make_race(datetime(9999, 12, 31, 23, tzinfo=UTC))) == set()
 
 
 def test_a_new_race_is_open_when_nobody_knows_its_status() -> None:

@@ -1,0 +1,139 @@
+"""A simulated vision API: chat completions about an image that it really fetches.
+
+Belongs here: reading such a request, fetching its image, inventing a description. Does not belong here: the racing API.
+
+An answer is a function of the image's bytes and of nothing else. The faults of `faults` work here too, their `match`
+being a part of `VISION_PATH`; two more say what the model answers, `answer` (text) and `refusal` (text).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from hashlib import sha256
+from random import Random
+from typing import Any
+
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from raceday_dagster.simulator.answers import (
+    Answer,
+    encode_payload,
+    pack_json,
+    pause,
+    send_answer,
+    send_broken,
+    wait_unless_gone,
+)
+from raceday_dagster.simulator.control import RequestLog
+from raceday_dagster.simulator.faults import GARBAGE, HTML, PAUSES, WIRE, FaultBook, FaultRule
+
+VISION_PATH = "/vision/v1"
+_COMPLETIONS = VISION_PATH + "/chat/completions"
+_FETCH_TIMEOUT_S = 10.0
+_KINDS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG"}
+
+_ADJECTIVES = ("bright", "silken", "striped", "quartered", "elegant", "bold", "vivid", "classic", "festive", "polished")
+_SUBJECTS = ("jacket", "jockey's colours", "racing silks", "riding shirt", "painted pattern", "coloured design")
+_PLACES = ("against a clean white background", "in even studio light", "seen from the front", "in sharp focus")
+_WORDS = re.findall(
+    r"\w+",
+    "silks jockey racing horse race track turf colours jacket cap sleeve stripe hoop sash quarter pattern fabric satin "
+    "sport competition rider stable owner uniform tradition bright bold vivid white background isolated front design "
+    "graphic costume fashion textile clothing event derby gallop harness speed paddock winner champion finish festival",
+)
+
+
+class SimulatedVision:
+    """The API as an ASGI application; each call waits `latency_s` before anything else."""
+
+    def __init__(self, faults: FaultBook, log: RequestLog, *, latency_s: float = 0) -> None:
+        self._faults, self._log, self._latency_s = faults, log, latency_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive)
+        # The body is read first: what comes after it on the channel says only that the client has gone.
+        question = await request.body()
+        with self._log.track(is_event=False):
+            rules = self._faults.take(request.url.path)
+            if self._latency_s:
+                await wait_unless_gone(asyncio.sleep(self._latency_s), receive)
+            for rule in rules:
+                if rule.kind in PAUSES:
+                    await pause(rule, receive)
+            fault = next((rule for rule in rules if rule.kind not in PAUSES), None)
+            answer = await self._build_answer(request, question, fault)
+            if fault is not None and fault.kind in WIRE:
+                rate = fault.params.get("bytes_per_s", 0.0)
+                await send_broken(fault.kind, rate, answer, scope["state"]["transport"], receive)
+            else:
+                await send_answer(answer, send)
+
+    async def _build_answer(self, request: Request, question: bytes, fault: FaultRule | None) -> Answer:
+        kind, params = (fault.kind, fault.params) if fault is not None else ("", {})
+        if kind == "html":
+            return Answer(200, HTML, {"content-type": "text/html; charset=utf-8"})
+        if kind == "garbage":
+            return Answer(200, GARBAGE, {"content-type": "application/json"})
+        if kind == "status":
+            retry = {"retry-after": params["retry_after"]} if params["retry_after"] else {}
+            refused = _refuse(params["code"], "simulated fault")
+            return Answer(refused.status, refused.body, {**refused.headers, **retry})
+        if kind == "huge":
+            return _complete({"content": "." * params["bytes"]})
+        if kind == "answer":
+            return _complete({"content": params["text"]})
+        if kind == "refusal":
+            return _complete({"content": None, "refusal": params["text"]})
+        if request.method != "POST" or request.url.path != _COMPLETIONS:
+            return _refuse(404, "not found")
+        try:
+            url = _find_image_url(json.loads(question))
+        except (ValueError, KeyError, TypeError, StopIteration):
+            return _refuse(400, "the request holds no image_url")
+        try:
+            image = await asyncio.to_thread(_fetch, url)
+        except (OSError, ValueError) as error:
+            return _refuse(400, f"error while downloading {url}: {error}")
+        if not any(image.startswith(magic) for magic in _KINDS):
+            return _refuse(400, f"unsupported image at {url}: only {', '.join(_KINDS.values())}")
+        return _complete({"content": json.dumps(describe(image))})
+
+
+def describe(image: bytes) -> dict[str, Any]:
+    """A title, keywords and a category for an image, always the same for the same bytes."""
+    rng = Random(sha256(image).digest())
+    first, second = rng.sample(_ADJECTIVES, 2)
+    title = f"{first.capitalize()} and {second} {rng.choice(_SUBJECTS)} of a racing day {rng.choice(_PLACES)}"
+    return {"title": title, "keywords": rng.sample(_WORDS, rng.randint(30, 40)), "category": rng.randint(1, 21)}
+
+
+def _find_image_url(question: Mapping[str, Any]) -> str:
+    parts = (part for message in question["messages"] for part in message["content"])
+    url = next(part["image_url"]["url"] for part in parts if part["type"] == "image_url")
+    if not re.match(r"https?://", url):
+        raise ValueError(url)
+    return str(url)
+
+
+def _fetch(url: str) -> bytes:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(url, timeout=_FETCH_TIMEOUT_S) as answer:
+        return bytes(answer.read())
+
+
+def _complete(message: Mapping[str, Any]) -> Answer:
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **message}}
+    payload = {"id": "simulated", "object": "chat.completion", "created": 0, "model": "simulated", "choices": [choice]}
+    return pack_json(200, encode_payload(payload), accepts_gzip=False)
+
+
+def _refuse(status: int, message: str) -> Answer:
+    return pack_json(status, encode_payload({"error": {"message": message, "type": "simulated"}}), accepts_gzip=False)
