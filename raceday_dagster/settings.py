@@ -113,6 +113,7 @@ class Settings(BaseModel):
     raceday_home: Path = Path(".raceday")
     archive_dir: Path | None = None
     keep_runs_hours: int = Field(default=48, ge=1, le=8760)
+    keep_ledger_days: int = Field(default=90, ge=8, le=3650)
     dagster_pg_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None
     vision_api_url: Annotated[str, AfterValidator(_http_url)] | None = None
     vision_api_key: Annotated[SecretStr, BeforeValidator(_secret_header_value)] | None = None

@@ -65,6 +65,9 @@ class SettingsResource(dg.ConfigurableResource[Settings]):
     keep_runs_hours: int | None = Field(
         default=None, description="Hours that maintenance keeps a finished run. Not set: KEEP_RUNS_HOURS, else 48."
     )
+    keep_ledger_days: int | None = Field(
+        default=None, description="Days that the ledger stays in the database. Not set: KEEP_LEDGER_DAYS, else 90."
+    )
 
     def create_resource(self, _context: dg.InitResourceContext) -> Settings:
         """The settings; ``Refused`` where one is wrong."""

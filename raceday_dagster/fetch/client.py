@@ -33,8 +33,9 @@ PAGES_MAX = 20
 
 RACE_ID_MAX_CHARS = 100
 
-CLOCK_TOLERANCE = timedelta(minutes=10)
-"""How far ahead of ours the feed's clock may be: every later answer would be older than one from the future."""
+CLOCK_TOLERANCE = timedelta(seconds=5)
+"""How far ahead of ours the feed's clock may be. An answer dated in the future makes every honest one stale until that
+time has come, so this is what one server's wrong clock can cost a race."""
 
 
 class RacingApi:

@@ -177,6 +177,8 @@ def _write(context: dg.OpExecutionContext, race: TransformedRace, race_store: Ra
         row_counts=report.row_counts,
         quality_score=race.snapshot.quality.score,
     )
+    if report.foreign_entrants:
+        log.warning("entrants_of_another_race", count=report.foreign_entrants)
     log.info(
         "write_complete",
         write_ms=timings.write_ms,
