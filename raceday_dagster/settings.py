@@ -129,6 +129,7 @@ class Settings(BaseModel):
     archive_dir: Path | None = None
     log_level: Annotated[LogLevel, BeforeValidator(_lower)] = DEFAULT_LOG_LEVEL
     keep_runs_hours: int = Field(default=48, ge=1, le=8760)
+    keep_ledger_days: int = Field(default=90, ge=8, le=3650)
     dagster_pg_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None
     vision_api_url: Annotated[str, AfterValidator(_http_url)] | None = None
     vision_api_key: Annotated[SecretStr, BeforeValidator(_secret_header_value)] | None = None

@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field, SecretStr
 
-from raceday_dagster.dagster_plugins.forked_process import fork_call, is_forked_run
+from raceday_dagster.dagster_plugins.forked_process import RunServerError, fork_call, is_forked_run
 from raceday_dagster.defs.failures import refusing_plainly
 from raceday_dagster.defs.reporting import ProgressBoard
 from raceday_dagster.fetch.client import RacingApi
@@ -65,6 +65,9 @@ class SettingsResource(dg.ConfigurableResource[Settings]):
     )
     keep_runs_hours: int | None = Field(
         default=None, description="Hours that maintenance keeps a finished run. Not set: KEEP_RUNS_HOURS, else 48."
+    )
+    keep_ledger_days: int | None = Field(
+        default=None, description="Days that the ledger stays in the database. Not set: KEEP_LEDGER_DAYS, else 90."
     )
 
     @contextmanager
@@ -117,31 +120,35 @@ class RaceStoreResource(dg.ConfigurableResource[RaceStore]):
 
 
 def start_by_run_server(pipe: Connection, calculation: Calculation | None) -> WorkerProcess:
-    """A worker from the run server that forked this run: a fork of a fork would begin without its imports.
+    """A worker from the run server that forked this run: a fork of a fork would begin without its imports. When that
+    server is gone, one from a fork server of this run's own.
 
     Raises:
-        OSError: The server gave no process.
+        OSError: There was no process to be had.
     """
-    return fork_call("raceday_dagster.workers.entry:serve_descriptor", pipe.fileno(), name_calculation(calculation))
+    try:
+        return fork_call("raceday_dagster.workers.entry:serve_descriptor", pipe.fileno(), name_calculation(calculation))
+    except RunServerError:
+        raise  # A process may hold this pipe: another one gets a pipe of its own.
+    except OSError:
+        return start_by_fork_server(pipe, calculation)
 
 
 class TransformWorkersResource(dg.ConfigurableResource[TransformWorkers]):
-    """The worker processes of the transform, started while the first races are fetched."""
+    """The worker processes of the transform: one starts while the first races are fetched, more when races wait."""
 
     transform_workers: int | None = Field(
         default=None,
-        description="Worker processes; 0 computes in the steps' own threads. Not set: TRANSFORM_WORKERS, else 3.",
+        description="Most worker processes at once; 0 computes in the steps' own threads. Not set: "
+        "TRANSFORM_WORKERS, else 3.",
     )
 
     @contextmanager
     def yield_for_execution(self, _context: dg.InitResourceContext) -> Iterator[TransformWorkers]:
         """The workers, not started; ``Refused`` where a setting is wrong."""
         start_process = start_by_run_server if is_forked_run() else start_by_fork_server
-        workers = TransformWorkers(_read_settings(self).transform_workers, start_process=start_process)
-        try:
+        with TransformWorkers(_read_settings(self).transform_workers, start_process=start_process) as workers:
             yield workers
-        finally:
-            workers.stop()
 
 
 @dg.resource(description="Counts the races of a run for the progress lines.")

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from pydantic import SecretStr
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, ExceptionContext, create_engine, event
 from sqlalchemy.pool import QueuePool
 
 from raceday_dagster.racing.outcomes import ConnectionUse
 from raceday_dagster.racing.records import Record
+from raceday_dagster.store.sql_errors import is_demoted
 
 CONNECT_ARGS: Mapping[str, str | int] = {
     "application_name": "raceday",
@@ -43,7 +44,7 @@ def build_engine(database_url: SecretStr | str, *, pool_max: int, checkout_timeo
     Nothing connects yet. Errors of this engine never show parameters, which may hold payload text.
     """
     url = database_url.get_secret_value() if isinstance(database_url, SecretStr) else database_url
-    return create_engine(
+    engine = create_engine(
         url,
         poolclass=QueuePool,
         pool_size=min(KEPT_OPEN, pool_max),
@@ -55,6 +56,14 @@ def build_engine(database_url: SecretStr | str, *, pool_max: int, checkout_timeo
         connect_args=dict(CONNECT_ARGS),
         execution_options={POOL_MAX: pool_max},
     )
+    event.listen(engine, "handle_error", _leave_demoted_server)
+    return engine
+
+
+def _leave_demoted_server(context: ExceptionContext) -> None:
+    """Has the pool open every connection anew: those to a server that lost its role pass the ping and refuse writes."""
+    if context.sqlalchemy_exception is not None and is_demoted(context.sqlalchemy_exception):
+        context.is_disconnect = True
 
 
 class PoolGauge:

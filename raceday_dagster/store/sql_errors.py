@@ -22,10 +22,12 @@ UNDEFINED_TABLE = "42P01"
 UNDEFINED_COLUMN = "42703"
 LOCK_NOT_AVAILABLE = "55P03"
 QUERY_CANCELED = "57014"
+READ_ONLY_TRANSACTION = "25006"
 
 RETRYABLE_STATES = frozenset(
     {
         "40001",  # serialization failure
+        READ_ONLY_TRANSACTION,  # a standby; another connection may lead to the primary
         "40P01",  # deadlock
         "53300",  # too many connections
         LOCK_NOT_AVAILABLE,  # lock timeout
@@ -87,6 +89,11 @@ def is_retryable(error: BaseException) -> bool:
         return True
     lasting = any(refusal.search(str(error.orig)) for refusal, _ in _LASTING)
     return isinstance(error, (OperationalError, InterfaceError)) and not lasting
+
+
+def is_demoted(error: BaseException) -> bool:
+    """Whether the server takes no writes any more, as after a failover."""
+    return read_sqlstate(error) == READ_ONLY_TRANSACTION
 
 
 def is_ceiling_refusal(error: BaseException) -> bool:

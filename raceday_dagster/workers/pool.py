@@ -171,6 +171,8 @@ class TransformWorkers:
             if self._stopped:
                 return
             self._stopped = True
+            if not self._started:
+                return
             for worker in self._workers:
                 worker.hang_up()
             self._changed.notify_all()

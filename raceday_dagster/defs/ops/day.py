@@ -116,6 +116,8 @@ def fetch_day(
     chosen = listed.select_meetings(countries=settings.race_countries, categories=settings.race_categories)
     for rejected in listed.rejected:
         context.log.warning(f"Meeting {rejected.meeting_id or 'without id'} left out: {rejected.reason}")
+    if listed.dropped:
+        context.log.warning(f"Unreadable fields of the list, left as stored: {', '.join(listed.dropped[:20])}")
     context.add_output_metadata(
         {
             "racing_day": racing_day.isoformat(),
@@ -124,6 +126,7 @@ def fetch_day(
             "meetings": len(chosen.meetings),
             "races": len(chosen.races),
             "rejected": len(listed.rejected),
+            "dropped_fields": len(listed.dropped),
         }
     )
     return chosen
@@ -171,10 +174,10 @@ def write_meetings(
     registered = register_races(context.instance, race_ids)
     write_ms = round(1000 * (time.monotonic() - began_s))
     if not listed:
-        get_logger(run_id=context.run_id).warning(
+        get_logger(run_id=context.run_id).error(
             "daily_initialization_empty", nz_date=day.racing_day, meetings=len(day.meetings)
         )
-        context.log.warning(f"No race is listed for {day.racing_day}; meeting_status stores those that are added")
+        context.log.error(f"No race is listed for {day.racing_day}: it is not loaded, and first_baseline tries again")
     yield dg.Output(
         DayLoad(racing_day=day.racing_day, meetings=len(day.meetings), races=len(listed), started_s=began_s), "load"
     )

@@ -197,6 +197,8 @@ def _write(context: dg.OpExecutionContext, race: TransformedRace, race_store: Ra
         quality_score=race.snapshot.quality.score,
         race=race.race,
     )
+    if report.foreign_entrants:
+        log.warning("entrants_of_another_race", count=report.foreign_entrants)
     log.info(
         "write_complete",
         write_ms=timings.write_ms,

@@ -95,6 +95,34 @@ def test_two_upgrades_at_once_make_one_schema_and_a_third_changes_nothing(empty_
     assert (again.from_revision, again.to_revision, again.partitions) == (head_revision(), head_revision(), ())
 
 
+def test_an_upgrade_from_the_first_schema_keeps_the_entrants(empty_database_url: str) -> None:
+    upgrade(empty_database_url)
+    engine = build_engine(empty_database_url, pool_max=1)
+    store = RaceStore(engine)
+    with observe(empty_database_url) as run:
+        run("ALTER TABLE entrants DROP COLUMN withdrawn_at; DROP INDEX ix_race_polls_polled_at")
+        run("UPDATE raceday_schema SET version_num = '0001'")
+        with pytest.raises(DatabaseError, match="at 0001"):
+            check_schema(engine)
+        run(
+            "INSERT INTO meetings (meeting_id, country, category, race_type, racing_day)"
+            " VALUES ('m', 'NZ', 'T', 'thoroughbred', '2025-07-17')"
+        )
+        run(
+            "INSERT INTO races (race_id, meeting_id, racing_day, race_number, start_time, type)"
+            " VALUES ('race-1', 'm', '2025-07-17', 1, now(), 'T')"
+        )
+        run(
+            "INSERT INTO entrants (entrant_id, race_id, runner_number, is_scratched)"
+            " VALUES ('race-1-01', 'race-1', 1, false)"
+        )
+        report = upgrade(empty_database_url)
+        assert (report.from_revision, report.to_revision) == ("0001", REVISION)
+        assert run("SELECT entrant_id, withdrawn_at FROM entrants") == [("race-1-01", None)]
+    assert write(store, make_snapshot()).row_counts.entrants == 8
+    engine.dispose()
+
+
 def test_a_schema_of_another_version_is_refused_with_what_to_do(database_url: str) -> None:
     engine = build_engine(database_url, pool_max=1)
     check_schema(engine)
@@ -112,9 +140,9 @@ def test_a_schema_of_another_version_is_refused_with_what_to_do(database_url: st
 
 
 def test_an_older_schema_is_refused_with_the_command_to_run(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raceday_dagster.store.schema.check.REVISION", "0002")
+    monkeypatch.setattr("raceday_dagster.store.schema.check.REVISION", "9999")
     engine = build_engine(database_url, pool_max=1)
-    with pytest.raises(DatabaseError, match="at 0001, this code needs 0002: run `raceday db upgrade`"):
+    with pytest.raises(DatabaseError, match=f"at {REVISION}, this code needs 9999: run `raceday db upgrade`"):
         check_schema(engine)
     engine.dispose()
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from raceday_dagster.dagster_plugins.forked_process import SOCKET_VARIABLE
+from raceday_dagster.defs.resources import start_by_run_server
 from raceday_dagster.errors import TransformError
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.transform.race import transform_race
@@ -22,7 +24,8 @@ from raceday_dagster.workers.entry import Calculation, name_calculation
 from raceday_dagster.workers.worker import start_by_fork_server
 from raceday_dagster_tests.integration.workers import calculations
 from raceday_dagster_tests.unit.transform.golden_race import golden_event, open_event
-from raceday_dagster_tests.unit.workers.worker_threads import PATIENCE_S, WorkerTest, read_log, until, worker_test
+from raceday_dagster_tests.unit.workers.worker_threads import WorkerTest, read_log, worker_test
+from raceday_dagster_tests.waiting import PATIENCE_S, wait_for
 
 __all__ = ["worker_test"]
 
@@ -99,13 +102,13 @@ def test_worker_that_dies_is_replaced_and_only_its_own_race_is_done_again(
     gate, attempts = make_gate(tmp_path), tmp_path / "attempts"
     attempts.mkdir()
     other = worker_test.call(workers, "other", name=str(gate))
-    until(lambda: workers.metrics().busy == 1)
+    wait_for(lambda: workers.metrics().busy == 1)
     victim = worker_test.call(workers, "victim", name=str(attempts))
     assert victim.result(PATIENCE_S).race_id == "victim"
     assert len(list(attempts.iterdir())) == 2
     open_gate(gate)
     assert other.result(PATIENCE_S).race_id == "other"
-    until(lambda: workers.metrics().idle == 2)
+    wait_for(lambda: workers.metrics().idle == 2)
     assert workers.metrics().restarts == 1
     lines = read_log(capsys)
     (exit_line,) = [line for line in lines if line["event"] == "worker_exit"]
@@ -120,16 +123,16 @@ def test_race_that_takes_too_long_costs_its_worker_and_nobody_else(
 ) -> None:
     workers = worker_test.open(2, calculations.never_end, task_timeout_s=PATIENCE_S, start_process=start_by_fork_server)
     workers.start()
-    until(lambda: workers.metrics().idle == 2)
+    wait_for(lambda: workers.metrics().idle == 2)
     endless = worker_test.call(workers, race_id, timeout_s=0.3)
     assert workers.transform(open_event("other")).race_id == "other"
     with pytest.raises(TransformError, match="no answer within") as failure:
         endless.result(PATIENCE_S)
     assert (failure.value.race_id, failure.value.retryable) == (race_id, True)
-    until(lambda: workers.metrics().idle == 2)
+    wait_for(lambda: workers.metrics().idle == 2)
     assert workers.metrics().restarts == 1
     pids = [line["pid"] for line in read_log(capsys) if line["event"] == "worker_started"]
-    until(lambda: sum(psutil.pid_exists(pid) for pid in pids) == 2)
+    wait_for(lambda: sum(psutil.pid_exists(pid) for pid in pids) == 2)
 
 
 def test_interrupt_reaches_the_parent_only(
@@ -138,7 +141,7 @@ def test_interrupt_reaches_the_parent_only(
     workers = worker_test.open(1, calculations.wait_at_gate, start_process=start_by_fork_server)
     gate = make_gate(tmp_path)
     call = worker_test.call(workers, "race", name=str(gate))
-    until(lambda: workers.metrics().busy == 1)
+    wait_for(lambda: workers.metrics().busy == 1)
     (started,) = [line for line in read_log(capsys) if line["event"] == "worker_started"]
     os.kill(started["pid"], signal.SIGINT)
     open_gate(gate)
@@ -149,9 +152,9 @@ def test_interrupt_reaches_the_parent_only(
 def test_stopping_leaves_no_worker(worker_test: WorkerTest, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     workers = worker_test.open(2, calculations.wait_at_gate, start_process=start_by_fork_server)
     workers.start()
-    until(lambda: workers.metrics().idle == 2)
+    wait_for(lambda: workers.metrics().idle == 2)
     running = worker_test.call(workers, "running", name=str(make_gate(tmp_path)))
-    until(lambda: workers.metrics().busy == 1)
+    wait_for(lambda: workers.metrics().busy == 1)
     workers.stop()
     with pytest.raises(TransformError, match="were stopped"):
         running.result(PATIENCE_S)
@@ -239,9 +242,18 @@ def test_worker_from_elsewhere_works_and_ends_with_its_pipe_also_in_an_endless_c
     workers = worker_test.open(1, calculations.never_end, start_process=start)
     assert workers.transform(golden_event()) == transform_race(golden_event())
     endless = worker_test.call(workers, "loop")
-    until(lambda: workers.metrics().busy == 1)
+    wait_for(lambda: workers.metrics().busy == 1)
     workers.stop()
     with pytest.raises(TransformError, match="were stopped"):
         endless.result(PATIENCE_S)
     # It ended by itself, which is an exit code of 0: nobody killed it.
     assert [process.exitcode for process in processes] == [0]
+
+
+def test_worker_of_a_run_whose_server_is_gone_comes_from_a_fork_server(
+    worker_test: WorkerTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(SOCKET_VARIABLE, str(tmp_path / "gone"))
+    workers = worker_test.open(1, calculations.never_end, start_process=start_by_run_server)
+    assert workers.transform(golden_event()) == transform_race(golden_event())
+    assert workers.metrics().restarts == 0

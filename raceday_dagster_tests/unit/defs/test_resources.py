@@ -52,6 +52,12 @@ def test_a_resource_that_cannot_be_had_is_refused_in_one_line(
     assert "\n" not in str(refusal.value)
 
 
+def test_transform_workers_that_are_never_used_are_never_started(capsys: pytest.CaptureFixture[str]) -> None:
+    with dg.build_resources({"workers": TransformWorkersResource(transform_workers=2)}):
+        pass
+    assert capsys.readouterr().err == ""
+
+
 def test_an_outcome_of_a_stage_is_its_race_or_one_that_has_ended() -> None:
     for outcome in (FETCH_OUTCOME, TRANSFORM_OUTCOME):
         assert dg.check_dagster_type(outcome, end_race("a", "failed")).success

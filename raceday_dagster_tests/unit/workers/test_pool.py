@@ -14,14 +14,8 @@ from raceday_dagster.transform.race import transform_race
 from raceday_dagster.workers.entry import Calculation
 from raceday_dagster.workers.pool import LONGEST_DELAY_S, RestartBudget, TransformWorkers, WorkerMetrics
 from raceday_dagster_tests.unit.transform.golden_race import golden_event, open_event
-from raceday_dagster_tests.unit.workers.worker_threads import (
-    PATIENCE_S,
-    ThreadProcess,
-    WorkerTest,
-    read_log,
-    until,
-    worker_test,
-)
+from raceday_dagster_tests.unit.workers.worker_threads import ThreadProcess, WorkerTest, read_log, worker_test
+from raceday_dagster_tests.waiting import PATIENCE_S, wait_for
 
 __all__ = ["worker_test"]
 
@@ -45,7 +39,7 @@ def test_five_races_share_three_workers(worker_test: WorkerTest) -> None:
     races = [f"race-{number}" for number in range(5)]
     worker_test.calculation.hold(*races)
     calls = worker_test.call_in_order(workers, *races)
-    until(lambda: workers.metrics().busy == 3)
+    wait_for(lambda: workers.metrics().busy == 3)
     assert (workers.metrics().idle, workers.metrics().queue_depth) == (0, 2)
     worker_test.calculation.let_all_go()
     assert [call.result(PATIENCE_S).race_id for call in calls] == races
@@ -70,7 +64,7 @@ def test_call_ends_when_its_own_time_is_over_also_in_the_queue(worker_test: Work
     workers = worker_test.open(1)
     worker_test.calculation.hold("holding")
     holding = worker_test.call(workers, "holding")
-    until(lambda: workers.metrics().busy == 1)
+    wait_for(lambda: workers.metrics().busy == 1)
     with pytest.raises(TransformError, match="no transform worker was free in time") as failure:
         workers.transform(open_event("late"), timeout_s=0.01)
     assert failure.value.retryable
@@ -150,7 +144,7 @@ def test_workers_that_died_idle_cost_no_race_an_attempt(worker_test: WorkerTest)
 
     workers = worker_test.open(3, max_attempts=1, start_process=start)
     workers.start()
-    until(lambda: workers.metrics().idle == 3)
+    wait_for(lambda: workers.metrics().idle == 3)
     for process in processes:
         process.die()
     assert workers.transform(golden_event()).race_id == "golden-race"
@@ -197,7 +191,7 @@ def test_stopping_fails_what_runs_and_what_waits(worker_test: WorkerTest, capsys
     workers = worker_test.open(1)
     worker_test.calculation.hold("running")
     calls = worker_test.call_in_order(workers, "running", "waiting")
-    until(lambda: workers.metrics().busy == 1)
+    wait_for(lambda: workers.metrics().busy == 1)
     workers.stop()
     for call in calls:
         with pytest.raises(TransformError, match="were stopped") as failure:
@@ -217,7 +211,7 @@ def test_no_more_workers_are_started_than_asked_for_and_none_twice(
     assert read_log(capsys) == []
     for asked, expected in ((0, 0), (2, 2), (1, 2), (5, 3), (None, 3)):
         workers.start(asked)
-        until(lambda expected=expected: workers.metrics().idle == expected)
+        wait_for(lambda expected=expected: workers.metrics().idle == expected)
     events = [line["event"] for line in read_log(capsys)]
     assert (events.count("worker_pool_initialized"), events.count("worker_started")) == (1, 3)
 
@@ -226,7 +220,7 @@ def test_race_that_waits_for_a_busy_worker_gets_another_one(worker_test: WorkerT
     workers = worker_test.open(2, grow_after_s=0.001)
     worker_test.calculation.hold("holding")
     holding = worker_test.call(workers, "holding")
-    until(lambda: workers.metrics().busy == 1)
+    wait_for(lambda: workers.metrics().busy == 1)
     assert workers.transform(open_event("other")).race_id == "other"
     worker_test.calculation.let_all_go()
     assert holding.result(PATIENCE_S).race_id == "holding"
@@ -244,7 +238,7 @@ def test_inline_workers_count_their_callers(worker_test: WorkerTest) -> None:
     workers = worker_test.open(0)
     worker_test.calculation.hold("race")
     call = worker_test.call(workers, "race")
-    until(lambda: workers.metrics().busy == 1)
+    wait_for(lambda: workers.metrics().busy == 1)
     worker_test.calculation.let_all_go()
     call.result(PATIENCE_S)
     assert workers.metrics() == WorkerMetrics(

@@ -1,7 +1,6 @@
 """Transform workers whose processes are threads of the test: real pipes and messages, and a death at a call.
 
-A calculation that is held waits until the test lets its race go on. Nothing here sleeps: ``until`` looks again and
-again at a state that comes by itself, bounded only so that a bug ends.
+A calculation that is held waits until the test lets its race go on.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -25,17 +24,7 @@ from raceday_dagster.transform.race import transform_race
 from raceday_dagster.workers.entry import Calculation, answer
 from raceday_dagster.workers.pool import TransformWorkers
 from raceday_dagster_tests.unit.transform.golden_race import open_event
-
-PATIENCE_S = 30.0
-_tick = threading.Event()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(int(PATIENCE_S / 0.005)):
-        if condition():
-            return
-        _tick.wait(0.005)
-    pytest.fail("the awaited state never came")
+from raceday_dagster_tests.waiting import PATIENCE_S, wait_for
 
 
 def read_log(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -146,7 +135,7 @@ class WorkerTest:
         for race_id in race_ids:
             before = workers.metrics()
             calls.append(self.call(workers, race_id))
-            until(lambda there=before.busy + before.queue_depth: count_calls(workers) > there)
+            wait_for(lambda there=before.busy + before.queue_depth: count_calls(workers) > there)
         return calls
 
     def close(self) -> None:
