@@ -123,11 +123,15 @@ def test_no_more_than_five_events_are_asked_for_at_once_whatever_the_config_says
 
 
 def test_the_day_is_said_to_be_loaded_when_its_races_were_polled(
-    day: RaceDay, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    day: RaceDay, loaded: dg.JobExecutionResult, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    assert loaded.success
     monkeypatch.setenv("RACE_COUNTRIES", "NZ")
-    day.simulator.add_fault(lost := day.race_ids[-1], "garbage")
+    (row,) = day.ask("SELECT race_id FROM races JOIN meetings USING (meeting_id) WHERE country = 'NZ' LIMIT 1")
+    lost = row["race_id"]
+    rule = day.simulator.add_fault(lost, "garbage")
     result = run_day(day, "daily_baseline")
+    assert day.simulator.fired(rule) == 1
     day.simulator.clear_faults()
     assert result.success
     lines = read_log(capfd.readouterr().err)
