@@ -133,7 +133,11 @@ def test_a_database_without_tables_is_refused_with_the_command_to_run(embedded_p
     [
         ({"database": "nosuch"}, "is not on this server; create it, then run `raceday db upgrade`"),
         ({"username": "nobody_here"}, "does not know this role; correct the user in DATABASE_URL"),
-        ({"host": "127.0.0.1", "port": 1, "query": {}}, "cannot be reached; start it"),
+        ({"host": "127.0.0.1", "port": 1, "query": {}}, "on 127.0.0.1, port 1 cannot be reached: connection to"),
+        ({"host": "127.0.0.1", "port": 1, "query": {}}, "Connection refused; start it"),
+        ({"host": "no.invalid", "query": {}}, 'could not translate host name "no.invalid"'),
+        ({"host": None, "query": {"host": "127.0.0.1,127.0.0.1", "port": "1,2"}}, "port 2 failed: Connection refused"),
+        ({"host": "127.0.0.1", "query": {"sslmodel": "require"}}, 'invalid connection option "sslmodel"'),
     ],
 )
 def test_a_database_that_cannot_be_used_is_one_line_without_the_password(
