@@ -25,6 +25,10 @@ from sqlalchemy.exc import ArgumentError
 
 from raceday_dagster.errors import SettingsError
 
+SHARED_DATABASE = (
+    "DAGSTER_PG_URL is DATABASE_URL: Dagster takes of the connections that DB_POOL_MAX counts on; give it a database "
+    "and a role of its own"
+)
 SANDBOX = "`raceday sandbox -- COMMAND` runs a command with a working one"
 _USER_AND_PASSWORD = re.compile(r"[^:/?#\[\]@]*(:[^:/?#\[\]@]*)?")
 _HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*):?(.*)")
@@ -203,6 +207,11 @@ class Settings(BaseModel):
                 "DATABASE_URL is not set: it must be a URL like postgresql://user:password@host/database; " + SANDBOX
             )
         return self.database_url
+
+    @property
+    def shares_database(self) -> bool:
+        """Whether ``DAGSTER_PG_URL`` is ``DATABASE_URL``: Dagster then takes of the role's connections, too."""
+        return self.database_url is not None and self.database_url == self.dagster_pg_url
 
     @property
     def archive_folder(self) -> Path:
