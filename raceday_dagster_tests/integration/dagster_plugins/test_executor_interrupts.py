@@ -111,7 +111,7 @@ def test_a_signal_ends_the_process_of_a_run_although_its_step_never_ends(
     inside = tmp_path / "inside"
     program = (
         "import dagster as dg\n"
-        "from raceday_dagster_tests.integration import executor_ending_jobs as jobs, executor_probe\n"
+        "from raceday_dagster_tests.integration.dagster_plugins import executor_ending_jobs as jobs, executor_probe\n"
         "with dg.DagsterInstance.get() as instance:\n"
         f"    executor_probe.run(jobs.endless_job, instance, ops={{'run_until_killed': {{'file': {str(inside)!r}}}}},\n"
         "        execution={'interrupt_grace_s': 0.2})\n"

@@ -30,7 +30,6 @@ from raceday_dagster.dagster_plugins.forked_process import (
     fork_call,
     is_forked_run,
 )
-from raceday_dagster.sandbox import databases
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster_tests.integration.dagster_plugins.launch_harness import (
     JOBS,
@@ -92,7 +91,7 @@ def launches(code_server: Launches) -> Iterator[Launches]:
 def connections_refused(server: EmbeddedPostgres, url: str) -> Iterator[None]:
     """Dagster's database takes no connection, and has ended those it had."""
     name = make_url(url).database
-    with databases.connect(server.superuser_url()) as connection:
+    with server.connect() as connection:
         connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
         connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"))
         try:
