@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -118,6 +118,21 @@ def _secret_header_value(value: object) -> SecretStr:
     return SecretStr(_header_value(str(value)))
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+DEFAULT_LOG_LEVEL: LogLevel = "info"
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def read_log_level() -> str:
+    """``LOG_LEVEL`` for the logs, which are needed before and without valid settings: a wrong one counts as not set
+    here, and ``Settings`` refuses it."""
+    level = os.environ.get("LOG_LEVEL", "").strip().lower()
+    return level if level in get_args(LogLevel) else DEFAULT_LOG_LEVEL
+
+
 class ApiIdentity(BaseModel):
     """How we introduce ourselves to the API. Never logged."""
 
@@ -146,6 +161,7 @@ class Settings(BaseModel):
     race_categories: Categories = ("T", "H")
     raceday_home: Path = Path(".raceday")
     archive_dir: Path | None = None
+    log_level: Annotated[LogLevel, BeforeValidator(_lower)] = DEFAULT_LOG_LEVEL
     keep_runs_hours: int = Field(default=48, ge=1, le=8760)
     keep_ledger_days: int = Field(default=90, ge=8, le=3650)
     dagster_pg_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None

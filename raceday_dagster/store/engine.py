@@ -106,6 +106,11 @@ class PoolGauge:
         return self._pool.checkedout()
 
     @property
+    def opened(self) -> int:
+        """Connections that are open now, in use or idle."""
+        return self._pool.checkedin() + self._pool.checkedout()
+
+    @property
     def peak(self) -> int:
         """The most connections that were out at once since the start or ``reset_peak``."""
         return self._peak
@@ -128,7 +133,7 @@ class PoolGauge:
 
     def read_use(self) -> ConnectionUse:
         """The ceiling and the peaks."""
-        return ConnectionUse(max=self.max, peak=self.peak, waiting_peak=self.waiting_peak)
+        return ConnectionUse(max=self.max, peak=self.peak, waiting_peak=self.waiting_peak, opened=self.opened)
 
     @contextmanager
     def asking(self) -> Iterator[None]:
@@ -153,21 +158,29 @@ class PoolGauge:
 class PoolUtilisation(Record):
     """How full a pool was, and how loudly to say so."""
 
-    in_use: int
+    opened: int
     idle: int
+    """Open and not in use; what was never opened is no connection."""
+    in_use: int
     waiting: int
     max: int
+    """The ceiling."""
     percent: int
     level: Literal["info", "warning", "error"]
 
 
-def describe_utilisation(in_use: int, maximum: int, waiting: int = 0) -> PoolUtilisation:
-    """Fields of a ``db_pool_utilization`` line: a warning from 70 %, an error from 80 % or when somebody waits."""
+def describe_utilisation(in_use: int, maximum: int, waiting: int = 0, *, opened: int = 0) -> PoolUtilisation:
+    """Fields of a ``db_pool_utilization`` line: a warning from 70 %, an error from 80 % or when somebody waits.
+
+    ``opened``: connections that are open; at the peak of a pool no fewer than were in use then.
+    """
+    opened = max(opened, in_use)
     percent = round(100 * in_use / maximum)
     level: Literal["info", "warning", "error"] = "warning" if percent >= BUSY_PERCENT else "info"
     return PoolUtilisation(
+        opened=opened,
+        idle=opened - in_use,
         in_use=in_use,
-        idle=maximum - in_use,
         waiting=waiting,
         max=maximum,
         percent=percent,

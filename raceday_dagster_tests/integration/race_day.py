@@ -131,20 +131,25 @@ def open_module_day(
 
 def find_open_races(simulator: RunningSimulator) -> list[str]:
     """Open New Zealand and Australian races after the simulator's clock, by start, straight from its list."""
+    now = simulator.now()
+    return [race_id for start, race_id in list_races(simulator, "Open") if datetime.fromisoformat(start) > now]
+
+
+def list_races(simulator: RunningSimulator, status: str) -> list[tuple[str, str]]:
+    """Starts and ids of the New Zealand and Australian races that have a status, by start."""
     import urllib.request
 
     query = f"/racing/meetings?date_from={RACING_DAY}&date_to={RACING_DAY}&limit=200"
     with urllib.request.urlopen(simulator.api_url + query) as answer:
         meetings = json.load(answer)["data"]["meetings"]
-    now = simulator.now()
     races = [
         (race["start_time"], race["id"])
         for meeting in meetings
         if meeting["country"] in {"NZ", "AUS"} and meeting["category"] in {"T", "H"}
         for race in meeting["races"]
-        if race["status"] == "Open" and datetime.fromisoformat(race["start_time"]) > now
+        if race["status"] == status
     ]
-    return [race_id for _start, race_id in sorted(races)]
+    return sorted(races)
 
 
 class ConnectionWatch:
