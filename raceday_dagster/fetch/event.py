@@ -242,7 +242,10 @@ def parse_race_event(body: bytes, *, race_id: str, received_at: datetime) -> Rac
         *(f"unclear_share={entrant_id}" for entrant_id in sorted(unclear)),
         *(f"repeated_number={number}" for number in _find_repeated_numbers(data["runners"])),
     ]
-    return RaceEvent.model_validate(_convert_event(event, received_at, rows, warnings))
+    fields = _convert_event(event, received_at, rows, warnings)
+    if any(place[:2] == ("data", "runners") and len(place) == 3 for place in dropped):
+        fields["has_unreadable_runner"] = True
+    return RaceEvent.model_validate(fields)
 
 
 def _check_identities(data: WireData, race_id: str) -> None:

@@ -145,6 +145,8 @@ class RaceEvent(Record):
     protest_reason: str | None = None
 
     runners: tuple[Runner, ...] = ()
+    has_unreadable_runner: bool = False
+    """A runner of the answer was dropped, so ``runners`` does not say who is gone."""
     tracker: tuple[TrackerRow, ...] | None = None
     """``None`` when the answer has no money tracker: nothing is known, which is not a share of 0."""
     tote_pools: tuple[TotePool, ...] | None = None

@@ -24,7 +24,7 @@ from raceday_dagster.service.dagster_instance import (
 )
 from raceday_dagster.service.instance_lock import Holder, read_holder
 from raceday_dagster.service.service_files import ServiceState, read_state
-from raceday_dagster.settings import Settings
+from raceday_dagster.settings import SHARED_DATABASE, Settings
 from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.queries import FollowedRace, read_live_races
 from raceday_dagster.store.race_store import RaceStore
@@ -88,7 +88,8 @@ def check_health(environment: Mapping[str, str], now: datetime) -> list[Check]:
             ]
         environment = {**environment, **state.environment}
         settings = Settings.from_environment(environment)
-    return [*_check_dagster(environment, settings, now, state)]
+    shared = [Check("warning", f"settings: {SHARED_DATABASE}")] if settings.shares_database else []
+    return [*shared, *_check_dagster(environment, settings, now, state)]
 
 
 def _check_dagster(

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from pydantic import SecretStr
-from sqlalchemy import Engine, ExceptionContext, create_engine, event
+from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.pool import QueuePool
 
 from raceday_dagster.racing.outcomes import ConnectionUse
 from raceday_dagster.racing.records import Record
+from raceday_dagster.settings import parse_database_url
 from raceday_dagster.store.sql_errors import is_demoted
 
 CONNECT_ARGS: Mapping[str, str | int] = {
@@ -37,13 +38,18 @@ BUSY_PERCENT = 70
 NEARLY_FULL_PERCENT = 80
 
 
+def choose_connect_args(url: URL) -> dict[str, str | int]:
+    """``CONNECT_ARGS`` without those that a URL sets itself."""
+    return {name: value for name, value in CONNECT_ARGS.items() if name not in url.query}
+
+
 def build_engine(database_url: SecretStr | str, *, pool_max: int, checkout_timeout_s: float = 2.0) -> Engine:
     """An engine whose pool never opens more than ``pool_max`` connections.
 
     A checkout waits ``checkout_timeout_s`` for a free connection, then raises ``sqlalchemy.exc.TimeoutError``.
     Nothing connects yet. Errors of this engine never show parameters, which may hold payload text.
     """
-    url = database_url.get_secret_value() if isinstance(database_url, SecretStr) else database_url
+    url = parse_database_url(database_url.get_secret_value() if isinstance(database_url, SecretStr) else database_url)
     engine = create_engine(
         url,
         poolclass=QueuePool,
@@ -53,7 +59,7 @@ def build_engine(database_url: SecretStr | str, *, pool_max: int, checkout_timeo
         pool_pre_ping=True,
         pool_use_lifo=True,
         hide_parameters=True,
-        connect_args=dict(CONNECT_ARGS),
+        connect_args=choose_connect_args(url),
         execution_options={POOL_MAX: pool_max},
     )
     event.listen(engine, "handle_error", _leave_demoted_server)

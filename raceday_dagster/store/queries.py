@@ -152,7 +152,7 @@ WITH observed AS (
 SELECT ranked.race_id, runner_number, entrants.name, share_before, share_now, win_pool_cents,
     fixed_win_odds AS fixed_win
 FROM ranked JOIN entrants USING (entrant_id) JOIN races ON races.race_id = ranked.race_id
-WHERE place <= %(per_race)s
+WHERE place <= %(per_race)s AND entrants.withdrawn_at IS NULL
 ORDER BY races.start_time, ranked.race_id, place
 """
 

@@ -208,12 +208,14 @@ def _leave_out(snapshot: RaceSnapshot, entrant_ids: Collection[str]) -> RaceSnap
 
 
 def _write_entrants(transaction: Transaction, snapshot: RaceSnapshot, stored: StoredRace) -> int:
-    """Those that are listed, and when one was withdrawn that is listed no more; an empty list withdraws nobody."""
+    """Those that are listed, and when one was withdrawn that is listed no more; a list that is empty, or of which a
+    runner could not be read, withdraws nobody."""
     if not snapshot.entrants:
         return 0
     rows = [dump_row(entrant, withdrawn_at=None) for entrant in snapshot.entrants]
     changed = write_rows(transaction, ENTRANTS, rows)
-    if stored.missing_entrants and not stored.has_poll_of(snapshot.event_timestamp):
+    says_who_is_gone = not snapshot.has_unreadable_runner and not stored.has_poll_of(snapshot.event_timestamp)
+    if stored.missing_entrants and says_who_is_gone:
         values = {
             "race_id": snapshot.race_id,
             "entrant_ids": list(stored.missing_entrants),

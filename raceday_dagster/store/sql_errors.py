@@ -17,6 +17,7 @@ UPGRADE = "run `raceday db upgrade`"
 LONGEST_EXCERPT = 200
 LONGEST_NAME = 100
 CONNECTION_CLASS = "08"
+DEFAULT_PORT = 5432
 CHECK_VIOLATION = "23514"
 UNDEFINED_TABLE = "42P01"
 UNDEFINED_COLUMN = "42703"
@@ -58,7 +59,7 @@ _LASTING = (
     (re.compile('role ".*" does not exist'), "does not know this role; correct the user in DATABASE_URL"),
     (re.compile('database ".*" does not exist'), f"is not on this server; create it, then {UPGRADE}"),
 )
-_UNREACHABLE = "cannot be reached; start it (`raceday db start` starts an embedded one) or correct DATABASE_URL"
+_UNREACHABLE = "start it (`raceday db start` starts an embedded one) or correct DATABASE_URL"
 
 
 class UnstorableTextError(Exception):
@@ -120,7 +121,10 @@ def build_database_error(engine: Engine, error: SQLAlchemyError) -> DatabaseErro
     if read_sqlstate(error) is not None:
         return DatabaseError(f"{place} failed: {describe_cause(error)}")
     said = str(error.orig) if isinstance(error, DBAPIError) else str(error)
-    verdict = next((sentence for refusal, sentence in _PASSING + _LASTING if refusal.search(said)), _UNREACHABLE)
+    # Each of several servers has a line; what is indented explains the line before it.
+    reason = "; ".join(line for line in said.splitlines() if line.strip() and not line[0].isspace())
+    unreachable = f"cannot be reached: {reason}; {_UNREACHABLE}"
+    verdict = next((sentence for refusal, sentence in _PASSING + _LASTING if refusal.search(said)), unreachable)
     return DatabaseError(f"{place} {verdict}")
 
 
@@ -147,9 +151,11 @@ def build_write_error(error: SQLAlchemyError | UnstorableTextError, *, race_id: 
 
 
 def describe_place(engine: Engine) -> str:
-    """``database raceday on 127.0.0.1``: names, never credentials."""
-    host = engine.url.host or engine.url.query.get("host") or "the local socket"
-    return f"database {engine.url.database or '(none named)'} on {host}"
+    """``database raceday on 127.0.0.1, port 5432``: names, never credentials."""
+    given = engine.dialect.create_connect_args(engine.url)[1]
+    host = given.get("host") or "the local socket"
+    port = "" if "host" not in given or host.startswith("/") else f", port {given.get('port', DEFAULT_PORT)}"
+    return f"database {engine.url.database or '(none named)'} on {host}{port}"
 
 
 def describe_race(race_id: str) -> str:

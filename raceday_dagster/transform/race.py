@@ -57,6 +57,7 @@ def transform_race(event: RaceEvent) -> RaceSnapshot:
         entrants=tuple(
             _build_entrant(runner, event.race_id, prices[runner.entrant_id], money) for runner in event.runners
         ),
+        has_unreadable_runner=event.has_unreadable_runner,
         pools=pools.row,
         results=_build_results(event, prices),
         money_flow=_build_money_flow(event.runners, prices, money),

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 import pytest
@@ -26,7 +27,9 @@ IDENTITY = {
     "NZTAB_PARTNER_NAME": "raceday tests",
     "NZTAB_PARTNER_ID": "raceday-tests",
 }
-PASSWORD = "hunter2"
+PASSWORD_PARTS = ("Tr0ub", "dor3", "Zx9k", "Qk4m", "Vw7p", "jj2t")
+"""What a wrong reading of the password in a URL may take for a host, a port, a database or an option."""
+PASSWORD = "{}@{}#{}/{}?{}[{}".format(*PASSWORD_PARTS)
 HISTORY = ("money_flow_history", "odds_history")
 TABLES = ("meetings", "races", "entrants", "race_pools", "race_results", *HISTORY)
 
@@ -104,7 +107,7 @@ def open_race_day(
         dg.DagsterInstance.local_temp(str(folder), overrides={"telemetry": {"enabled": False}}) as instance,
     ):
         # Trusted on its socket, the server ignores the password; whoever prints the URL does not.
-        with_password = database_url.replace("raceday@", f"raceday:{PASSWORD}@", 1)
+        with_password = database_url.replace("raceday@", f"raceday:{quote(PASSWORD, safe='')}@", 1)
         assert with_password != database_url
         for name, value in {**IDENTITY, "DATABASE_URL": with_password, "NZTAB_API_URL": simulator.api_url}.items():
             monkeypatch.setenv(name, value)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Thread
+from urllib.parse import quote
 
 import dagster as dg
 import pytest
@@ -14,6 +16,7 @@ from raceday_dagster_tests.integration.postgres_fixture import order
 from raceday_dagster_tests.integration.race_day import (
     IDENTITY,
     PASSWORD,
+    PASSWORD_PARTS,
     ConnectionWatch,
     RaceDay,
     open_module_day,
@@ -232,8 +235,34 @@ def test_no_secret_is_in_a_log_or_in_metadata(day: RaceDay, capfd: pytest.Captur
     result = day.poll(day.race_ids[30:33])
     captured = capfd.readouterr()
     stored = " ".join(str(event) for event in day.instance.all_logs(result.run_id))
-    for secret in (PASSWORD, *IDENTITY.values()):
+    for secret in (*PASSWORD_PARTS, *IDENTITY.values()):
         assert secret not in captured.out + captured.err + stored
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (f"postgresql://raceday:{quote(PASSWORD, safe='')}@127.0.0.1:1/races", "port 1 cannot be reached"),
+        (f"postgresql://raceday:{quote(PASSWORD, safe='')}@127.0.0.1/races?nosuch=1", "invalid connection option"),
+        (f"postgresql:///races?host=127.0.0.1&port=1&password={quote(PASSWORD, safe='')}", "port 1 cannot be reached"),
+        (f"postgresql://raceday:{PASSWORD}@127.0.0.1:1/races", "percent-encode the password"),
+    ],
+    ids=["refused", "unknown option", "in the query", "not encoded"],
+)
+def test_no_part_of_the_password_is_in_anything_that_a_failing_run_leaves(
+    day: RaceDay, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], url: str, said: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    result = day.poll(day.race_ids[:2])
+    assert not result.success
+    captured = capfd.readouterr()
+    folder = Path(day.instance.root_directory)  # its events with their metadata, and what its steps printed
+    left = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert said.encode() in left
+    assert result.run_id.encode() in left
+    for secret in PASSWORD_PARTS:
+        assert secret not in captured.out + captured.err
+        assert secret.encode() not in left
 
 
 def test_each_partition_of_a_backfill_polls_its_own_race(day: RaceDay) -> None:

@@ -188,6 +188,11 @@ def test_an_entrant_that_a_newer_answer_lacks_is_withdrawn_until_it_returns(
     write(store, with_entrants(make_snapshot(poll=1), ()), run_id="nobody-listed")
     assert read_withdrawn() == [None, None]
     lacking = without_one.model_copy(update={"event_timestamp": START})
+    unclear = lacking.model_copy(
+        update={"event_timestamp": START - timedelta(milliseconds=1), "has_unreadable_runner": True}
+    )
+    write(store, unclear, run_id="one-unreadable")
+    assert read_withdrawn() == [None, None]
     assert write(store, lacking, run_id="two").row_counts.entrants == 1
     assert read_withdrawn() == [None, START]
     assert write(store, lacking, run_id="again").row_counts.entrants == 0

@@ -161,7 +161,11 @@ def test_a_database_without_tables_is_refused_with_the_command_to_run(embedded_p
     [
         ({"database": "nosuch"}, "is not on this server; create it, then run `raceday db upgrade`"),
         ({"username": "nobody_here"}, "does not know this role; correct the user in DATABASE_URL"),
-        ({"host": "127.0.0.1", "port": 1, "query": {}}, "cannot be reached; start it"),
+        ({"host": "127.0.0.1", "port": 1, "query": {}}, "on 127.0.0.1, port 1 cannot be reached: connection to"),
+        ({"host": "127.0.0.1", "port": 1, "query": {}}, "Connection refused; start it"),
+        ({"host": "no.invalid", "query": {}}, 'could not translate host name "no.invalid"'),
+        ({"host": None, "query": {"host": "127.0.0.1,127.0.0.1", "port": "1,2"}}, "port 2 failed: Connection refused"),
+        ({"host": "127.0.0.1", "query": {"sslmodel": "require"}}, 'invalid connection option "sslmodel"'),
     ],
 )
 def test_a_database_that_cannot_be_used_is_one_line_without_the_password(
@@ -175,6 +179,29 @@ def test_a_database_that_cannot_be_used_is_one_line_without_the_password(
         assert says in str(caught.value)
         assert "\n" not in str(caught.value)
         assert "hidden-word" not in str(caught.value)
+
+
+def test_an_old_server_is_one_line(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raceday_dagster.store.schema.check.OLDEST_SERVER", (99,))
+    engine = build_engine(database_url, pool_max=1)
+    for use in (check_schema, lambda _: upgrade(database_url)):
+        with pytest.raises(DatabaseError, match=r"^database .* is PostgreSQL \d+: 99 or newer is needed$"):
+            use(engine)
+    engine.dispose()
+
+
+def test_options_of_the_url_are_honoured(database_url: str) -> None:
+    with observe(database_url) as run:
+        run("CREATE SCHEMA elsewhere")
+    options = "options=-csearch_path%3Delsewhere&application_name=mine&connect_timeout=7"
+    assert upgrade(f"{database_url}&{options}").from_revision is None
+    engine = build_engine(f"{database_url}&{options}", pool_max=1)
+    check_schema(engine)
+    with engine.connect() as connection:
+        used = connection.connection.driver_connection.get_dsn_parameters()
+        assert (used["application_name"], used["connect_timeout"]) == ("mine", "7")
+        assert connection.exec_driver_sql("SELECT to_regclass('elsewhere.races')").scalar() is not None
+    engine.dispose()
 
 
 def test_partitions_are_made_once_for_both_tables(store: RaceStore, database_url: str) -> None:

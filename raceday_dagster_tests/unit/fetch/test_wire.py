@@ -326,6 +326,7 @@ def test_several_bad_rows_are_named_by_the_places_they_had() -> None:
     payload["data"]["runners"][1]["barrier"] = "wide"
     event = parse(payload)
     assert [runner.runner_number for runner in event.runners] == [2]
+    assert event.has_unreadable_runner
     assert set(event.warnings) == {
         "dropped=data.runners.1.barrier",
         *(f"dropped=data.runners.{number}{field}" for number in (0, 2, 3) for field in ("", ".runner_number")),
@@ -336,6 +337,7 @@ def test_a_number_written_as_text_is_that_number() -> None:
     payload = event_payload(race_number="7", advertised_start=str(OPEN_START), prize_monies={"total_value": "17000.50"})
     payload["data"]["runners"][3]["odds"]["fixed_win"] = " 4.4 "
     event = parse(payload)
+    assert not event.has_unreadable_runner
     assert (event.race_number, event.total_prize_money) == (7, Decimal("17000.5"))
     assert event.start_time.timestamp() == OPEN_START
     assert event.runners[3].odds.fixed_win == Decimal("4.4")

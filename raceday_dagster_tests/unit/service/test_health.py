@@ -178,6 +178,14 @@ def test_half_a_pair_of_databases_is_refused_in_one_line(given: str, missing: st
     ]
 
 
+def test_one_database_for_both_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raceday_dagster.service.health._check_dagster", lambda *_: iter(()))
+    given = {"DATABASE_URL": "postgres://u:secret@h/d", "DAGSTER_PG_URL": "postgresql://u:secret@h/d"}
+    (said,) = check_health({**given, "RACEDAY_HOME": str(tmp_path)}, NOW)
+    assert str(said).startswith("warning settings: DAGSTER_PG_URL is DATABASE_URL")
+    assert "secret" not in str(said)
+
+
 def test_a_service_is_as_old_as_its_state_file_says_if_it_is_its_own() -> None:
     state = ServiceState(7, "http://x", LONG_AGO.isoformat(), {})
     assert date_holder(Holder("raceday up, pid 7 on h", NOW), state) == Holder("raceday up, pid 7 on h", LONG_AGO)
