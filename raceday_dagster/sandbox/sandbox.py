@@ -257,11 +257,18 @@ def find_instance_config() -> Path:
 
 
 def write_instance_config(dagster_home: Path) -> None:
-    """Puts a copy of ``dagster.yaml`` into a ``DAGSTER_HOME`` of ours, made if need be. Raises ``OSError``."""
-    dagster_home.mkdir(parents=True, exist_ok=True)
+    """Puts a copy of ``dagster.yaml`` into a ``DAGSTER_HOME`` of ours, made if need be.
+
+    Raises:
+        SandboxError: It is no folder this user may write in, or the disk is full.
+    """
     copy = dagster_home / f"dagster.yaml.{os.getpid()}"
-    shutil.copyfile(find_instance_config(), copy)
-    copy.replace(dagster_home / "dagster.yaml")  # at no moment half there: another sandbox's Dagster may read it
+    try:
+        dagster_home.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(find_instance_config(), copy)
+        copy.replace(dagster_home / "dagster.yaml")  # at no moment half there: another sandbox's Dagster may read it
+    except OSError as error:
+        raise SandboxError(f"{dagster_home} cannot be used: {error.strerror}; set RACEDAY_HOME elsewhere") from error
 
 
 def _refuse_unsafe(settings: Settings, allow_simulated_data: bool) -> None:

@@ -15,7 +15,14 @@ from sqlalchemy import make_url
 from raceday_dagster.cli import main
 from raceday_dagster.errors import SandboxError
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-from raceday_dagster.sandbox.sandbox import Sandbox, choose_simulation, hold_server, open_sandbox, run_command
+from raceday_dagster.sandbox.sandbox import (
+    Sandbox,
+    choose_simulation,
+    hold_server,
+    open_sandbox,
+    run_command,
+    write_instance_config,
+)
 from raceday_dagster_tests.integration.commands import SETTINGS
 
 NOBODYS_URL = "postgresql://u:hunter2@127.0.0.1:1/d"
@@ -43,7 +50,7 @@ def name_database(sandbox: Sandbox) -> str | None:
         (("db", "upgrade"), {"DATABASE_URL": NOBODYS_URL}, ("cannot be reached",)),
         (("run", "daily"), {}, ("there is no job 'daily'", "daily_baseline")),
         (("run", "process_races"), {}, ("DATABASE_URL is not set", "raceday sandbox")),
-        (("run", "process_races"), {"DATABASE_URL": NOBODYS_URL}, ("DAGSTER_PG_URL is not set",)),
+        (("run", "process_races"), {"DATABASE_URL": NOBODYS_URL}, ("set DAGSTER_PG_URL too",)),
         (("db", "status"), {"DB_POOL_MAX": "many"}, ("DB_POOL_MAX is wrong",)),
         (("sandbox", "--", "true"), {"DATABASE_URL": NOBODYS_URL}, ("--allow-simulated-data",)),
         (("sandbox", "--", "true"), {"RACEDAY_HOME": __file__}, ("RACEDAY_HOME",)),
@@ -68,6 +75,13 @@ def test_raceday_says_in_one_line_what_is_wrong_and_prints_no_password(
 def test_a_command_that_is_not_there_is_one_line() -> None:
     with pytest.raises(SandboxError, match=r"^cannot run 'no-such-command': No such file or directory$"):
         run_command(["no-such-command"], {})
+
+
+def test_a_folder_that_cannot_hold_the_instance_is_one_line(home: Path) -> None:
+    home.mkdir(exist_ok=True)
+    (home / "dagster").touch()
+    with pytest.raises(SandboxError, match=r"^\S+/dagster cannot be used: File exists; set RACEDAY_HOME elsewhere$"):
+        write_instance_config(home / "dagster")
 
 
 def test_an_empty_variable_counts_as_not_set(home: Path) -> None:
