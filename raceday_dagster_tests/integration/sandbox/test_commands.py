@@ -41,11 +41,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported() -> Iterator[dict[str, str]]:
-    """What somebody has exported who has a server, an identity, and a database that holds no tables yet."""
+def server() -> Iterator[EmbeddedPostgres]:
     with open_server_folder() as home, hold_server(home) as server:
-        url = server.create_database("raceday", owner="raceday", connection_limit=10)
-        yield {**IDENTITY, "DATABASE_URL": url, "DAGSTER_PG_URL": server.create_dagster_database()}
+        yield server
+
+
+@pytest.fixture(scope="module")
+def exported(server: EmbeddedPostgres) -> dict[str, str]:
+    """What somebody has exported who has a server, an identity, and a database that holds no tables yet."""
+    url = server.create_database("raceday", owner="raceday", connection_limit=10)
+    return {**IDENTITY, "DATABASE_URL": url, "DAGSTER_PG_URL": server.create_dagster_database()}
 
 
 def has_server(folder: Path) -> bool:
@@ -142,22 +147,23 @@ def test_ctrl_c_while_the_command_is_being_imported_is_one_line(folder: Path) ->
     assert (ended.returncode, read_only_line(ended)) == (1, "Aborted!")
 
 
-def test_raceday_run_outside_a_clone_is_a_run_of_the_package_s_own_instance(
-    tmp_path: Path, exported: dict[str, str]
+def test_raceday_run_outside_a_clone_is_a_run_of_the_packages_own_instance(
+    tmp_path: Path, server: EmbeddedPostgres, exported: dict[str, str]
 ) -> None:
-    upgraded = raceday(tmp_path, "db", "upgrade", **exported)
+    url = server.create_database("upgraded", owner="raceday", connection_limit=10)
+    unreachable_api = {**exported, "DATABASE_URL": url, "NZTAB_API_URL": "http://127.0.0.1:9/v1"}
+    upgraded = raceday(tmp_path, "db", "upgrade", **unreachable_api)
     assert "`raceday run JOB`" in read_only_line(upgraded)
     config = tmp_path / "one.yaml"
     config.write_text('ops: {select_races: {config: {race_ids: ["00000000-0000-0000-0000-000000000000"]}}}')
-    nobody = {**exported, "NZTAB_API_URL": "http://127.0.0.1:9/v1"}
     for arguments, code in (((), 0), (("-c", str(config)), 1)):  # no race is due; the one asked for is out of reach
-        ended = raceday(tmp_path, "run", "process_races", *arguments, **nobody)
+        ended = raceday(tmp_path, "run", "process_races", *arguments, **unreachable_api)
         assert ended.returncode == code, ended.stderr[-2000:]
     engine = create_engine(exported["DAGSTER_PG_URL"])
     with engine.connect() as connection:
-        statuses = connection.scalars(text("SELECT status FROM runs ORDER BY id")).all()
+        statuses = connection.scalars(text("SELECT status FROM runs ORDER BY id DESC LIMIT 2")).all()
     engine.dispose()
-    assert statuses == ["SUCCESS", "FAILURE"]
+    assert statuses == ["FAILURE", "SUCCESS"]
 
 
 def test_a_database_without_our_tables_stops_the_run_with_the_command_to_type(
