@@ -6,19 +6,24 @@ SQLAlchemy take seconds to import.
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shlex
-import signal
 import sys
-from collections.abc import Sequence
-from datetime import UTC, date, datetime
-from pathlib import Path
-from typing import Any
 
-import click
+try:
+    import fcntl
+    import os
+    import shlex
+    import signal
+    from collections.abc import Sequence
+    from datetime import UTC, date, datetime
+    from pathlib import Path
+    from types import FrameType
+    from typing import Any
 
-from raceday_dagster.errors import RacedayError, SandboxError
+    import click
+
+    from raceday_dagster.errors import RacedayError, SandboxError
+except KeyboardInterrupt:  # as click ends a command, which it does from the next line on
+    sys.exit("Aborted!")
 
 
 class _OneLineErrors(click.Group):
@@ -35,8 +40,16 @@ class _OneLineErrors(click.Group):
 @click.version_option(package_name="raceday-dagster", prog_name="raceday")
 def main() -> None:
     """Follow a racing day: poll, compute where the money flows, store it."""
-    # Being told to end is a reason to clean up, not to drop everything.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _end)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """Being told to end, or a closed terminal, is a reason to clean up, not to drop everything."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, lambda _number, _frame: None)  # a shell that ends says it again, amid the clean-up
+    sys.exit(128 + number)
 
 
 @main.command()
@@ -73,6 +86,29 @@ def sandbox(speed: float, allow_simulated_data: bool, command: Sequence[str]) ->
                 click.echo(f"export {name}={shlex.quote(value)}")
         click.echo("# ready; Ctrl-C stops it", err=True)
         wait_for_stop()
+
+
+@main.command()
+@click.argument("job")
+@click.option("-c", "--config", type=click.Path(exists=True, dir_okay=False), help="The run's config, a YAML file.")
+def run(job: str, config: str | None) -> None:
+    """Run JOB once in the foreground, on DATABASE_URL and DAGSTER_PG_URL. Exits with 1 when the run fails.
+
+    It is `dagster job execute` in the instance that `raceday up` works in, whatever folder it is called from.
+    """
+    from raceday_dagster.defs.jobs import JOBS
+    from raceday_dagster.service.dagster_instance import open_instance
+    from raceday_dagster.service.environment import open_environment
+    from raceday_dagster.settings import Settings
+
+    if job not in (names := [known.name for known in JOBS]):
+        raise click.ClickException(f"there is no job {job!r}: the jobs are {', '.join(names)}")
+    Settings.from_environment().require_database_url()  # without it a service gets a sandbox
+    with open_environment(os.environ, datetime.now(UTC)) as opened, open_instance(opened.variables):
+        chosen = ("-c", config) if config else ()
+    command = (sys.executable, "-W", "ignore", "-m", "dagster", "job", "execute")  # which warns that it has a successor
+    arguments = [*command, "-m", "raceday_dagster.definitions", "-j", job, *chosen]
+    os.execve(sys.executable, arguments, opened.variables)  # noqa: S606
 
 
 @main.command()
@@ -225,6 +261,7 @@ def status() -> None:
 @db.command(name="upgrade")
 def upgrade_schema() -> None:
     """Bring the schema of DATABASE_URL up to date; safe to run twice, and by two at once."""
+    from raceday_dagster.sandbox.sandbox import find_instance_config
     from raceday_dagster.settings import Settings
     from raceday_dagster.store.schema.migrations import upgrade
 
@@ -232,6 +269,12 @@ def upgrade_schema() -> None:
     before = report.from_revision or "empty"
     same = report.from_revision == report.to_revision
     click.echo(f"schema is at {report.to_revision}" + ("" if same else f" (was {before})"))
+    if not os.environ.get("DAGSTER_HOME"):
+        click.echo(
+            "DAGSTER_HOME is not set: `raceday run JOB` and `raceday up` bring their own; Dagster's commands need it, "
+            f"the absolute path of a folder with a copy of {find_instance_config()}",
+            err=True,
+        )
 
 
 def _home() -> Path:

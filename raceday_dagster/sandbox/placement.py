@@ -48,7 +48,9 @@ class Finished:
 
     @property
     def reason(self) -> str:
-        """The last line that says something, for a one-line error."""
+        """The first error that it told, else the last line that says something, for a one-line error."""
+        if told := re.search(r"(?:error|FATAL|PANIC):\s*(.*?)\s*$", self.output, flags=re.MULTILINE):
+            return told[1]
         lines = [line.strip() for line in self.output.splitlines() if line.strip()]
         return lines[-1] if lines else f"exit code {self.returncode}"
 

@@ -136,6 +136,8 @@ class EmbeddedPostgres:
     @contextmanager
     def connect(self) -> Iterator[Connection]:
         """The superuser's connection for administration, in autocommit, alone among its kind while it is open."""
+        log_file = self.status().log_file
+        logged = _measure(log_file)
         engine = create_engine(self.superuser_url(), poolclass=NullPool, isolation_level="AUTOCOMMIT")
         try:
             with engine.connect() as connection:
@@ -143,6 +145,8 @@ class EmbeddedPostgres:
                 yield connection
         except DBAPIError as error:
             lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
+            if error.connection_invalidated:  # the server ended, and only its log says why, as on a full disk
+                lines = [*_read_reasons(log_file, logged), *lines]
             hint = " (is it running? raceday db start)" if error.statement is None else ""
             raise SandboxError(f"the embedded PostgreSQL answered: {lines[0]}{hint}") from error
 
@@ -201,7 +205,7 @@ class EmbeddedPostgres:
         ]
         give_up_at = time.monotonic() + _ORPHANS_WAIT_S
         while True:
-            logged = placement.log_file.stat().st_size if placement.log_file.exists() else 0
+            logged = _measure(placement.log_file)
             ended = placement.account.run(command, timeout_s=_START_WAIT_S + 30)
             if ended.returncode == 0:
                 return
@@ -246,6 +250,10 @@ def _make_cluster(placement: Placement, binaries: Binaries) -> None:
     making.rename(placement.data_dir)
 
 
+def _measure(log_file: Path) -> int:
+    return log_file.stat().st_size if log_file.exists() else 0
+
+
 def _read_reasons(log_file: Path, offset: int) -> list[str]:
     """The FATAL and PANIC messages that were logged after a byte offset."""
     if not log_file.exists():
@@ -280,6 +288,8 @@ def _one_line_for_os_errors(home: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or home
+        # shutil keeps the reasons of a copy in a list of files: source, destination, reason.
+        reason = error.args[0][0][-1] if isinstance(error, shutil.Error) else error.strerror
         raise SandboxError(
-            f"the embedded PostgreSQL cannot use {where}: {error.strerror}; RACEDAY_HOME names another folder for it"
+            f"the embedded PostgreSQL cannot use {where}: {reason}; RACEDAY_HOME names another folder for it"
         ) from error

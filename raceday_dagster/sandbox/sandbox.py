@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -142,8 +143,8 @@ def open_sandbox(
 def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Runs ``command`` to its end and returns its exit code, 128 + n when signal n ended it.
 
-    Ctrl-C reaches the command through the terminal; a SIGTERM is forwarded. Either way the caller gets to clean up
-    after the command has ended, not before.
+    Ctrl-C reaches the command through the terminal; a SIGTERM and a SIGHUP are forwarded. Either way the caller gets
+    to clean up after the command has ended, not before.
 
     Raises:
         SandboxError: There is no such command.
@@ -157,7 +158,7 @@ def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
     # Before the command starts: it would inherit that SIGINT is ignored, as a script's background job has it, and
     # `dagster dev` then cannot be stopped. A handler is not inherited.
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, forward) for number in _stops()}
     try:
         process = subprocess.Popen(command, env=dict(environment))
         code = process.wait()
@@ -170,13 +171,19 @@ def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
 
 def wait_for_stop() -> None:
-    """Returns when Ctrl-C or a SIGTERM has come."""
-    signals = {signal.SIGINT, signal.SIGTERM}
+    """Returns when Ctrl-C or a SIGTERM has come, or the terminal was closed."""
+    signals = _stops()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         signal.sigwait(signals)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _stops() -> set[signal.Signals]:
+    """The signals that end a command; not SIGHUP when the caller ignores it, as ``nohup`` does."""
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    return {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} - ignored
 
 
 @contextmanager
@@ -203,8 +210,11 @@ def hold_server(home: Path, stop_within_s: float = STOP_WITHIN_S) -> Iterator[Em
         fcntl.flock(lock, fcntl.LOCK_SH)
         if not server.status().running:
             kept_mark(home).unlink(missing_ok=True)
-        server.start()
         try:
+            # In a thread, because signals come to the main one: a start that is cut short may leave a server behind
+            # that has no pid file yet, and so is not found. Leaving the block waits for the start.
+            with ThreadPoolExecutor(max_workers=1) as starter:
+                starter.submit(server.start).result()
             yield server
         finally:
             try:

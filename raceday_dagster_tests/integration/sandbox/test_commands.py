@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.sandbox.sandbox import hold_server
@@ -23,6 +24,7 @@ from raceday_dagster_tests.integration.commands import (
     type_command,
 )
 from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
+from raceday_dagster_tests.waiting import wait_for
 
 WAIT = "import signal; print('ready', flush=True); signal.pause()"
 SAY = "import os, sys; print(*sorted(os.environ)); sys.exit(7)"
@@ -103,15 +105,59 @@ def test_the_sandbox_returns_the_exit_code_of_its_command_and_leaves_nothing_run
     assert not has_server(folder)
 
 
-def test_a_sandbox_told_to_end_ends_its_command_and_then_everything_else(folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_sandbox_told_to_end_ends_its_command_and_then_everything_else(folder: Path, number: int) -> None:
     command = (sys.executable, "-m", "raceday_dagster.cli", "sandbox", "--", sys.executable, "-c", WAIT)
     with subprocess.Popen(command, cwd=folder, env=make_environment(), stdout=subprocess.PIPE, text=True) as sandbox:
         assert sandbox.stdout is not None
         assert sandbox.stdout.readline() == "ready\n"
         assert has_server(folder)
-        sandbox.send_signal(signal.SIGTERM)
-        assert sandbox.wait(30) == 128 + signal.SIGTERM
+        sandbox.send_signal(number)
+        assert sandbox.wait(30) == 128 + number
     assert not has_server(folder)
+
+
+def test_a_demo_whose_terminal_was_closed_leaves_no_server_running(folder: Path) -> None:
+    command = (sys.executable, "-m", "raceday_dagster.cli", "demo")
+    with subprocess.Popen(command, cwd=folder, env=make_environment(), stdout=subprocess.DEVNULL) as demo:
+        wait_for(lambda: has_server(folder) or demo.poll() is not None)
+        for _from in ("the terminal", "the shell"):
+            demo.send_signal(signal.SIGHUP)
+        assert demo.wait(60) == 128 + signal.SIGHUP
+    assert not has_server(folder)
+
+
+def test_ctrl_c_while_the_command_is_being_imported_is_one_line(folder: Path) -> None:
+    pressed = (
+        "import os, signal, sys\n"
+        "class CtrlC:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'click':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.meta_path.insert(0, CtrlC())\n"
+        "import raceday_dagster.cli\n"
+    )
+    ended = type_command(folder, "-c", pressed)
+    assert (ended.returncode, read_only_line(ended)) == (1, "Aborted!")
+
+
+def test_raceday_run_outside_a_clone_is_a_run_of_the_package_s_own_instance(
+    tmp_path: Path, exported: dict[str, str]
+) -> None:
+    upgraded = raceday(tmp_path, "db", "upgrade", **exported)
+    assert "`raceday run JOB`" in read_only_line(upgraded)
+    config = tmp_path / "one.yaml"
+    config.write_text('ops: {select_races: {config: {race_ids: ["00000000-0000-0000-0000-000000000000"]}}}')
+    nobody = {**exported, "NZTAB_API_URL": "http://127.0.0.1:9/v1"}
+    for arguments, code in (((), 0), (("-c", str(config)), 1)):  # no race is due; the one asked for is out of reach
+        ended = raceday(tmp_path, "run", "process_races", *arguments, **nobody)
+        assert ended.returncode == code, ended.stderr[-2000:]
+    engine = create_engine(exported["DAGSTER_PG_URL"])
+    with engine.connect() as connection:
+        statuses = connection.scalars(text("SELECT status FROM runs ORDER BY id")).all()
+    engine.dispose()
+    assert statuses == ["SUCCESS", "FAILURE"]
 
 
 def test_a_database_without_our_tables_stops_the_run_with_the_command_to_type(

@@ -45,6 +45,16 @@ def test_a_server_that_cannot_end_is_one_line(server: EmbeddedPostgres, monkeypa
     wait_for(lambda: not postmaster.is_postmaster(pid, data_dir))
 
 
+def test_a_server_that_ends_amid_a_statement_is_one_line_with_the_reason_from_its_log(server: EmbeddedPostgres) -> None:
+    def end_amid_a_statement() -> None:
+        with server.connect() as connection, server.status().log_file.open("a") as log:
+            print("2026-01-01 UTC [1] PANIC:  could not write to file: No space left on device", file=log, flush=True)
+            connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with pytest.raises(SandboxError, match="answered: could not write to file: No space left on device"):
+        end_amid_a_statement()
+
+
 def test_kill_9_of_the_server_loses_nothing_committed(server: EmbeddedPostgres) -> None:
     order(server.superuser_url(), "CREATE TABLE committed AS SELECT 9 AS lives")
     killed = kill_postmaster(server)

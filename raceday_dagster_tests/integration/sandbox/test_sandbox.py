@@ -24,11 +24,12 @@ NOBODYS_URL = "postgresql://u:hunter2@127.0.0.1:1/d"
 def raceday(home: Path, *arguments: str, **exported: str) -> Result:
     """What ``raceday`` with ``arguments`` answers, with no setting of the project but the home and ``exported``."""
     environment = {**dict.fromkeys(SETTINGS), "RACEDAY_HOME": str(home), **exported}
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         return CliRunner().invoke(main, arguments, env=environment)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def name_database(sandbox: Sandbox) -> str | None:
@@ -40,6 +41,9 @@ def name_database(sandbox: Sandbox) -> str | None:
     [
         (("db", "upgrade"), {}, ("DATABASE_URL is not set", "raceday sandbox")),
         (("db", "upgrade"), {"DATABASE_URL": NOBODYS_URL}, ("cannot be reached",)),
+        (("run", "daily"), {}, ("there is no job 'daily'", "daily_baseline")),
+        (("run", "process_races"), {}, ("DATABASE_URL is not set", "raceday sandbox")),
+        (("run", "process_races"), {"DATABASE_URL": NOBODYS_URL}, ("DAGSTER_PG_URL is not set",)),
         (("db", "status"), {"DB_POOL_MAX": "many"}, ("DB_POOL_MAX is wrong",)),
         (("sandbox", "--", "true"), {"DATABASE_URL": NOBODYS_URL}, ("--allow-simulated-data",)),
         (("sandbox", "--", "true"), {"RACEDAY_HOME": __file__}, ("RACEDAY_HOME",)),

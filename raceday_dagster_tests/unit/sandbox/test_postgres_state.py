@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,6 +204,17 @@ def test_a_command_reports_its_exit_code_and_last_words() -> None:
     assert ended.output.split() in (["a", "b"], ["b", "a"])
     assert Finished(3, "").reason == "exit code 3"
     assert Finished(3, "one\ntwo\n\n").reason == "two"
+
+
+def test_a_full_disk_is_named_whatever_comes_after_it(tmp_path: Path) -> None:
+    full = "No space left on device"
+    initdb = (
+        f'running bootstrap script ... FATAL:  could not extend file "base/1/2691": {full}\ninitdb: removing data\n'
+    )
+    assert Finished(1, initdb).reason.endswith(full)
+    copied = [("source", "destination", f"[Errno 28] {full}: 'destination'")]
+    with pytest.raises(SandboxError, match=full), postgres._one_line_for_os_errors(tmp_path):
+        raise shutil.Error(copied)
 
 
 def test_a_command_does_not_inherit_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
