@@ -180,7 +180,7 @@ def db() -> None:
 @db.command()
 def start() -> None:
     """Start the embedded server, keep it running, and print where it is."""
-    from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+    from raceday_dagster.sandbox.postgres import EmbeddedPostgres, build_libpq_url
     from raceday_dagster.sandbox.sandbox import kept_mark, open_lock
     from raceday_dagster.settings import Settings
 
@@ -192,8 +192,8 @@ def start() -> None:
         server.start()
         kept_mark(home).touch()
     url = server.create_database("raceday", owner="raceday", connection_limit=settings.db_pool_max)
-    click.echo(f"export DATABASE_URL={shlex.quote(url)}")
-    click.echo(f"export DAGSTER_PG_URL={shlex.quote(server.create_dagster_database())}")
+    for name, made in (("DATABASE_URL", url), ("DAGSTER_PG_URL", server.create_dagster_database())):
+        click.echo(f"export {name}={shlex.quote(build_libpq_url(made))}")
 
 
 @db.command()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -19,25 +20,58 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from raceday_dagster.errors import SettingsError
 
+SHARED_DATABASE = (
+    "DAGSTER_PG_URL is DATABASE_URL: Dagster takes of the connections that DB_POOL_MAX counts on; give it a database "
+    "and a role of its own"
+)
 SANDBOX = "`raceday sandbox -- COMMAND` runs a command with a working one"
+_USER_AND_PASSWORD = re.compile(r"[^:/?#\[\]@]*(:[^:/?#\[\]@]*)?")
+_HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*):?(.*)")
 
 
-def normalise_database_url(url: str) -> str:
-    """Any ``postgres…://`` URL with the driver this package installs.
+def parse_database_url(url: str) -> URL:
+    """Any ``postgres…://`` URL, of one host or of several as libpq writes them, with the driver this package installs.
 
     SQLAlchemy 2.1 reads ``postgresql://`` as psycopg 3, 2.0 as psycopg2; naming the driver ends the matter.
 
     Raises:
-        ValueError: It is not a PostgreSQL URL; the message does not repeat the URL, which may hold a password.
+        ValueError: It is not a PostgreSQL URL; the message repeats nothing of it, because any part may be of the
+            password.
     """
-    scheme, separator, rest = url.strip().partition("://")
-    dialect = scheme.split("+", 1)[0]
-    if not separator or dialect not in {"postgres", "postgresql"} or not rest:
-        raise ValueError("must be a URL like postgresql://user:password@host/database")
-    return f"postgresql+psycopg2://{rest}"
+    scheme, _, rest = url.strip().partition("://")
+    if scheme.partition("+")[0] not in {"postgres", "postgresql"} or not rest:
+        raise ValueError("must be a URL like postgresql://user:password@host:5432/database")
+    credentials, at, location = rest.rpartition("@")
+    if not _USER_AND_PASSWORD.fullmatch(credentials):
+        raise ValueError(
+            "percent-encode the password, and everything else of the URL that holds one of @ : / ? # [ ] without "
+            "meaning it (@ is %40, : %3A, / %2F, ? %3F, # %23, [ %5B)"
+        )
+    servers = re.split("[/?]", location, maxsplit=1)[0]
+    several = {}
+    if "," in servers:
+        location = location.removeprefix(servers)
+        pairs = [_HOST_AND_PORT.fullmatch(server) for server in servers.split(",")]
+        several = {
+            "host": ",".join(pair[1].strip("[]") for pair in pairs if pair),
+            "port": ",".join(pair[2] or "5432" for pair in pairs if pair),
+        }
+    try:
+        parsed = make_url(f"postgresql+psycopg2://{credentials}{at}{location}").update_query_dict(several)
+        parsed.get_dialect()().create_connect_args(parsed)  # reads what the query says of hosts and ports
+    except (ArgumentError, ValueError):
+        raise ValueError("each port must be a number, and the hosts as many as the ports") from None
+    return parsed
+
+
+def normalise_database_url(url: str) -> str:
+    """``parse_database_url``, as text with the password in it. Raises ``ValueError``."""
+    return parse_database_url(url).render_as_string(hide_password=False)
 
 
 def _secret_database_url(value: object) -> SecretStr:
@@ -84,6 +118,21 @@ def _secret_header_value(value: object) -> SecretStr:
     return SecretStr(_header_value(str(value)))
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+DEFAULT_LOG_LEVEL: LogLevel = "info"
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def read_log_level() -> str:
+    """``LOG_LEVEL`` for the logs, which are needed before and without valid settings: a wrong one counts as not set
+    here, and ``Settings`` refuses it."""
+    level = os.environ.get("LOG_LEVEL", "").strip().lower()
+    return level if level in get_args(LogLevel) else DEFAULT_LOG_LEVEL
+
+
 class ApiIdentity(BaseModel):
     """How we introduce ourselves to the API. Never logged."""
 
@@ -112,7 +161,9 @@ class Settings(BaseModel):
     race_categories: Categories = ("T", "H")
     raceday_home: Path = Path(".raceday")
     archive_dir: Path | None = None
+    log_level: Annotated[LogLevel, BeforeValidator(_lower)] = DEFAULT_LOG_LEVEL
     keep_runs_hours: int = Field(default=48, ge=1, le=8760)
+    keep_ledger_days: int = Field(default=90, ge=8, le=3650)
     dagster_pg_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None
     vision_api_url: Annotated[str, AfterValidator(_http_url)] | None = None
     vision_api_key: Annotated[SecretStr, BeforeValidator(_secret_header_value)] | None = None
@@ -173,6 +224,11 @@ class Settings(BaseModel):
                 "DATABASE_URL is not set: it must be a URL like postgresql://user:password@host/database; " + SANDBOX
             )
         return self.database_url
+
+    @property
+    def shares_database(self) -> bool:
+        """Whether ``DAGSTER_PG_URL`` is ``DATABASE_URL``: Dagster then takes of the role's connections, too."""
+        return self.database_url is not None and self.database_url == self.dagster_pg_url
 
     @property
     def archive_folder(self) -> Path:

@@ -25,6 +25,7 @@ from raceday_dagster.archive.content import (
     read_version,
 )
 from raceday_dagster.archive.folder import ArchiveFolder, open_folder
+from raceday_dagster.archive.ledger import LEDGER_TABLES, find_old_days, set_aside
 from raceday_dagster.archive.parquet import ParquetError, holds_rows, write_parquet
 from raceday_dagster.archive.partitions import (
     DETACH_WITHIN_S,
@@ -75,10 +76,12 @@ def archive_partitions(
     folder: Path,
     before: date,
     *,
+    ledger_before: date | None = None,
     detach_within_s: float = DETACH_WITHIN_S,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Generator[ArchiveStep, None, None]:
-    """Archives the partitions of racing days before ``before``, the oldest first, over one connection at a time.
+    """Archives the partitions of racing days before ``before``, the oldest first, over one connection at a time; then
+    the ledger's rows of days (New Zealand) before ``ledger_before``, each day in a table of its own.
 
     A partition that cannot be archived is a step of one of the ``FAILURES``; the others go on.
 
@@ -100,6 +103,18 @@ def archive_partitions(
                     yield step
                 if "not_detached" in stages:
                     break  # a parent has one unfinished detach at most: the next would be refused
+        if ledger_before is not None:
+            for partition in _set_ledger_aside(engine, ledger_before):
+                yield ArchiveStep(stage="detached", partition=partition.name)
+                yield from _Archiving(engine, opened, partition).steps(detach_within_s, sleep)
+
+
+def _set_ledger_aside(engine: Engine, before: date) -> Iterator[HistoryPartition]:
+    """The old days of the ledger, each in its table; those of a run that ended before the drop come first."""
+    for table in LEDGER_TABLES:
+        yield from _read_old(engine, table, before)
+        for day in find_old_days(engine, table, before):
+            yield set_aside(engine, table, day)
 
 
 def _read_old(engine: Engine, table: str, before: date) -> list[HistoryPartition]:

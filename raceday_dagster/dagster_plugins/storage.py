@@ -12,6 +12,7 @@ A database that is away is one `StorageError` after seconds, whoever asks: dagst
 """
 
 import os
+import re
 import threading
 import time
 import weakref
@@ -23,13 +24,16 @@ import click
 import dagster as dg
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
+from dagster._core.storage.config import pg_config
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
+from dagster_postgres.auth import PgTokenProvider, register_do_connect_hook
 from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
 from dagster_postgres.storage import DagsterPostgresStorage
-from sqlalchemy import Connection, Engine, create_engine, inspect, select
+from dagster_postgres.utils import get_token_provider_from_config, set_pg_statement_timeout
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool
@@ -53,6 +57,10 @@ MADE_FOR_EACH = {"runs", "instance_info", "event_logs", "jobs", "job_ticks"}
 WRITE_WITHIN_S = 10.0  # with a run to lose, about as long as dagster-postgres tries
 VACUUMED_TABLES = ("event_logs", "runs", "run_tags", "asset_event_tags", "dynamic_partitions", "job_ticks")
 """Those that runs and ticks fill."""
+OLDEST_SERVER = (14,)
+_DRIVERS = dict.fromkeys(("postgres", "postgresql", "postgresql+psycopg2"), "postgresql+psycopg2")
+_USER_AND_PASSWORD = re.compile(r"[^:/?#\[\]@]*(:[^:/?#\[\]@]*)?")
+_HOST_AND_PORT = re.compile(r"^(\[[^\]]*\]|[^:]*):?(.*)$")
 _ADVICE = f"Look at {URL_VARIABLE}; `raceday sandbox -- COMMAND` runs a command with a working one."
 
 _EVENTS = SqlEventLogStorageTable.c
@@ -68,8 +76,8 @@ class StorageError(click.ClickException):
 class PooledPostgresStorage(DagsterPostgresStorage):
     """`DagsterPostgresStorage` whose three storages share one pool.
 
-    Config: `postgres_url` (a string or `{env: NAME}`; without it, `DAGSTER_PG_URL`), `should_autocreate_tables`.
-    Raises `StorageError`.
+    Config: that of `DagsterPostgresStorage`, tokens of an `auth_provider` instead of a password included; without
+    `postgres_url` and `postgres_db`, `DAGSTER_PG_URL` is the address. Raises `StorageError`.
     """
 
     def __init__(
@@ -77,61 +85,104 @@ class PooledPostgresStorage(DagsterPostgresStorage):
         postgres_url: str,
         should_autocreate_tables: bool = True,
         inst_data: ConfigurableClassData | None = None,
+        token_provider: PgTokenProvider | None = None,
     ) -> None:
         url = normalise_url(postgres_url)
-        engine = build_storage_engine(url)
+        engine = build_storage_engine(url, token_provider)
         with open_connection(engine, REACH_WITHIN_S) as connection:
+            version = connection.dialect.server_version_info or OLDEST_SERVER
+            if version < OLDEST_SERVER:
+                raise StorageError(
+                    f"Dagster's storage, {describe_place(engine)}, is PostgreSQL {version[0]}; "
+                    f"{OLDEST_SERVER[0]} or newer is needed. {_ADVICE}"
+                )
             # Each of the three would look for itself, and a run waits for it.
             is_missing = bool(MADE_FOR_EACH - set(inspect(connection).get_table_names()))
         self.postgres_url = url.render_as_string(hide_password=False)
         self.should_autocreate_tables = should_autocreate_tables
         self._inst_data = inst_data
-        self._run_storage = _RunStorage(self.postgres_url, should_autocreate_tables and is_missing)
-        self._event_log_storage = _EventLogStorage(self.postgres_url, should_autocreate_tables and is_missing)
-        self._schedule_storage = _ScheduleStorage(self.postgres_url, should_autocreate_tables and is_missing)
+        given = (self.postgres_url, should_autocreate_tables and is_missing, None, token_provider)
+        self._run_storage = _RunStorage(*given)
+        self._event_log_storage = _EventLogStorage(*given)
+        self._schedule_storage = _ScheduleStorage(*given)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
             storage._engine = engine  # in place of one without a pool, which holds nothing to close
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
-        return {
-            "postgres_url": dg.Field(dg.StringSource, is_required=False),
-            "should_autocreate_tables": dg.Field(bool, is_required=False, default_value=True),
-        }
+        return pg_config()
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
-        url = config_value.get("postgres_url") or os.environ.get(URL_VARIABLE)
+        url = config_value.get("postgres_url")
+        if not url and (database := config_value.get("postgres_db")):
+            url = URL.create(
+                "postgresql",
+                username=database["username"],
+                password=database.get("password") or None,
+                host=database["hostname"],
+                port=database.get("port"),
+                database=database["db_name"],
+                query={name: str(value) for name, value in database.get("params", {}).items()},
+            ).render_as_string(hide_password=False)
+        url = url or os.environ.get(URL_VARIABLE)
         if not url:
             raise StorageError(f"{URL_VARIABLE}, the PostgreSQL URL of Dagster's own storage, is not set. {_ADVICE}")
-        return cls(url, config_value.get("should_autocreate_tables", True), inst_data)
+        autocreate = config_value.get("should_autocreate_tables", True)
+        return cls(url, autocreate, inst_data, get_token_provider_from_config(config_value))
 
 
 def normalise_url(url: str) -> URL:
-    """Read any `postgres://` or `postgresql://` URL as one for psycopg2. Raises `StorageError`."""
+    """Read any `postgres://` or `postgresql://` URL, of one host or of several as libpq writes them, as one for
+    psycopg2. Raises `StorageError`, which repeats nothing of a wrong one: any part may be of the password."""
+    scheme, _, rest = url.strip().partition("://")
+    credentials, at, location = rest.rpartition("@")
+    if not _USER_AND_PASSWORD.fullmatch(credentials):
+        raise StorageError(
+            f"{URL_VARIABLE}: percent-encode the password (@ is %40, : %3A, / %2F, ? %3F, # %23, [ %5B). {_ADVICE}"
+        )
+    several = {}
+    if "," in (servers := re.split("[/?]", location, maxsplit=1)[0]):
+        location = location.removeprefix(servers)
+        pairs = [_HOST_AND_PORT.findall(server)[0] for server in servers.split(",")]
+        several = {
+            "host": ",".join(host.strip("[]") for host, _ in pairs),
+            "port": ",".join(port or "5432" for _, port in pairs),
+        }
     try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        parsed = None  # and no word of the error: it may quote the password
-    if parsed is None or parsed.drivername not in {"postgres", "postgresql", "postgresql+psycopg2"}:
-        raise StorageError(f"{URL_VARIABLE} must look like postgresql://user:password@host:5432/database. {_ADVICE}")
-    return parsed.set(drivername="postgresql+psycopg2")
+        parsed = make_url(f"{scheme}://{credentials}{at}{location}").update_query_dict(several)
+        parsed = parsed.set(drivername=_DRIVERS[parsed.drivername])
+        parsed.get_dialect()().create_connect_args(parsed)  # reads what the query says of hosts and ports
+    except (ArgumentError, KeyError, ValueError):
+        raise StorageError(
+            f"{URL_VARIABLE} must look like postgresql://user:password@host:5432/database. {_ADVICE}"
+        ) from None
+    return parsed
 
 
-def build_storage_engine(url: URL) -> Engine:
-    """Build the engine that the storages of a process share."""
+def build_storage_engine(url: URL, token_provider: PgTokenProvider | None = None, **pool: int) -> Engine:
+    """Build the engine that the storages of a process share; `pool` is in place of a size without a bound."""
     engine = create_engine(
         url,
         isolation_level="AUTOCOMMIT",
         poolclass=QueuePool,
-        pool_size=POOL_SIZE,
-        max_overflow=-1,
         pool_pre_ping=True,  # 0.1 ms, and a restart of the server goes unnoticed
         insertmanyvalues_page_size=ROWS_AT_ONCE,  # more would be several statements, each stored or not
         connect_args={name: value for name, value in CONNECT_ARGUMENTS.items() if name not in url.query},
+        **(pool or {"pool_size": POOL_SIZE, "max_overflow": -1}),
     )
+    if token_provider is not None:
+        register_do_connect_hook(engine, token_provider)
     _engines.add(engine)
     return engine
+
+
+def describe_place(engine: Engine) -> str:
+    """Name a database and its servers, without credentials."""
+    given = engine.dialect.create_connect_args(engine.url)[1]
+    host = given.get("host", "the local socket")
+    port = "" if "host" not in given or host.startswith("/") else f", port {given.get('port', 5432)}"
+    return f"database {engine.url.database or '(none named)'} on {host}{port}"
 
 
 def open_connection(
@@ -148,9 +199,10 @@ def open_connection(
             return engine.connect()
         except DBAPIError as error:
             if clock() >= give_up_at_s:
-                reason = str(error.orig).strip().partition("\n")[0]
-                address = engine.url.set(query={}).render_as_string(hide_password=True)  # a query may hold one too
-                raise StorageError(f"Dagster's storage {address} cannot be reached: {reason}. {_ADVICE}") from error
+                # Each of several servers has a line; what is indented explains the line before it.
+                lines = [line for line in str(error.orig).splitlines() if line.strip() and not line[0].isspace()]
+                place, reason = describe_place(engine), "; ".join(lines)
+                raise StorageError(f"Dagster's storage, {place}, cannot be reached: {reason}. {_ADVICE}") from error
             sleep(0.3)
 
 
@@ -180,6 +232,16 @@ class _Reached:
     """How the three storages connect."""
 
     _engine: Engine
+    _token_provider: PgTokenProvider | None
+
+    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
+        """Take connections of its own, as Dagster wants it, but such that a restart of the server goes unnoticed."""
+        engine = build_storage_engine(
+            self._engine.url, self._token_provider, pool_size=1, pool_recycle=pool_recycle, max_overflow=max_overflow
+        )
+        event.listen(engine, "connect", lambda connection, _: set_pg_statement_timeout(connection, statement_timeout))
+        self._engine.dispose()  # the one that all three share until here
+        self._engine = engine
 
     def connect(self, *_: str | None, **_named: str | None) -> Connection:
         return open_connection(self._engine, WRITE_WITHIN_S)
@@ -193,10 +255,6 @@ class _RunStorage(_Reached, PostgresRunStorage):
         self._has_run_times = self._has_run_times or super().has_run_stats_index_cols()
         return self._has_run_times
 
-    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
-        self._engine.dispose()  # the one that all three share until here
-        super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)
-
     def dispose(self) -> None:
         super().dispose()
         self._engine.dispose()
@@ -205,8 +263,8 @@ class _RunStorage(_Reached, PostgresRunStorage):
 class _EventLogStorage(_Reached, PostgresEventLogStorage):
     _buffer: EventBuffer | None = None
 
-    def __init__(self, postgres_url: str, should_autocreate_tables: bool) -> None:
-        super().__init__(postgres_url, should_autocreate_tables)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self.forget_buffer()
         _event_logs.add(self)
 

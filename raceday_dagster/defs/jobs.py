@@ -7,6 +7,7 @@ from raceday_dagster.defs.ops.batch import select_race, select_races, summarise_
 from raceday_dagster.defs.ops.day import (
     fetch_evening_meetings,
     fetch_meetings,
+    report_daily_baseline,
     report_evening_backfill,
     select_unsettled_races,
     write_meetings,
@@ -47,7 +48,9 @@ def poll_race() -> BatchOutcome:
 @dg.graph(description="A racing day from its list: meetings, races, then every race once.")
 def load_racing_day() -> BatchOutcome:
     written = write_meetings(fetch_meetings())
-    outcome: BatchOutcome = summarise_batch(written.batch, written.races.map(process_race).collect())
+    races = written.races.map(process_race).collect()
+    report_daily_baseline(written.load, races)
+    outcome: BatchOutcome = summarise_batch(written.batch, races)
     return outcome
 
 

@@ -5,7 +5,7 @@ Must not decide anything: what a race or a batch came to is in the values of ``r
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,19 +13,27 @@ import dagster as dg
 
 from raceday_dagster.errors import PipelineError
 from raceday_dagster.logs import get_logger
+from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_BACK, is_without_answer
+from raceday_dagster.racing.events import TERMINAL_STATUSES
 from raceday_dagster.racing.outcomes import (
     RACE_BUDGET_MS,
+    WRITE_BUDGET_MS,
     BatchOutcome,
     BatchProgress,
     ProcessResult,
     RaceError,
+    RaceFacts,
     Status,
     Timings,
 )
 from raceday_dagster.store.engine import describe_utilisation
+from raceday_dagster.store.queries import FollowedRace
 
 SHOWN_RACES = 50
 """Rows of the table in the UI; the table race_polls has them all."""
+FAILED_TAG = "raceday/failed"
+FAILED_RACES_TAG = "raceday/failed_races"
+LONGEST_TAG = 250
 
 
 class ProgressBoard:
@@ -76,31 +84,55 @@ class ProgressBoard:
             )
 
 
-def fail_race(context: dg.OpExecutionContext, error: PipelineError, timings: Timings) -> ProcessResult:
+def fail_race(
+    context: dg.OpExecutionContext, error: PipelineError, timings: Timings, race: RaceFacts | None = None
+) -> ProcessResult:
     """The result of a race whose stage failed, said in the log and in the UI of the step that saw it."""
     verdict = RaceError.of(error)
+    result = ProcessResult(
+        race_id=error.race_id,
+        status="failed",
+        polled_at=datetime.now(UTC),
+        timings=timings,
+        error=verdict,
+        race=race,
+    )
+    rolled_back = {"rolled_back": True} if verdict.stage == "write" else {}
     get_logger(race_id=error.race_id, run_id=context.run_id).error(
-        f"{verdict.stage}_failed", retryable=verdict.retryable, error={"name": verdict.type, "message": verdict.message}
+        f"{verdict.stage}_failed",
+        race=result.title,
+        retryable=verdict.retryable,
+        error={"name": verdict.type, "message": verdict.message},
+        **_measure_stage(verdict.stage, timings),
+        **rolled_back,
     )
     context.log.error(
-        f"Race {error.race_id} failed in {verdict.stage}: {verdict.message} "
+        f"Race {name_race(result)} failed in {verdict.stage}: {verdict.message} "
         f"({'the next poll may succeed' if verdict.retryable else 'another try would fail as well'})"
     )
-    context.add_output_metadata(
-        {"race_id": error.race_id, "status": "failed", **_describe(verdict), **timings.model_dump()}
-    )
-    return ProcessResult(
-        race_id=error.race_id, status="failed", polled_at=datetime.now(UTC), timings=timings, error=verdict
-    )
+    context.add_output_metadata(_describe(result, verdict))
+    return result
 
 
-def skip_race(context: dg.OpExecutionContext, race_id: str, reason: RaceError, timings: Timings) -> ProcessResult:
+def skip_race(
+    context: dg.OpExecutionContext, race_id: str, reason: RaceError, timings: Timings, race: RaceFacts | None = None
+) -> ProcessResult:
     """The result of a race there is nothing to write for: unknown to the API, or older than what is stored."""
     event = "fetch_null" if reason.stage == "fetch" else "write_stale"
-    get_logger(race_id=race_id, run_id=context.run_id).warning(event, reason=reason.message)
-    context.log.warning(f"Race {race_id} skipped: {reason.message}")
-    context.add_output_metadata({"race_id": race_id, "status": "skipped", **_describe(reason), **timings.model_dump()})
-    return ProcessResult(race_id=race_id, status="skipped", polled_at=datetime.now(UTC), timings=timings, error=reason)
+    result = ProcessResult(
+        race_id=race_id, status="skipped", polled_at=datetime.now(UTC), timings=timings, error=reason, race=race
+    )
+    get_logger(race_id=race_id, run_id=context.run_id).warning(
+        event, race=result.title, reason=reason.message, **_measure_stage(reason.stage, timings)
+    )
+    context.log.warning(f"Race {name_race(result)} skipped: {reason.message}")
+    context.add_output_metadata(_describe(result, reason))
+    return result
+
+
+def name_race(race: ProcessResult) -> str:
+    """A race for people: meeting and race number where they are known, and the id."""
+    return f"{race.title} ({race.race_id})" if race.race else race.race_id
 
 
 def end_race(context: dg.OpExecutionContext, result: ProcessResult, board: ProgressBoard) -> None:
@@ -114,13 +146,24 @@ def end_race(context: dg.OpExecutionContext, result: ProcessResult, board: Progr
         row_counts=result.row_counts.model_dump(),
         over_budget=result.over_budget,
     )
+    if result.timings.write_ms >= WRITE_BUDGET_MS:
+        log.warning("write_over_budget", race=result.title, write_ms=result.timings.write_ms, target_ms=WRITE_BUDGET_MS)
+        context.log.warning(
+            f"The write of race {name_race(result)} took {result.timings.write_ms} ms, target {WRITE_BUDGET_MS} ms"
+        )
     if result.over_budget:
         log.warning("pipeline_over_budget", total_ms=result.timings.total_ms, target_ms=RACE_BUDGET_MS)
-        context.log.warning(f"Race {result.race_id} took {result.timings.total_ms} ms, target {RACE_BUDGET_MS} ms")
+        context.log.warning(f"Race {name_race(result)} took {result.timings.total_ms} ms, target {RACE_BUDGET_MS} ms")
     if result.status == "failed" and result.error:
-        log.error("batch_race_failed", stage=result.error.stage, retryable=result.error.retryable, timings=timings)
+        log.error(
+            "batch_race_failed",
+            race=result.title,
+            stage=result.error.stage,
+            retryable=result.error.retryable,
+            timings=timings,
+        )
     else:
-        log.info("batch_race_complete", status=result.status, timings=timings)
+        log.info("batch_race_complete", race=result.title, status=result.status, timings=timings)
     batch_log = get_logger(run_id=context.run_id)
     board.end_race(result.status, lambda progress: batch_log.info("batch_progress", **progress.model_dump()))
 
@@ -130,6 +173,7 @@ def build_summary_metadata(outcome: BatchOutcome) -> dict[str, Any]:
     return {
         **_count(outcome),
         "over_budget": outcome.over_budget,
+        "write_share_percent": outcome.write_share_percent,
         "requested_concurrency": outcome.requested_concurrency,
         "effective_concurrency": outcome.effective_concurrency,
         "pool_max": outcome.db_pool.max,
@@ -142,8 +186,8 @@ def build_summary_metadata(outcome: BatchOutcome) -> dict[str, Any]:
 
 def build_table(outcome: BatchOutcome) -> str:
     """A Markdown table of the batch's races: failed ones first, then the slowest."""
-    head = "| race | status | fetch ms | transform ms | write ms | total ms | rows | quality | note |\n"
-    rule = "|---|---|--:|--:|--:|--:|--:|--:|---|\n"
+    head = "| race | id | status | fetch ms | transform ms | write ms | total ms | rows | quality | note |\n"
+    rule = "|---|---|---|--:|--:|--:|--:|--:|--:|---|\n"
     races = sorted(outcome.races, key=lambda race: (race.status != "failed", -race.timings.total_ms))
     rows = "".join(_build_row(race) for race in races[:SHOWN_RACES])
     more = len(races) - SHOWN_RACES
@@ -156,13 +200,73 @@ def log_summary(run_id: str, outcome: BatchOutcome) -> None:
         "batch_complete",
         **_count(outcome),
         over_budget=outcome.over_budget,
+        write_share_percent=outcome.write_share_percent,
         requested_concurrency=outcome.requested_concurrency,
         effective_concurrency=outcome.effective_concurrency,
         row_counts=outcome.row_counts.model_dump(),
         db_pool=outcome.db_pool.model_dump(),
         workers=outcome.workers.model_dump(),
-        failed=[{"race_id": race.race_id, **race.error.model_dump()} for race in outcome.errors if race.error],
+        failed=[
+            {"race_id": race.race_id, "race": race.title, **race.error.model_dump()}
+            for race in outcome.errors
+            if race.error
+        ],
     )
+
+
+def build_failure_tags(outcome: BatchOutcome) -> dict[str, str]:
+    """Tags by which a run with failed races is seen in the list of runs; none without any."""
+    if not outcome.errors:
+        return {}
+    names = ", ".join(race.title or race.race_id for race in outcome.errors)
+    return {FAILED_TAG: str(outcome.failures), FAILED_RACES_TAG: shorten_text(names, LONGEST_TAG)}
+
+
+def report_live_polls(run_id: str, outcome: BatchOutcome, counts: Mapping[str, int]) -> None:
+    """One line for each race that the schedule had polled, and one more for each that is over with this poll.
+
+    ``counts``: how often each race that is over was polled, this poll included.
+    """
+    for race in outcome.races:
+        if race.race is None:
+            continue
+        log = get_logger(race_id=race.race_id, run_id=run_id)
+        seconds_to_start = round((race.race.start_time - race.polled_at).total_seconds())
+        log.info(
+            "scheduler_race_polled",
+            race=race.title,
+            status=race.status,
+            race_status=race.race.status,
+            seconds_to_start=seconds_to_start,
+        )
+        if is_over(race):
+            log.info(
+                "scheduler_race_completed",
+                race=race.title,
+                reason="the race is over: the feed says so",
+                final_status=race.race.status,
+                total_polls=counts.get(race.race_id, 1),
+                seconds_to_start=seconds_to_start,
+            )
+
+
+def is_over(race: ProcessResult) -> bool:
+    """Whether this poll stored that the race is over, after which the schedule polls it no more."""
+    return race.success and race.race is not None and race.race.status in TERMINAL_STATUSES
+
+
+def report_unanswered(run_id: str, outcome: BatchOutcome, stored: Sequence[FollowedRace], now: datetime) -> None:
+    """One line for each live race that has had no new answer for three intervals, whatever the reason."""
+    reasons = {race.race_id: race.error.message for race in outcome.races if race.error}
+    for race in stored:
+        is_live = race.status not in TERMINAL_STATUSES and now - LOOK_BACK < race.start_time <= now + LAST_MINUTES
+        if is_live and is_without_answer(race.start_time, race.answered_at, now):
+            get_logger(race_id=race.race_id, run_id=run_id).error(
+                "race_without_answer",
+                race=race.title,
+                seconds=None if race.answered_at is None else round((now - race.answered_at).total_seconds()),
+                reason=reasons.get(race.race_id, race.error),
+            )
 
 
 def warn_of_budgets(context: dg.OpExecutionContext, outcome: BatchOutcome) -> None:
@@ -173,21 +277,34 @@ def warn_of_budgets(context: dg.OpExecutionContext, outcome: BatchOutcome) -> No
         say("batch_sla_warning", batch_duration_ms=outcome.batch_duration_ms, target_ms=outcome.budget_ms)
         ui(f"The batch took {outcome.batch_duration_ms} ms, target {outcome.budget_ms} ms")
     pool = outcome.db_pool
-    if log_pool_use(context.run_id, pool.peak, pool.max, pool.waiting_peak) != "info":
+    if log_pool_use(context.run_id, pool.peak, pool.max, pool.waiting_peak, opened=pool.opened) != "info":
         context.log.warning(f"{pool.peak} of {pool.max} database connections were in use at once")
 
 
-def log_pool_use(run_id: str, in_use: int, maximum: int, waiting: int = 0) -> str:
+def log_pool_use(run_id: str, in_use: int, maximum: int, waiting: int = 0, *, opened: int) -> str:
     """How full the pool is, or was at its fullest, as one line; returns the level it was said at."""
-    use = describe_utilisation(in_use, maximum, waiting)
+    use = describe_utilisation(in_use, maximum, waiting, opened=opened)
     log = get_logger(run_id=run_id)
     say = {"info": log.info, "warning": log.warning, "error": log.error}[use.level]
     say("db_pool_utilization", **use.model_dump(exclude={"level"}))
     return use.level
 
 
-def _describe(verdict: RaceError) -> dict[str, str | bool]:
+def shorten_text(text: str, longest: int) -> str:
+    """At most so many characters, with an ellipsis where some were left out."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _measure_stage(stage: str, timings: Timings) -> dict[str, int]:
+    return {f"{stage}_ms": timings.model_dump()[f"{stage}_ms"]}
+
+
+def _describe(result: ProcessResult, verdict: RaceError) -> dict[str, str | int | bool]:
     return {
+        "race_id": result.race_id,
+        "race": result.title,
+        "status": result.status,
+        **result.timings.model_dump(),
         "error_stage": verdict.stage,
         "error_type": verdict.type,
         "error_message": verdict.message,
@@ -204,7 +321,7 @@ def _count(outcome: BatchOutcome) -> dict[str, int | str]:
         "retryable_failures": outcome.retryable_failures,
         "max_duration_ms": outcome.max_duration_ms,
         "batch_duration_ms": outcome.batch_duration_ms,
-        "slowest_race": outcome.slowest.race_id if outcome.slowest else "",
+        "slowest_race": name_race(outcome.slowest) if outcome.slowest else "",
     }
 
 
@@ -213,7 +330,15 @@ def _build_row(race: ProcessResult) -> str:
     quality = "" if race.quality_score is None else str(race.quality_score)
     note = f"{race.error.stage}: {race.error.message}" if race.error else ""
     cells = (
-        *(race.race_id, race.status, timings.fetch_ms, timings.transform_ms, timings.write_ms, timings.total_ms),
+        *(
+            race.title,
+            race.race_id,
+            race.status,
+            timings.fetch_ms,
+            timings.transform_ms,
+            timings.write_ms,
+            timings.total_ms,
+        ),
         *(race.row_counts.total, quality, note),
     )
     return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |\n"

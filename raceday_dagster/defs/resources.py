@@ -18,6 +18,7 @@ from raceday_dagster.dagster_plugins.forked_process import RunServerError, fork_
 from raceday_dagster.defs.failures import refusing_plainly
 from raceday_dagster.defs.reporting import ProgressBoard
 from raceday_dagster.fetch.client import RacingApi
+from raceday_dagster.logs import adding_to_every_line
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.engine import PoolGauge, build_engine
 from raceday_dagster.store.race_store import RaceStore
@@ -65,10 +66,17 @@ class SettingsResource(dg.ConfigurableResource[Settings]):
     keep_runs_hours: int | None = Field(
         default=None, description="Hours that maintenance keeps a finished run. Not set: KEEP_RUNS_HOURS, else 48."
     )
+    keep_ledger_days: int | None = Field(
+        default=None, description="Days that the ledger stays in the database. Not set: KEEP_LEDGER_DAYS, else 90."
+    )
 
-    def create_resource(self, _context: dg.InitResourceContext) -> Settings:
-        """The settings; ``Refused`` where one is wrong."""
-        return _read_settings(self)
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Settings]:
+        """The settings; ``Refused`` where one is wrong. Until the run ends, every log line of its process carries its
+        id: this is the one resource that every run with log lines has."""
+        settings = _read_settings(self)
+        with adding_to_every_line(**({"run_id": context.run.run_id} if context.run else {})):
+            yield settings
 
 
 class RacingApiResource(dg.ConfigurableResource[RacingApi]):

@@ -20,7 +20,7 @@ from raceday_dagster.fetch.event import parse_race_event
 from raceday_dagster.fetch.exchange import ExchangeError, build_session, is_on_this_machine, read_answer
 from raceday_dagster.fetch.meetings import MeetingsPage, build_racing_day, parse_meetings_page
 from raceday_dagster.fetch.retries import Retries, read_utc_clock
-from raceday_dagster.fetch.wire import WireError
+from raceday_dagster.fetch.wire import WireError, read_complaint
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.events import RaceEvent, RacingDay
 from raceday_dagster.settings import ApiIdentity
@@ -28,10 +28,14 @@ from raceday_dagster.settings import ApiIdentity
 PAGE_SIZE = 200
 """Meetings a page; the API's maximum."""
 
+PAGES_MAX = 20
+"""Ten times what the fullest Saturday needs."""
+
 RACE_ID_MAX_CHARS = 100
 
-CLOCK_TOLERANCE = timedelta(minutes=10)
-"""How far ahead of ours the feed's clock may be: every later answer would be older than one from the future."""
+CLOCK_TOLERANCE = timedelta(seconds=5)
+"""How far ahead of ours the feed's clock may be. An answer dated in the future makes every honest one stale until that
+time has come, so this is what one server's wrong clock can cost a race."""
 
 
 class RacingApi:
@@ -114,33 +118,35 @@ class RacingApi:
     def fetch_racing_day(self, racing_day: date, *, deadline_s: float) -> RacingDay:
         """Every meeting and race the API lists for one racing day (the TAB's label), all countries and codes.
 
-        What cannot be read is in ``rejected`` and costs only itself. Returns or raises within ``deadline_s`` seconds,
-        all pages together.
+        What cannot be read is in ``rejected`` or ``dropped`` and costs only itself. Returns or raises within
+        ``deadline_s`` seconds, all pages together.
 
         Raises:
-            FetchError: One page could not be had or read: part of a day is not a day. Verdict as for an event; 404
-                is an error here.
+            FetchError: One page could not be had or read, for part of a day is not a day; or the list has meetings,
+                but no race that can be read and is of this day (retryable). Verdict as for an event; 404 is an error
+                here.
         """
         deadline = Deadline(deadline_s, self._monotonic)
         log = get_logger(race_id="", racing_day=racing_day.isoformat())
         pages: list[MeetingsPage] = []
         seen: set[str] = set()
         offset = 0
-        while True:
+        while len(pages) < PAGES_MAX:
             page = self._fetch_page(racing_day, offset, deadline, log)
             pages.append(page)
-            nothing_new = page.meeting_ids <= seen
+            nothing_new = page.entries <= seen
             # Without a limit in the answer, a page may be short because the server caps it.
             if page.size < min(page.limit or 1, PAGE_SIZE) or (page.limit is None and nothing_new):
-                return build_racing_day(racing_day, pages)
+                return _require_races(build_racing_day(racing_day, pages))
             if nothing_new:
                 raise FetchError(
                     f"the meetings list does not go on: the page at {offset} has nothing new",
                     race_id="",
                     retryable=False,
                 )
-            seen |= page.meeting_ids
+            seen |= page.entries
             offset += page.size
+        raise FetchError(f"the meetings list has more than {PAGES_MAX} pages", race_id="", retryable=False)
 
     def _fetch_page(self, racing_day: date, offset: int, deadline: Deadline, log: FilteringBoundLogger) -> MeetingsPage:
         day = racing_day.isoformat()
@@ -193,7 +199,10 @@ class RacingApi:
             )
             if fault.status == requests.codes.not_found:
                 return None
-            raise FetchError(fault.reason, race_id=race_id, retryable=False) from fault
+            reason = fault.reason
+            if said := read_complaint(fault.body):
+                reason = f"{reason}: {self._redact(said)}"
+            raise FetchError(reason, race_id=race_id, retryable=False) from fault
 
     def _build_headers(self) -> dict[str, str]:
         return {
@@ -224,7 +233,19 @@ def _check_race_id(race_id: str) -> None:
 
 def _invalid(error: WireError, race_id: str, log: FilteringBoundLogger) -> FetchError:
     log.error("http_validation_error", problem=str(error))
-    return FetchError(f"the API's answer is invalid: {error}", race_id=race_id, retryable=False)
+    return FetchError(f"the API's answer is invalid: {error}", race_id=race_id, retryable=error.retryable)
+
+
+def _require_races(day: RacingDay) -> RacingDay:
+    """The day, unless everything it lists was rejected: that would pass for a day without racing."""
+    if day.rejected and not day.races:
+        first = day.rejected[0]
+        raise FetchError(
+            f"no race of the meetings list can be used; meeting {first.meeting_id or 'without id'}: {first.reason}",
+            race_id="",
+            retryable=True,
+        )
+    return day
 
 
 def _find_version() -> str:

@@ -3,16 +3,19 @@
 A field that becomes a record's field as it is has that field's name, and the API's as its alias. Left out on purpose:
 ``derivatives`` (entrants of other markets) and the ``favourite`` and ``mover`` objects, whose flags are wrong; the
 runners' own flags count. Nothing is summed, normalised or guessed: that is the transform's.
+
+What cannot be read is dropped with a warning and leaves what is stored as it is; ``REQUIRED`` is what costs the race.
+A runner without an id or a number costs itself, and an entrant of whose tracker rows one cannot be read has no share.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, NotRequired
 
-from pydantic import Field, TypeAdapter, ValidationError, with_config
+from pydantic import Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from raceday_dagster.fetch.wire import (
@@ -38,18 +41,31 @@ from raceday_dagster.fetch.wire import (
     Whole,
     WireError,
     WireHeader,
-    describe_invalid,
     known,
+    name_path,
     parse_document,
-    refuse_repeated_key,
+    read_leniently,
 )
 from raceday_dagster.racing.events import Category, RaceEvent
 
 SHARE_SUM_MAX = 1000
 """Percent: the most that the tracker rows of one entrant may add up to; honest sums stay near 100."""
 
+WARNINGS_MAX = 20
+
+_REQUIRED_OF_RACE = ("event_id", "meeting_id", "status", "type", "country", "advertised_start", "race_number")
+REQUIRED = frozenset(
+    {
+        *((), ("header",), ("header", "generated_time"), ("data",), ("data", "runners"), ("data", "race")),
+        *(("data", "race", name) for name in _REQUIRED_OF_RACE),
+    }
+)
+"""The envelope, who, when and where the race is, and its status."""
+
 _RACE_CONVERTED = frozenset({"status", "start_time", "actual_start", "prize_monies"})
-_RUNNER_CONVERTED = frozenset({"scratch_time", "deduction", "odds", "alt_silk_url_64x64", "alt_silk_url_128x128"})
+_RUNNER_CONVERTED = frozenset(
+    {"is_scratched", "scratch_time", "deduction", "odds", "alt_silk_url_64x64", "alt_silk_url_128x128"}
+)
 
 
 class WirePrizeMonies(TypedDict):
@@ -61,8 +77,8 @@ class WireRace(TypedDict):
 
     race_id: Annotated[Id, Field(alias="event_id")]
     meeting_id: Id
-    meeting_name: Text
-    name: Annotated[Text, Field(alias="description")]
+    meeting_name: NotRequired[Text]
+    name: NotRequired[Annotated[Text, Field(alias="description")]]
     status: Text
     category: Annotated[Category, Field(alias="type")]
     country: Code
@@ -106,8 +122,8 @@ class WireRunner(TypedDict):
 
     entrant_id: Id
     runner_number: Positive
-    name: Text
-    is_scratched: Flag
+    name: NotRequired[Text]
+    is_scratched: NotRequired[Flag]
     barrier: NotRequired[Whole | None]
     barrier_position: NotRequired[Text | None]
     is_late_scratched: NotRequired[Flag | None]
@@ -129,8 +145,8 @@ class WireRunner(TypedDict):
 
 class WireTrackerRow(TypedDict):
     entrant_id: OptionalId
-    hold_percentage: Share
-    bet_percentage: Share
+    hold_percentage: NotRequired[Share]
+    bet_percentage: NotRequired[Share]
 
 
 class WireTracker(TypedDict):
@@ -205,44 +221,65 @@ def parse_race_event(body: bytes, *, race_id: str, received_at: datetime) -> Rac
     """The record of one answer, asked for with ``race_id`` and complete at ``received_at``.
 
     Raises:
-        WireError: The body is not such an answer, answers for another race, or says that the API failed.
+        WireError: The body is not such an answer, answers for another race, or says instead that the API failed.
     """
     document = parse_document(body)
-    for location in document.repeated_keys:
-        raise refuse_repeated_key(location)
     try:
-        event = _ANSWER.validate_python(document.content)
-    except ValidationError as error:
-        raise WireError(describe_invalid(error)) from error
-    _check_identities(event["data"], race_id)
-    _check_shares(event["data"].get("money_tracker"))
-    return RaceEvent.model_validate(_convert_event(event, received_at))
+        event, dropped = read_leniently(
+            _ANSWER, document.content, required=REQUIRED, repeated_keys=document.repeated_keys
+        )
+    except WireError:
+        document.refuse_complaint()
+        raise
+    data = event["data"]
+    if not data["runners"]:
+        document.refuse_complaint()
+    _check_identities(data, race_id)
+    rows, unclear = _read_tracker(data)
+    warnings = [
+        *([f"api_error: {document.complaint}"] if document.complaint else []),
+        *(f"dropped={name_path(place)}" for place in dropped),
+        *(f"unclear_share={entrant_id}" for entrant_id in sorted(unclear)),
+        *(f"repeated_number={number}" for number in _find_repeated_numbers(data["runners"])),
+    ]
+    fields = _convert_event(event, received_at, rows, warnings)
+    if any(place[:2] == ("data", "runners") and len(place) == 3 for place in dropped):
+        fields["has_unreadable_runner"] = True
+    return RaceEvent.model_validate(fields)
 
 
 def _check_identities(data: WireData, race_id: str) -> None:
     if data["race"]["race_id"] != race_id:
         raise WireError("data.race.event_id: is another race than the one asked for")
-    seen: set[tuple[str, object]] = set()
+    seen: set[str] = set()
     for index, runner in enumerate(data["runners"]):
-        for identity in (("entrant_id", runner["entrant_id"]), ("runner_number", runner["runner_number"])):
-            if identity in seen:
-                raise WireError(f"data.runners.{index}.{identity[0]}: is there twice")
-            seen.add(identity)
+        if runner["entrant_id"] in seen:
+            raise WireError(f"data.runners.{index}.entrant_id: is there twice")
+        seen.add(runner["entrant_id"])
 
 
-def _check_shares(tracker: WireTracker | None) -> None:
+def _find_repeated_numbers(runners: Iterable[WireRunner]) -> list[int]:
+    numbers = Counter(runner["runner_number"] for runner in runners)
+    return sorted(number for number, times in numbers.items() if times > 1)
+
+
+def _read_tracker(data: WireData) -> tuple[list[WireTrackerRow] | None, set[str]]:
+    """The tracker's rows, without those of entrants whose share is not known, and these entrants."""
+    rows = (data.get("money_tracker") or {}).get("entrants")
     sums: defaultdict[tuple[str, str], float] = defaultdict(float)
-    for index, row in enumerate((tracker or {}).get("entrants") or ()):
-        for share, percent in (("hold_percentage", row["hold_percentage"]), ("bet_percentage", row["bet_percentage"])):
-            sums[row["entrant_id"], share] += percent
-            if sums[row["entrant_id"], share] > SHARE_SUM_MAX:
-                raise WireError(
-                    f"data.money_tracker.entrants.{index}.{share}: "
-                    f"the entrant's rows add up to more than {SHARE_SUM_MAX} percent"
-                )
+    unclear: set[str] = set()
+    for row in rows or ():
+        if not {"hold_percentage", "bet_percentage"} <= row.keys():
+            unclear.add(row["entrant_id"])
+        sums[row["entrant_id"], "hold"] += row.get("hold_percentage", 0)
+        sums[row["entrant_id"], "bet"] += row.get("bet_percentage", 0)
+    unclear |= {entrant_id for (entrant_id, _), percent in sums.items() if percent > SHARE_SUM_MAX}
+    return [row for row in rows if row["entrant_id"] not in unclear] if rows and unclear else rows, unclear
 
 
-def _convert_event(event: WireEvent, received_at: datetime) -> dict[str, Any]:
+def _convert_event(
+    event: WireEvent, received_at: datetime, tracker: Sequence[WireTrackerRow] | None, warnings: Sequence[str]
+) -> dict[str, Any]:
     """The fields of a ``RaceEvent``, nested ones as maps."""
     data, race = event["data"], event["data"]["race"]
     fields = known(race, but=_RACE_CONVERTED) | {
@@ -252,12 +289,15 @@ def _convert_event(event: WireEvent, received_at: datetime) -> dict[str, Any]:
         "received_at": received_at,
         "runners": [_convert_runner(runner) for runner in data["runners"]],
     }
+    if warnings:
+        more = [f"{len(warnings) - WARNINGS_MAX} more"] if len(warnings) > WARNINGS_MAX else []
+        fields["warnings"] = [*warnings[:WARNINGS_MAX], *more]
     if start := race.get("actual_start"):
         fields["actual_start"] = _from_epoch(start)
     if (prize := (race.get("prize_monies") or {}).get("total_value")) is not None:
         fields["total_prize_money"] = prize
     lists: dict[str, Sequence[Mapping[str, object]] | None] = {
-        "tracker": (data.get("money_tracker") or {}).get("entrants"),
+        "tracker": tracker,
         "tote_pools": data.get("tote_pools"),
         "results": data.get("results"),
     }
@@ -277,9 +317,11 @@ def _convert_runner(runner: WireRunner) -> dict[str, Any]:
         if other and not fields.get(url):
             fields[url] = other
     scratch_time = runner.get("scratch_time")
+    # Its time says as much as the flag, should that be unreadable.
+    fields["is_scratched"] = is_scratched = runner.get("is_scratched", bool(scratch_time))
     if scratch_time:
         fields["scratched_at"] = _from_epoch(scratch_time)
-    elif scratch_time == 0 and not runner["is_scratched"]:
+    elif scratch_time == 0 and not is_scratched:
         # A runner that was scratched may be back.
         fields |= dict.fromkeys(("scratched_at", "deduction_win", "deduction_place"))
     fields |= {f"deduction_{bet}": part for bet, part in (runner.get("deduction") or {}).items()}

@@ -1,12 +1,13 @@
 """The session to the API, and one try on it: a request, its status, its body under a cap.
 
 A try gives the body, or an ``ExchangeError`` with its verdict. Nothing is tried again here (see ``retries``), and no
-byte of the body is interpreted (see ``wire``).
+byte of the body is interpreted (see ``wire``), but for a page of HTML in its place.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import ssl
 import unicodedata
@@ -77,7 +78,7 @@ class ExchangeError(Exception):
         retryable: Whether the same request may succeed in a moment.
         status: The HTTP status, if one came.
         retry_after: The header of that name as sent.
-        excerpt: Up to 200 characters of the error's body, control characters removed.
+        body: The beginning of the error's body, up to 2 kB.
     """
 
     def __init__(
@@ -87,14 +88,19 @@ class ExchangeError(Exception):
         retryable: bool,
         status: int | None = None,
         retry_after: str | None = None,
-        excerpt: str = "",
+        body: bytes = b"",
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.retryable = retryable
         self.status = status
         self.retry_after = retry_after
-        self.excerpt = excerpt
+        self.body = body
+
+    @property
+    def excerpt(self) -> str:
+        """Up to 200 characters of the body, control characters removed."""
+        return clean_excerpt(self.body.decode(errors="replace"))
 
 
 def read_answer(
@@ -140,7 +146,22 @@ def _read_body(response: requests.Response) -> bytes:
             raise ExchangeError(
                 f"the answer is larger than {BODY_MAX_BYTES // 1024 // 1024} MB", retryable=False, status=200
             )
+    if body.lstrip()[:1] == b"<":
+        raise _fault_of_html(response, bytes(body))
     return bytes(body)
+
+
+def _fault_of_html(response: requests.Response, body: bytes) -> ExchangeError:
+    """A page where JSON was expected: whoever blocks robots or countries says so with status 200."""
+    title = re.search(rb"<title[^>]*>([^<]*)", body[:_CHUNK_BYTES], re.IGNORECASE)
+    kind = clean_excerpt(response.headers.get("Content-Type", "")) or "no content type"
+    named = clean_excerpt(title[1].decode(errors="replace")) if title else ""
+    return ExchangeError(
+        f"the API answered with a page instead of JSON ({kind}{f', titled {named!r}' if named else ''}): "
+        "blocked, or not the API",
+        retryable=True,
+        status=response.status_code,
+    )
 
 
 def _fault_of_status(response: requests.Response) -> ExchangeError:
@@ -152,17 +173,16 @@ def _fault_of_status(response: requests.Response) -> ExchangeError:
         retryable=status == requests.codes.too_many_requests or status >= 500,
         status=status,
         retry_after=response.headers.get("Retry-After"),
-        excerpt=_read_excerpt(response),
+        body=_read_beginning(response),
     )
 
 
-def _read_excerpt(response: requests.Response) -> str:
+def _read_beginning(response: requests.Response) -> bytes:
     try:
-        start = next(response.iter_content(_ERROR_BODY_BYTES), b"")
+        return next(iter(response.iter_content(_ERROR_BODY_BYTES)), b"")
     except exceptions.RequestException:
         # The status is what matters; its explanation got lost on the way.
-        return ""
-    return clean_excerpt(start.decode(errors="replace"))
+        return b""
 
 
 def _fault_of(error: exceptions.RequestException, timeout_s: float) -> ExchangeError:

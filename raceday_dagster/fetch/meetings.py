@@ -1,4 +1,5 @@
-"""A page of ``/racing/meetings`` and its way into records. What cannot be read costs only itself, meeting or race."""
+"""A page of ``/racing/meetings`` and its way into records. What cannot be read costs only itself: a field, or, if
+nothing can be polled without it, a race or a meeting."""
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ from raceday_dagster.fetch.wire import (
     known,
     name_path,
     parse_document,
+    read_leniently,
     refuse_repeated_key,
 )
 from raceday_dagster.racing.events import Category, ListedMeeting, ListedRace, RacingDay, Rejected
@@ -39,7 +41,7 @@ class WireListedRace(TypedDict):
 
     race_id: Annotated[Id, Field(alias="id")]
     race_number: Positive
-    name: Text
+    name: NotRequired[Text]
     start_time: RequiredInstant
     status: NotRequired[Text | None]
     tote_start_time: NotRequired[Text | None]
@@ -55,7 +57,7 @@ class WireListedMeeting(TypedDict):
     """One of ``data.meetings``; its races are read one by one."""
 
     meeting_id: Annotated[Id, Field(alias="meeting")]
-    meeting_name: Annotated[Text, Field(alias="name")]
+    meeting_name: NotRequired[Annotated[Text, Field(alias="name")]]
     racing_day: Annotated[RequiredLabel, Field(alias="date")]
     category: Category
     country: Code
@@ -76,10 +78,12 @@ class _Data(TypedDict):
 @with_config(WIRE_CONFIG)
 class _Page(TypedDict):
     header: NotRequired[WireHeader | None]
-    params: NotRequired[dict[str, Any] | None]
+    params: NotRequired[Any]
     data: _Data
 
 
+_RACE_REQUIRED = frozenset({(), ("id",), ("race_number",), ("start_time",)})
+_MEETING_REQUIRED = frozenset({(), ("meeting",), ("date",), ("category",), ("country",), ("races",)})
 _RACE = TypeAdapter(WireListedRace)
 _MEETING = TypeAdapter(WireListedMeeting)
 _PAGE = TypeAdapter(_Page)
@@ -95,19 +99,16 @@ class Listing:
 
 @dataclass(frozen=True)
 class MeetingsPage:
-    """One page: ``size`` is how many meetings it lists, the unreadable ones included; ``limit`` is the most it could
-    list, as far as the API says so."""
+    """One page: ``size`` is how many meetings it lists and ``entries`` tells them apart, the unreadable ones included;
+    ``limit`` is the most it could list, as far as the API says so; ``dropped`` as in ``RacingDay``."""
 
     size: int
+    entries: frozenset[str]
     limit: int | None
     generated_at: datetime
     listings: tuple[Listing, ...]
     rejected: tuple[Rejected, ...]
-
-    @property
-    def meeting_ids(self) -> set[str]:
-        """Of the readable meetings."""
-        return {listing.meeting.meeting_id for listing in self.listings}
+    dropped: tuple[str, ...]
 
 
 def parse_meetings_page(body: bytes, *, received_at: datetime) -> MeetingsPage:
@@ -117,6 +118,7 @@ def parse_meetings_page(body: bytes, *, received_at: datetime) -> MeetingsPage:
         WireError: The body is not such a page at all, or says that the API failed.
     """
     document = parse_document(body)
+    document.refuse_complaint()
     try:
         page = _PAGE.validate_python(document.content)
     except ValidationError as error:
@@ -125,23 +127,29 @@ def parse_meetings_page(body: bytes, *, received_at: datetime) -> MeetingsPage:
     rejected: list[Rejected] = []
     doubtful = _locate_doubtful(document)
     listings = []
+    dropped: list[str] = []
+    names = frozenset(_find_id(entry, "meeting") or f"number {index}" for index, entry in enumerate(entries))
     for index, entry in enumerate(entries):
         try:
-            listings.append(_read_listing(entry, doubtful.get(index), rejected))
+            listings.append(_read_listing(entry, doubtful.get(index), rejected, dropped))
         except WireError as error:
             rejected.append(Rejected(meeting_id=_find_id(entry, "meeting"), reason=str(error)))
-    limit = (page.get("params") or {}).get("limit")
+    params = page.get("params")
+    limit = params.get("limit") if isinstance(params, dict) else None
     return MeetingsPage(
         size=len(entries),
+        entries=names,
         limit=limit if type(limit) is int and limit > 0 else None,
         generated_at=(page.get("header") or {}).get("generated_time") or received_at,
         listings=tuple(listings),
         rejected=tuple(rejected),
+        dropped=tuple(dropped),
     )
 
 
 def build_racing_day(racing_day: date, pages: Iterable[MeetingsPage]) -> RacingDay:
-    """All pages of a day as one. A meeting that slid onto the next page is taken once; a race has one meeting."""
+    """All pages of a day as one. A meeting that slid onto the next page is taken once; a race has one meeting; a
+    meeting of another day is rejected."""
     pages = list(pages)
     meetings: dict[str, ListedMeeting] = {}
     races: dict[str, ListedRace] = {}
@@ -149,6 +157,9 @@ def build_racing_day(racing_day: date, pages: Iterable[MeetingsPage]) -> RacingD
     for listing in (listing for page in pages for listing in page.listings):
         meeting_id = listing.meeting.meeting_id
         if meeting_id in meetings:
+            continue
+        if listing.meeting.racing_day != racing_day:
+            rejected.append(Rejected(meeting_id=meeting_id, reason=f"is of {listing.meeting.racing_day}"))
             continue
         meetings[meeting_id] = listing.meeting
         for race in listing.races:
@@ -162,6 +173,7 @@ def build_racing_day(racing_day: date, pages: Iterable[MeetingsPage]) -> RacingD
         meetings=tuple(meetings.values()),
         races=tuple(races.values()),
         rejected=tuple(rejected),
+        dropped=tuple(text for page in pages for text in page.dropped),
     )
 
 
@@ -177,22 +189,26 @@ def _locate_doubtful(document: Document) -> dict[int, str]:
     return doubtful
 
 
-def _read_listing(entry: object, repeated_key: str | None, rejected: list[Rejected]) -> Listing:
+def _read_listing(entry: object, repeated_key: str | None, rejected: list[Rejected], dropped: list[str]) -> Listing:
+    """A meeting with its readable races; adds to ``rejected`` and ``dropped`` what was not."""
     if repeated_key is not None:
         raise WireError(f"{repeated_key}: the key is there twice")
-    try:
-        meeting = _MEETING.validate_python(entry)
-    except ValidationError as error:
-        raise WireError(describe_invalid(error)) from error
+    meeting, places = read_leniently(_MEETING, entry, required=_MEETING_REQUIRED)
+    meeting_id = meeting["meeting_id"]
+    dropped += [f"{meeting_id}: {name_path(place)}" for place in places]
     races = []
     for index, race_entry in enumerate(meeting["races"] or ()):
+        # A novelty market, such as a jockey challenge.
+        if isinstance(race_entry, dict) and race_entry.get("race_number") in (0, "0"):
+            continue
         try:
-            races.append(_build_race(_RACE.validate_python(race_entry), meeting))
-        except ValidationError as error:
-            race = _find_id(race_entry, "id") or f"number {index + 1} of the list"
-            rejected.append(
-                Rejected(meeting_id=meeting["meeting_id"], reason=f"race {race}: {describe_invalid(error)}")
-            )
+            race, places = read_leniently(_RACE, race_entry, required=_RACE_REQUIRED)
+        except WireError as error:
+            name = _find_id(race_entry, "id") or f"number {index + 1} of the list"
+            rejected.append(Rejected(meeting_id=meeting_id, reason=f"race {name}: {error}"))
+        else:
+            races.append(_build_race(race, meeting))
+            dropped += [f"{meeting_id}: races.{index}.{name_path(place)}" for place in places]
     return Listing(meeting=ListedMeeting.model_validate(known(meeting, but=("races",))), races=tuple(races))
 
 

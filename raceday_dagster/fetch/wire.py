@@ -1,18 +1,19 @@
 """What the API's JSON is made of, for both endpoints: parsing, the envelope, the field types, and what is refused how.
 
-The rules: a number is a number and a text a text (never one for the other), no NaN, no NUL, no key twice, nothing that
-the columns it ends in cannot hold. An absent key stays apart from ``null``; a blank text means "not known" and is
-treated as absent. Keys we do not read are ignored.
+The rules: no NaN, no NUL, no key twice, nothing that the columns it ends in cannot hold; a number written as text is
+that number. A field that breaks a rule is dropped, as if it were absent, and named; only what an answer cannot be
+without costs the answer. An absent key stays apart from ``null``; a blank text means "not known" and is treated as
+absent. Keys we do not read are ignored.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -21,14 +22,19 @@ from pydantic import (
     Field,
     StrictBool,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict
 
 from raceday_dagster.fetch.exchange import clean_excerpt
 
 Location = tuple[str | int, ...]
+T = TypeVar("T")
+
+COMPLAINTS_MAX = 2000
+"""An answer with more unreadable fields than this is not the API's."""
 
 _FIRST_S = 946_684_800
 _LAST_S = 4_102_444_800
@@ -43,22 +49,36 @@ _PLAINER: Mapping[str, str] = {
 
 
 class WireError(ValueError):
-    """The answer is not what the API promises; ``str(error)`` is one line that names the field path."""
+    """The answer is not what the API promises; ``str(error)`` is one line that names the field path.
+
+    ``retryable``: the API says itself that it failed, so that the next answer may be a good one.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
 
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed body, and where its objects name a key twice: JSON parsers take the last one in silence, we do not."""
+    """A parsed body, and where its objects name a key twice: JSON parsers take the last one in silence, we do not.
+    ``complaint`` is what ``data.error`` or ``header.error`` says, empty without one."""
 
     content: Any
     repeated_keys: tuple[Location, ...]
+    complaint: str
+
+    def refuse_complaint(self) -> None:
+        """Raises the complaint as a ``WireError``, if there is one."""
+        if self.complaint:
+            raise WireError(f"the API says: {self.complaint}", retryable=True)
 
 
 def parse_document(body: bytes) -> Document:
     """The one pass over a body.
 
     Raises:
-        WireError: It is no JSON in UTF-8, or ``data.error`` or ``header.error`` says that the API failed.
+        WireError: It is no JSON in UTF-8.
     """
     repeated: list[_Repeated] = []
 
@@ -77,13 +97,90 @@ def parse_document(body: bytes) -> Document:
         locations = tuple(_locate_repeated(content, ())) if repeated else ()
     except (ValueError, RecursionError) as error:
         raise WireError(f"the answer is not JSON: {clean_excerpt(str(error))}") from error
-    _refuse_complaint(content)
-    return Document(content, locations)
+    return Document(content, locations, find_complaint(content))
 
 
 def refuse_repeated_key(location: Location) -> WireError:
     """The error of a key that is there twice."""
     return WireError(f"{name_path(location)}: the key is there twice")
+
+
+def read_leniently(
+    adapter: TypeAdapter[T], content: Any, *, required: Collection[Location], repeated_keys: Iterable[Location] = ()
+) -> tuple[T, list[Location]]:
+    """``content`` as ``adapter`` reads it, and the places of what was dropped because it cannot be read.
+
+    What lacks a field it cannot be without is dropped itself: a row of a list, a part of an object. ``content`` is
+    changed. A sound answer is validated once.
+
+    Raises:
+        WireError: Something in ``required`` cannot be read, or nearly nothing can.
+    """
+    dropped: dict[Location, None] = {}
+    for location in repeated_keys:
+        if location in required:
+            raise refuse_repeated_key(location)
+        if _find_deepest(content, location) == location:
+            _drop(content, location, dropped)
+    while True:
+        try:
+            return adapter.validate_python(content), list(dropped)
+        except ValidationError as error:
+            if error.error_count() > COMPLAINTS_MAX:
+                raise WireError(describe_invalid(error)) from error
+            complaints = error.errors(include_url=False, include_context=False)
+        unread = {
+            place: complaint
+            for complaint in complaints
+            if not _read_number(content, place := _find_deepest(content, complaint["loc"]), complaint)
+        }
+        if fatal := [complaint for place, complaint in unread.items() if place in required]:
+            raise WireError(_describe(fatal))
+        # A row that is removed moves those behind it, so rows go once nothing else is left to be named.
+        rows_only = all(isinstance(place[-1], int) for place in unread)
+        for place in sorted(unread, key=_sort_key, reverse=True):
+            if rows_only or isinstance(place[-1], str):
+                _drop(content, place, dropped)
+
+
+def _sort_key(location: Location) -> list[tuple[int, str]]:
+    return [(part, "") if isinstance(part, int) else (-1, part) for part in location]
+
+
+def _read_number(content: Any, place: Location, complaint: ErrorDetails) -> bool:
+    """Whether a number was wanted and is there as text; then it takes the text's place."""
+    text = complaint["input"]
+    if complaint["type"] not in ("int_type", "float_type") or not isinstance(text, str):
+        return False
+    if re.fullmatch(r"-?\d{1,15}(\.\d{1,15})?", text.strip(), re.ASCII) is None:
+        return False
+    number = float(text)
+    _find_owner(content, place)[place[-1]] = int(number) if number.is_integer() else number
+    return True
+
+
+def _find_owner(content: Any, place: Location) -> Any:
+    for part in place[:-1]:
+        content = content[part]
+    return content
+
+
+def _find_deepest(content: Any, location: Location) -> Location:
+    """The part of ``location`` that exists: of a missing field, the object that lacks it."""
+    for depth, part in enumerate(location):
+        match content, part:
+            case (dict(), str()) if part in content:
+                content = content[part]
+            case (list(), int()) if part < len(content):
+                content = content[part]
+            case _:
+                return location[:depth]
+    return location
+
+
+def _drop(content: Any, place: Location, dropped: dict[Location, None]) -> None:
+    del _find_owner(content, place)[place[-1]]
+    dropped[place] = None
 
 
 class _Repeated(dict[str, Any]):
@@ -100,14 +197,24 @@ def _locate_repeated(value: object, location: Location) -> Iterator[Location]:
         yield from _locate_repeated(part, (*location, name))
 
 
-def _refuse_complaint(content: object) -> None:
+def find_complaint(content: object) -> str:
+    """What ``data.error`` or ``header.error`` of an answer says, on one line; empty without one."""
     for name in ("data", "header"):
         part = content.get(name) if isinstance(content, dict) else None
         complaint = part.get("error") if isinstance(part, dict) else None
         # What is nested may be nested deeper than it can be shown.
         said = "more than a text" if isinstance(complaint, dict | list) else clean_excerpt(str(complaint))
         if complaint and said:
-            raise WireError(f"{name}.error: the API says: {said}")
+            return said
+    return ""
+
+
+def read_complaint(body: bytes) -> str:
+    """The complaint in the body of an error, empty if it is not the API's JSON."""
+    try:
+        return find_complaint(json.loads(body))
+    except (ValueError, RecursionError):
+        return ""
 
 
 WIRE_CONFIG = ConfigDict(allow_inf_nan=False, hide_input_in_errors=True)
@@ -238,7 +345,10 @@ class WireHeader(TypedDict):
 
 def describe_invalid(error: ValidationError) -> str:
     """The first complaint as ``data.runners.3.odds.fixed_win: input should be a valid number``, without any value."""
-    complaints = error.errors(include_url=False, include_input=False, include_context=False)
+    return _describe(error.errors(include_url=False, include_input=False, include_context=False))
+
+
+def _describe(complaints: Sequence[ErrorDetails]) -> str:
     first = complaints[0]
     message = _PLAINER.get(first["type"], first["msg"].removeprefix("Value error, "))
     message = message[:1].lower() + message[1:] if message[1:2].islower() else message

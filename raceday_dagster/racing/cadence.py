@@ -21,6 +21,8 @@ NEAR = timedelta(minutes=15)
 LOOK_BACK = timedelta(hours=2)
 """A race that is not over two hours after its start is left to the backfill."""
 LOOK_AHEAD = timedelta(hours=24)
+INTERVALS_WITHOUT_ANSWER = 3
+"""After so many intervals without a new answer a live race is an alert, whatever the reason."""
 CLAIM_LASTS = timedelta(minutes=2)
 """An older run that has not ended has lost its races: it is stuck or its process is gone. It is still at work."""
 
@@ -77,6 +79,14 @@ def choose_interval(time_to_start: timedelta) -> timedelta:
     if time_to_start <= NEAR:
         return timedelta(seconds=30)
     return timedelta(seconds=60)
+
+
+def is_without_answer(start_time: datetime, answered_at: datetime | None, now: datetime) -> bool:
+    """Whether a live race has had no new answer for ``INTERVALS_WITHOUT_ANSWER``, or never had one."""
+    if answered_at is None:
+        return True
+    # A race that has just entered its last five minutes was due at the slower cadence until then.
+    return now - answered_at > INTERVALS_WITHOUT_ANSWER * choose_interval(start_time - answered_at)
 
 
 def is_candidate(race: PolledRace, now: datetime) -> bool:

@@ -145,11 +145,15 @@ class RaceEvent(Record):
     protest_reason: str | None = None
 
     runners: tuple[Runner, ...] = ()
+    has_unreadable_runner: bool = False
+    """A runner of the answer was dropped, so ``runners`` does not say who is gone."""
     tracker: tuple[TrackerRow, ...] | None = None
     """``None`` when the answer has no money tracker: nothing is known, which is not a share of 0."""
     tote_pools: tuple[TotePool, ...] | None = None
     dividends: tuple[Dividend, ...] | None = None
     results: tuple[Finisher, ...] | None = None
+    warnings: tuple[str, ...] = ()
+    """What could not be read of the answer and was dropped, and what else makes it doubtful: for its quality."""
 
 
 class ListedMeeting(Record):
@@ -204,6 +208,8 @@ class RacingDay(Record):
     meetings: tuple[ListedMeeting, ...]
     races: tuple[ListedRace, ...]
     rejected: tuple[Rejected, ...] = ()
+    dropped: tuple[str, ...] = ()
+    """Fields that could not be read, as ``meeting id: path``."""
 
     def select_meetings(self, *, countries: Collection[str], categories: Collection[str]) -> Self:
         """The day with only the meetings of these countries and categories, and only their races.

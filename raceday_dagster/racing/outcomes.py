@@ -19,6 +19,7 @@ from raceday_dagster.racing.snapshots import RaceSnapshot
 
 Status = Literal["success", "skipped", "failed"]
 
+WRITE_BUDGET_MS = 300
 RACE_BUDGET_MS = 2_000
 BATCH_BUDGET_MS = 15_000
 
@@ -188,6 +189,23 @@ class RowCounts(Record):
 class RaceError(ItemError):
     """Why a race failed or was skipped."""
 
+    @property
+    def is_unknown_race(self) -> bool:
+        """The API does not know the race."""
+        return self.type == UNKNOWN_RACE.type
+
+
+UNKNOWN_RACE = RaceError(stage="fetch", type="UnknownRace", message="the API does not know this race", retryable=False)
+
+
+class RaceFacts(Record):
+    """What is known of a race besides its id."""
+
+    title: str
+    """Meeting and race number, for people."""
+    start_time: datetime
+    status: str
+
 
 class ProcessResult(ItemResult):
     """What one poll of one race came to."""
@@ -199,6 +217,13 @@ class ProcessResult(ItemResult):
     row_counts: RowCounts = RowCounts()
     quality_score: int | None = None
     error: RaceError | None = None
+    race: RaceFacts | None = None
+    """``None`` where no answer came: then only the database may know the race."""
+
+    @property
+    def title(self) -> str:
+        """Meeting and race number where they are known; empty otherwise."""
+        return self.race.title if self.race else ""
 
     @property
     def total_ms(self) -> int:
@@ -221,6 +246,7 @@ class RaceInProgress(Record):
     """Reading of ``time.monotonic`` at which the race must have ended."""
     polled_at: datetime
     timings: Timings
+    race: RaceFacts
 
 
 class FetchedRace(RaceInProgress):
@@ -241,6 +267,8 @@ class ConnectionUse(Record):
     max: int
     peak: int
     waiting_peak: int = 0
+    opened: int = 0
+    """Connections open at the end."""
 
 
 class WorkerUse(Record):
@@ -270,6 +298,13 @@ class BatchOutcome(BatchResults[ProcessResult]):
         return len(self.races)
 
     @property
+    def has_answer(self) -> bool:
+        """Unless no race succeeded, and one failed or is not known to the API: then nothing is followed any more. A
+        batch whose answers are stored already, or that is empty, counts as answered."""
+        lost = self.failures or any(race.error and race.error.is_unknown_race for race in self.results)
+        return self.successes > 0 or not lost
+
+    @property
     def over_budget(self) -> bool:
         """The batch took its whole budget or more by the wall clock."""
         return self.batch_duration_ms >= self.budget_ms
@@ -278,6 +313,13 @@ class BatchOutcome(BatchResults[ProcessResult]):
     def near_budget(self) -> bool:
         """The batch took 80 % of its budget or more: the moment to look, before it is too late."""
         return self.batch_duration_ms >= 0.8 * self.budget_ms
+
+    @property
+    def write_share_percent(self) -> int:
+        """The part of the races' time that their writes took. The statements of a write run one after the other; when
+        they take more than 20 % for long, that decision is to be made again."""
+        whole_ms = sum(race.timings.total_ms for race in self.races)
+        return round(100 * sum(race.timings.write_ms for race in self.races) / whole_ms) if whole_ms else 0
 
     @property
     def row_counts(self) -> RowCounts:

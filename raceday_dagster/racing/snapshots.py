@@ -184,6 +184,8 @@ class RaceSnapshot(Record):
     meeting: MeetingRow
     race: RaceRow
     entrants: tuple[EntrantRow, ...]
+    has_unreadable_runner: bool = False
+    """The answer listed more than ``entrants``: nobody is known to be gone."""
     pools: PoolsRow | None
     results: ResultsRow | None
     money_flow: tuple[MoneyFlowRow, ...]

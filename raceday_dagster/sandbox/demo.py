@@ -29,7 +29,7 @@ from sqlalchemy import NullPool, create_engine
 from raceday_dagster.errors import SandboxError
 from raceday_dagster.racing.calendar import NEW_ZEALAND
 from raceday_dagster.sandbox.sandbox import Sandbox, Simulation, open_lock, open_sandbox
-from raceday_dagster.settings import Settings
+from raceday_dagster.settings import Settings, parse_database_url
 from raceday_dagster.store.queries import Mover, NextRace, PollLine, read_movers, read_next_races, read_polls
 
 RACES = 5
@@ -96,7 +96,7 @@ def _show(console: Console, environment: Mapping[str, str], home: Path) -> None:
         load = {"ops": {"fetch_meetings": {"config": {"racing_day": racing_day.isoformat()}}}}
         _execute(stage, f"loading racing day {racing_day}", "daily_baseline", load)
         # Not pooled: a connection kept here would be one less for the jobs.
-        engine = create_engine(sandbox.environment["DATABASE_URL"], poolclass=NullPool)
+        engine = create_engine(parse_database_url(sandbox.environment["DATABASE_URL"]), poolclass=NullPool)
         races = read_next_races(engine, after=first_start + timedelta(hours=2), limit=RACES)
         if len(races) < RACES:
             raise SandboxError(f"the simulated day has {len(races)} races to poll, not {RACES}")

@@ -220,6 +220,11 @@ def build_url(role: str, database: str, socket_dir: Path) -> str:
     return f"postgresql+psycopg2://{quote(role, safe='')}@/{quote(database, safe='')}?host={quote(str(socket_dir))}"
 
 
+def build_libpq_url(url: str) -> str:
+    """The URL as ``psql`` and everything else that stands on libpq takes it."""
+    return url.replace("postgresql+psycopg2://", "postgresql://", 1)
+
+
 def _make_cluster(placement: Placement, binaries: Binaries) -> None:
     """Run initdb beside the data folder and rename the result: what was cut short never passes for a cluster."""
     for left in placement.state_dir.glob(f"{MAKING_PREFIX}*"):

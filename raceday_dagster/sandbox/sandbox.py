@@ -24,7 +24,7 @@ from typing import TextIO
 import raceday_dagster
 from raceday_dagster.errors import SandboxError
 from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
-from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster.sandbox.postgres import EmbeddedPostgres, build_libpq_url
 from raceday_dagster.sandbox.postmaster import STOP_WITHIN_S
 from raceday_dagster.settings import Settings
 from raceday_dagster.simulator.running import RunningSimulator, SimulatorError, running_simulator
@@ -120,10 +120,11 @@ def open_sandbox(
             name = simulation.database if simulated else "raceday"
             if simulated and simulation.fresh_database:
                 server.drop_database(name)
-            added["DATABASE_URL"] = server.create_database(name, owner=name, connection_limit=settings.db_pool_max)
-            upgrade(added["DATABASE_URL"])
+            url = server.create_database(name, owner=name, connection_limit=settings.db_pool_max)
+            upgrade(url)
+            added["DATABASE_URL"] = build_libpq_url(url)
             if settings.dagster_pg_url is None:
-                added["DAGSTER_PG_URL"] = server.create_dagster_database()
+                added["DAGSTER_PG_URL"] = build_libpq_url(server.create_dagster_database())
         simulator = None
         if simulated:
             simulator = stack.enter_context(_simulate(simulation))

@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -19,11 +20,12 @@ from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from queue import Full, Queue
-from urllib.parse import unquote, unquote_plus, urlsplit
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 LOG_BYTES = 10_000_000
 LOG_FILES = 5
 HIDDEN = "[hidden]"
+PASSWORD_OPTIONS = {"password", "sslpassword"}
 LONGEST_NOTICE = 300
 MOST_ALIKE = 5
 """Lines of one kind within ``ALIKE_FOR_S``; equal ones are shown once."""
@@ -169,13 +171,20 @@ def shorten(text: str) -> str:
 
 
 def find_secrets(environment: dict[str, str]) -> set[str]:
-    """Passwords of the database URLs, as written, decoded and in JSON, and the identity shown to the API."""
+    """Passwords of the database URLs, whole and each part that somebody who splits a decoded URL may take for a host,
+    as written, decoded, encoded and in JSON, and the identity shown to the API.
+
+    Args:
+        environment: With URLs that ``Settings`` accepts: the only ``@`` ends the password.
+    """
     known = {environment.get(f"NZTAB_{name}", "") for name in ("FROM_EMAIL", "PARTNER_ID")}
     for name in ("DATABASE_URL", "DAGSTER_PG_URL"):
-        url = urlsplit(environment.get(name, ""))
-        options = [option.partition("=") for option in url.query.split("&")]
-        written = [url.password or "", *(value for name, _, value in options if name in {"password", "sslpassword"})]
-        known |= {text for password in written for text in (password, unquote(password), unquote_plus(password))}
+        credentials, _, location = environment.get(name, "").partition("://")[2].rpartition("@")
+        options = [option.partition("=") for option in location.partition("?")[2].split("&")]
+        written = {credentials.partition(":")[2], *(value for key, _, value in options if key in PASSWORD_OPTIONS)}
+        decoded = {decode(password) for password in written for decode in (unquote, unquote_plus)}
+        parts = decoded | {part for password in decoded for part in re.split(r"[@:/?#\[\]]", password)}
+        known |= written | parts | {encode(part, safe="") for part in parts for encode in (quote, quote_plus)}
     return {text for secret in known if len(secret) >= _SHORTEST_SECRET for text in (secret, json.dumps(secret)[1:-1])}
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from raceday_dagster.dagster_plugins.storage import StorageError
 from raceday_dagster.errors import DatabaseError, ServiceError
-from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_BACK, choose_interval
+from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_BACK, is_without_answer
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.sandbox.sandbox import write_instance_config
 from raceday_dagster.service.console import shorten
@@ -24,9 +24,9 @@ from raceday_dagster.service.dagster_instance import (
 )
 from raceday_dagster.service.instance_lock import Holder, read_holder
 from raceday_dagster.service.service_files import ServiceState, read_state
-from raceday_dagster.settings import Settings
+from raceday_dagster.settings import SHARED_DATABASE, Settings
 from raceday_dagster.store.engine import build_engine
-from raceday_dagster.store.queries import LiveRace, read_live_races
+from raceday_dagster.store.queries import FollowedRace, read_live_races
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster.store.schema.check import check_schema
 from raceday_dagster.store.sql_errors import describe_place
@@ -34,7 +34,6 @@ from raceday_dagster.store.sql_errors import describe_place
 LONGEST_SILENCE = timedelta(seconds=150)
 """A daemon writes its heartbeat every 30 s, but between its rounds only, and the scheduler has one a minute: two and a
 half of those."""
-POLL_TOLERANCE = timedelta(seconds=15)
 WARM_UP = timedelta(seconds=60)
 """Within it a service that has just started may not have polled everything yet, nor even begun."""
 DAY_GRACE = timedelta(minutes=15)
@@ -89,7 +88,8 @@ def check_health(environment: Mapping[str, str], now: datetime) -> list[Check]:
             ]
         environment = {**environment, **state.environment}
         settings = Settings.from_environment(environment)
-    return [*_check_dagster(environment, settings, now, state)]
+    shared = [Check("warning", f"settings: {SHARED_DATABASE}")] if settings.shares_database else []
+    return [*shared, *_check_dagster(environment, settings, now, state)]
 
 
 def _check_dagster(
@@ -211,8 +211,8 @@ def judge_day(is_listed: bool, now: datetime, up_since: datetime | None) -> Chec
     )
 
 
-def judge_polls(races: Sequence[LiveRace], now: datetime, up_since: datetime | None) -> Iterator[Check]:
-    """Whether each live race was polled on its cadence, and which races should long have been over.
+def judge_polls(races: Sequence[FollowedRace], now: datetime, up_since: datetime | None) -> Iterator[Check]:
+    """Whether each live race has a new answer of late, and which races should long have been over.
 
     Args:
         races: Live races, the earliest start first.
@@ -221,7 +221,7 @@ def judge_polls(races: Sequence[LiveRace], now: datetime, up_since: datetime | N
     """
     live = [race for race in races if now - race.start_time < LOOK_BACK]
     overdue = [race for race in races if now - race.start_time >= LOOK_BACK]
-    late = [race for race in live if is_late(race, now)]
+    late = [race for race in live if is_without_answer(race.start_time, race.answered_at, now)]
     if late and is_warming_up(up_since, now):
         yield Check("warning", f"polls: the service has just started; {name_races(late, now)}")
     elif late:
@@ -234,31 +234,23 @@ def judge_polls(races: Sequence[LiveRace], now: datetime, up_since: datetime | N
         yield Check("warning", f"not over two hours after the start, left to the backfill: {name_races(overdue, now)}")
 
 
-def is_late(race: LiveRace, now: datetime) -> bool:
-    """Whether the newest poll that did not fail is older than the cadence at that time and the tolerance allow."""
-    if race.polled_at is None:
-        return True
-    # A race that has just entered its last five minutes was due at the slower cadence until then.
-    return now - race.polled_at > choose_interval(race.start_time - race.polled_at) + POLL_TOLERANCE
-
-
-def name_races(races: Sequence[LiveRace], now: datetime) -> str:
-    """The first few races and the age of their last poll that did not fail."""
+def name_races(races: Sequence[FollowedRace], now: datetime) -> str:
+    """The first few races and the age of their last poll that stored a new answer."""
     named = [
         f"{race.title} (no good poll yet)"
-        if race.polled_at is None
-        else f"{race.title} (last good poll {describe_age(now - race.polled_at)} ago)"
+        if race.answered_at is None
+        else f"{race.title} (last good poll {describe_age(now - race.answered_at)} ago)"
         for race in races[:_NAMED_RACES]
     ]
     more = len(races) - len(named)
     return ", ".join(named) + (f" and {more} more" if more else "")
 
 
-def describe_live(live: Sequence[LiveRace], now: datetime) -> str:
+def describe_live(live: Sequence[FollowedRace], now: datetime) -> str:
     """How many races are live, and the oldest last good poll among them."""
     if not live:
         return f"no race is live (in its last {LAST_MINUTES // timedelta(minutes=1)} minutes, or started and not over)"
-    oldest = max(now - race.polled_at for race in live if race.polled_at is not None)
+    oldest = max(now - race.answered_at for race in live if race.answered_at is not None)
     return f"{len(live)} live races, oldest good poll {describe_age(oldest)} ago"
 
 

@@ -40,7 +40,7 @@ from raceday_dagster.service.service_files import (
     write_state,
 )
 from raceday_dagster.service.supervisor import StopRequests, Supervisor
-from raceday_dagster.settings import Settings
+from raceday_dagster.settings import SHARED_DATABASE, Settings
 from raceday_dagster.web.address import is_loopback
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -70,6 +70,8 @@ def run_up(
         check_address(web)
         if not is_loopback(web.host):
             say_timed(f"WARNING: the UI on {web.host} has no login: whoever reaches it can launch and end runs")
+        if Settings.from_environment(environment).shares_database:
+            say_timed(f"WARNING: {SHARED_DATABASE}")
         with open_environment(environment, utc_now(), feed_latency_ms=feed_latency_ms) as opened:
             _serve(opened, web, say_timed, stop_requests, utc_now())
     say_timed("stopped")

@@ -37,11 +37,14 @@ RACES = Upsert(table="races", on_change=("api_generated_time",))
 
 def write_list(transaction: Transaction, day: RacingDay) -> RowCounts:
     """Writes the meetings and races that differ from what is stored; a race with a newer answer is left alone, and
-    a list older than the newest of its day changes nothing at all.
+    a list older than the newest of its day changes nothing at all. A list without a race is not stored: its day would
+    count as loaded, and nothing would look for its races again.
 
     The list owns the racing day of a meeting and of its races, but for those already polled: their history lies under
     the day they have, and would begin again under another.
     """
+    if not day.races:
+        return RowCounts()
     values = {"racing_day": day.racing_day, "generated_at": day.generated_at}
     if not transaction.run("racing_days", CLAIM_DAY, values).rowcount:
         return RowCounts()

@@ -3,6 +3,11 @@
 Two clocks: the feed's (``generated_at``, ``api_generated_time``, ``finalized_at`` …) orders answers; ours
 (``last_poll_time``) says when we asked. ``races.api_generated_time`` is the time of the newest poll, or of the list as
 long as the race was never polled: a list says little, so it never makes a poll stale.
+
+The feed's time decides alone which of two answers is the newer, not the order of their arrival: two processes may poll
+one race, and the slower answer may be the older one. The client dates an answer at most five seconds after it arrived
+(``fetch.client``). So of two servers whose clocks differ by seconds the later one wins for so many seconds, answers of
+the other are stale meanwhile, and neither undoes what the other said.
 """
 
 from __future__ import annotations
@@ -22,8 +27,9 @@ FIRST_YEAR, LAST_YEAR = 2000, 2100
 """Racing days outside these years are mistakes; any past day inside can be replayed."""
 NOON = 12
 
-ObservedEntrants = Literal["every", "known", "none"]
-"""Entrants that get a money-flow row: every one, those that have earlier rows, or none."""
+ObservedEntrants = Literal["every", "known", "changed"]
+"""Entrants that get a money-flow row: every one, those that have earlier rows, or of these the ones whose amount has
+changed."""
 
 
 class StoredRace(Record):
@@ -38,6 +44,10 @@ class StoredRace(Record):
     abandoned_at: datetime | None = None
     meeting_day: date | None = None
     """Racing day of the stored meeting."""
+    foreign_entrants: tuple[str, ...] = ()
+    """Ids that the answer lists and that another race listed first."""
+    missing_entrants: tuple[str, ...] = ()
+    """Ids of stored entrants that the answer does not list and that are not withdrawn yet."""
 
     @property
     def ended_at(self) -> datetime | None:
@@ -133,12 +143,13 @@ def choose_status(stored: StoredRace, status: str | None, generated_at: datetime
 
 def choose_observed_entrants(stored: StoredRace, change: dict[str, Any]) -> ObservedEntrants:
     """Money flows while a race is open, closed or interim and in the first poll that sees it final; a race that is
-    abandoned gets one last row for those who have one."""
+    abandoned gets one last row for those who have one. Afterwards only an amount that still changes is added, so that
+    an entrant's increments add up to its present amount, whichever poll saw the end first."""
     status = change.get("status", stored.status)
     if status not in TERMINAL_STATUSES:
         return "every"
     if not change and stored.has_polled_end:
-        return "none"
+        return "changed"
     return "every" if status == "final" else "known"
 
 

@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from pydantic import SecretStr
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.pool import QueuePool
 
 from raceday_dagster.racing.outcomes import ConnectionUse
 from raceday_dagster.racing.records import Record
+from raceday_dagster.settings import parse_database_url
+from raceday_dagster.store.sql_errors import is_demoted
 
 CONNECT_ARGS: Mapping[str, str | int] = {
     "application_name": "raceday",
@@ -36,14 +38,19 @@ BUSY_PERCENT = 70
 NEARLY_FULL_PERCENT = 80
 
 
+def choose_connect_args(url: URL) -> dict[str, str | int]:
+    """``CONNECT_ARGS`` without those that a URL sets itself."""
+    return {name: value for name, value in CONNECT_ARGS.items() if name not in url.query}
+
+
 def build_engine(database_url: SecretStr | str, *, pool_max: int, checkout_timeout_s: float = 2.0) -> Engine:
     """An engine whose pool never opens more than ``pool_max`` connections.
 
     A checkout waits ``checkout_timeout_s`` for a free connection, then raises ``sqlalchemy.exc.TimeoutError``.
     Nothing connects yet. Errors of this engine never show parameters, which may hold payload text.
     """
-    url = database_url.get_secret_value() if isinstance(database_url, SecretStr) else database_url
-    return create_engine(
+    url = parse_database_url(database_url.get_secret_value() if isinstance(database_url, SecretStr) else database_url)
+    engine = create_engine(
         url,
         poolclass=QueuePool,
         pool_size=min(KEPT_OPEN, pool_max),
@@ -52,9 +59,17 @@ def build_engine(database_url: SecretStr | str, *, pool_max: int, checkout_timeo
         pool_pre_ping=True,
         pool_use_lifo=True,
         hide_parameters=True,
-        connect_args=dict(CONNECT_ARGS),
+        connect_args=choose_connect_args(url),
         execution_options={POOL_MAX: pool_max},
     )
+    event.listen(engine, "handle_error", _leave_demoted_server)
+    return engine
+
+
+def _leave_demoted_server(context: ExceptionContext) -> None:
+    """Has the pool open every connection anew: those to a server that lost its role pass the ping and refuse writes."""
+    if context.sqlalchemy_exception is not None and is_demoted(context.sqlalchemy_exception):
+        context.is_disconnect = True
 
 
 class PoolGauge:
@@ -91,6 +106,11 @@ class PoolGauge:
         return self._pool.checkedout()
 
     @property
+    def opened(self) -> int:
+        """Connections that are open now, in use or idle."""
+        return self._pool.checkedin() + self._pool.checkedout()
+
+    @property
     def peak(self) -> int:
         """The most connections that were out at once since the start or ``reset_peak``."""
         return self._peak
@@ -113,7 +133,7 @@ class PoolGauge:
 
     def read_use(self) -> ConnectionUse:
         """The ceiling and the peaks."""
-        return ConnectionUse(max=self.max, peak=self.peak, waiting_peak=self.waiting_peak)
+        return ConnectionUse(max=self.max, peak=self.peak, waiting_peak=self.waiting_peak, opened=self.opened)
 
     @contextmanager
     def asking(self) -> Iterator[None]:
@@ -138,21 +158,29 @@ class PoolGauge:
 class PoolUtilisation(Record):
     """How full a pool was, and how loudly to say so."""
 
-    in_use: int
+    opened: int
     idle: int
+    """Open and not in use; what was never opened is no connection."""
+    in_use: int
     waiting: int
     max: int
+    """The ceiling."""
     percent: int
     level: Literal["info", "warning", "error"]
 
 
-def describe_utilisation(in_use: int, maximum: int, waiting: int = 0) -> PoolUtilisation:
-    """Fields of a ``db_pool_utilization`` line: a warning from 70 %, an error from 80 % or when somebody waits."""
+def describe_utilisation(in_use: int, maximum: int, waiting: int = 0, *, opened: int = 0) -> PoolUtilisation:
+    """Fields of a ``db_pool_utilization`` line: a warning from 70 %, an error from 80 % or when somebody waits.
+
+    ``opened``: connections that are open; at the peak of a pool no fewer than were in use then.
+    """
+    opened = max(opened, in_use)
     percent = round(100 * in_use / maximum)
     level: Literal["info", "warning", "error"] = "warning" if percent >= BUSY_PERCENT else "info"
     return PoolUtilisation(
+        opened=opened,
+        idle=opened - in_use,
         in_use=in_use,
-        idle=maximum - in_use,
         waiting=waiting,
         max=maximum,
         percent=percent,

@@ -18,8 +18,9 @@ from raceday_dagster.store.transaction import Transaction
 from raceday_dagster.store.upsert import LARGEST_STATEMENT, dump_row
 
 # `newest` is the entrant's last row, `win` and `place` the last with that amount: an increment is the difference to the
-# last known amount of its pool, so the increments of an entrant always add up to its current amount. A poll whose clock
-# is not after the newest row (our clock was set back) adds nothing: a row in between would break that sum.
+# last known amount of its pool, so the increments of an entrant always add up to its current amount. Answers are in the
+# order of the feed, and the newer may have arrived before the older: in another process, or before our clock was set
+# back. A row in between would break that sum, and so would none: it comes a microsecond after the newest.
 ADD_MONEY_FLOW = """
 INSERT INTO money_flow_history (
     racing_day, race_id, entrant_id, polling_timestamp, event_timestamp, time_to_start_s, time_interval, interval_type,
@@ -29,7 +30,8 @@ INSERT INTO money_flow_history (
     fixed_win_odds, fixed_place_odds, pool_win_odds, pool_place_odds
 )
 SELECT
-    %(racing_day)s, %(race_id)s, given.entrant_id, %(polling_timestamp)s, %(event_timestamp)s,
+    %(racing_day)s, %(race_id)s, given.entrant_id,
+    greatest(%(polling_timestamp)s, newest.polling_timestamp + interval '1 microsecond'), %(event_timestamp)s,
     %(time_to_start_s)s, %(time_interval)s, %(interval_type)s,
     given.hold_percentage, given.bet_percentage,
     given.win_pool_amount, given.place_pool_amount, given.total_pool_amount,
@@ -63,7 +65,12 @@ LEFT JOIN LATERAL (
         AND earlier.entrant_id = given.entrant_id AND earlier.place_pool_amount IS NOT NULL
     ORDER BY earlier.polling_timestamp DESC LIMIT 1
 ) AS place ON true
-WHERE coalesce(newest.polling_timestamp < %(polling_timestamp)s, %(starts)s)
+WHERE (newest.polling_timestamp IS NOT NULL OR %(starts)s)
+    AND NOT (
+        %(only_changed)s
+        AND coalesce(given.win_pool_amount = win.amount, given.win_pool_amount IS NULL)
+        AND coalesce(given.place_pool_amount = place.amount, given.place_pool_amount IS NULL)
+    )
 ORDER BY given.entrant_id
 ON CONFLICT DO NOTHING
 """
@@ -94,14 +101,13 @@ def add_money_flow(
 
     An entrant's first row with a known amount of a pool is a baseline: the increment is the amount itself.
     """
-    if observed == "none":
-        return 0
     values = {
         **_poll_values(snapshot, racing_day),
         "time_to_start_s": snapshot.time_to_start_s,
         "time_interval": snapshot.time_interval,
         "interval_type": snapshot.interval_type,
         "starts": observed == "every",
+        "only_changed": observed == "changed",
     }
     return _add(transaction, "money_flow_history", ADD_MONEY_FLOW, snapshot.money_flow, values)
 

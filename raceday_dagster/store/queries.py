@@ -93,19 +93,25 @@ WHERE race.status IN ('open', 'closed', 'interim')
     AND meeting.country = ANY (%(countries)s) AND race.type = ANY (%(categories)s)
 ORDER BY race.start_time, race.race_id
 """
-LIVE_RACES = """
-SELECT race.race_id, meeting.meeting_name || ' R' || race.race_number AS title, race.start_time, answered.polled_at,
-    CASE newest.status WHEN 'failed' THEN newest.error_message END AS error
+# Only a success is a new answer. A poll that was skipped, because the API does not know the race or has nothing newer,
+# is none: an outage in which every request is answered 404 would pass for health.
+FOLLOWED_RACES = """
+SELECT race.race_id, meeting.meeting_name || ' R' || race.race_number AS title, race.start_time, race.status,
+    (SELECT count(*) FROM race_polls AS poll WHERE poll.race_id = race.race_id) AS polls,
+    answered.polled_at AS answered_at, CASE WHEN newest.status <> 'success' THEN newest.error_message END AS error
 FROM races AS race
 JOIN meetings AS meeting ON meeting.meeting_id = race.meeting_id
 LEFT JOIN LATERAL (
     SELECT poll.polled_at FROM race_polls AS poll
-    WHERE poll.race_id = race.race_id AND poll.status <> 'failed' ORDER BY poll.polled_at DESC LIMIT 1
+    WHERE poll.race_id = race.race_id AND poll.status = 'success' ORDER BY poll.polled_at DESC LIMIT 1
 ) AS answered ON true
 LEFT JOIN LATERAL (
     SELECT poll.status, poll.error_message FROM race_polls AS poll
     WHERE poll.race_id = race.race_id ORDER BY poll.polled_at DESC LIMIT 1
 ) AS newest ON true
+"""
+RACES_BY_ID = FOLLOWED_RACES + "WHERE race.race_id = ANY (%(race_ids)s)"
+LIVE_RACES = f"""{FOLLOWED_RACES}
 WHERE race.status IN ('open', 'closed', 'interim')
     AND race.start_time > %(from_start)s AND race.start_time <= %(to_start)s
     AND meeting.country = ANY (%(countries)s) AND race.type = ANY (%(categories)s)
@@ -146,7 +152,7 @@ WITH observed AS (
 SELECT ranked.race_id, runner_number, entrants.name, share_before, share_now, win_pool_cents,
     fixed_win_odds AS fixed_win
 FROM ranked JOIN entrants USING (entrant_id) JOIN races ON races.race_id = ranked.race_id
-WHERE place <= %(per_race)s
+WHERE place <= %(per_race)s AND entrants.withdrawn_at IS NULL
 ORDER BY races.start_time, ranked.race_id, place
 """
 
@@ -168,17 +174,20 @@ class OverdueRace(Record):
     race_number: int
 
 
-class LiveRace(Record):
-    """A race in its last five minutes, or started and not over."""
+class FollowedRace(Record):
+    """A stored race, and what became of its polls."""
 
     race_id: str
     title: str
     """Meeting and race number, for people."""
     start_time: datetime
-    polled_at: datetime | None
-    """The newest poll in the ledger that did not fail."""
+    status: str = "open"
+    answered_at: datetime | None
+    """The newest poll in the ledger that stored a new answer."""
     error: str | None = None
-    """Why the newest of all failed, if it did."""
+    """Why the newest of all stored none, if it did not."""
+    polls: int = 0
+    """All polls in the ledger."""
 
 
 class NextRace(Record):
@@ -255,9 +264,15 @@ def read_overdue_races(
     return [OverdueRace(**row) for row in _ask(connection, OVERDUE_RACES, **_bound_overdue(now), **chosen)]
 
 
+def read_followed_races(connection: Connection, race_ids: Collection[str]) -> list[FollowedRace]:
+    """These races as they are stored, in any order; those that are not stored are left out."""
+    rows = _ask(connection, RACES_BY_ID, race_ids=[make_key(race_id) for race_id in race_ids])
+    return [FollowedRace(**row) for row in rows]
+
+
 def read_live_races(
     engine: Engine, now: datetime, *, countries: Sequence[str], categories: Sequence[str]
-) -> list[LiveRace]:
+) -> list[FollowedRace]:
     """Races that start within five minutes of ``now`` or started in the 24 hours before and are not over.
 
     Raises:
@@ -265,7 +280,7 @@ def read_live_races(
     """
     values = {"from_start": now - LIVE_LOOK_BACK, "to_start": now + LAST_MINUTES}
     chosen = {"countries": list(countries), "categories": list(categories)}
-    return [LiveRace(**row) for row in _ask_engine(engine, LIVE_RACES, **values, **chosen)]
+    return [FollowedRace(**row) for row in _ask_engine(engine, LIVE_RACES, **values, **chosen)]
 
 
 def read_races_since(engine: Engine, since: datetime) -> set[str]:

@@ -6,7 +6,7 @@ too, because a poll writes its meeting and may end it; the day's list writes the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
 from typing import Any, Literal
 
@@ -31,7 +31,14 @@ from raceday_dagster.store.upsert import Upsert, dump_row, dump_values, write_ro
 LOCK_AND_READ = """
 SELECT pg_advisory_xact_lock(hashtextextended(%(race_id)s, 0));
 SELECT race.status, race.meeting_id, race.racing_day, race.api_generated_time, race.last_poll_time,
-    race.finalized_at, race.abandoned_at, meeting.racing_day AS meeting_day
+    race.finalized_at, race.abandoned_at, meeting.racing_day AS meeting_day,
+    ARRAY(
+        SELECT entrant_id FROM entrants WHERE entrant_id = ANY (%(entrant_ids)s) AND race_id <> %(race_id)s
+    ) AS foreign_entrants,
+    ARRAY(
+        SELECT entrant_id FROM entrants
+        WHERE race_id = %(race_id)s AND entrant_id <> ALL (%(entrant_ids)s) AND withdrawn_at IS NULL
+    ) AS missing_entrants
 FROM (SELECT) AS nothing
 LEFT JOIN races AS race ON race.race_id = %(race_id)s
 LEFT JOIN meetings AS meeting ON meeting.meeting_id = %(meeting_id)s
@@ -53,7 +60,12 @@ MEETING = Upsert(
     table="meetings", insert_only=("racing_day",), on_change=("api_generated_time",), guard=NO_NEWER_ANSWER
 )
 RACE = Upsert(table="races", insert_only=("racing_day",), always=("last_poll_time", "api_generated_time"))
-ENTRANTS = Upsert(table="entrants")
+# The rows of other races are left out before; this holds when two races list a new entrant at one moment.
+ENTRANTS = Upsert(table="entrants", guard="stored.race_id = EXCLUDED.race_id")
+WITHDRAW = """
+UPDATE entrants SET withdrawn_at = %(event_timestamp)s, updated_at = now()
+WHERE race_id = %(race_id)s AND entrant_id = ANY (%(entrant_ids)s)
+"""
 POOLS = Upsert(
     table="race_pools",
     on_change=("last_updated",),
@@ -101,6 +113,8 @@ class WriteReport(Record):
     """From the request for a connection to the answer to the commit; the ledger's figure ends at its own row."""
     breakdown_ms: Mapping[str, float] = Field(default_factory=dict)
     """Milliseconds of each step: ``checkout``, ``lock``, each table, ``race_polls``, ``commit``."""
+    foreign_entrants: int = 0
+    """Entrants of the answer that belong to another race, which first listed them: left out with their history."""
     error: RaceError | None = None
     """Why the answer was skipped, if it was: the ledger has the same."""
 
@@ -131,11 +145,12 @@ def write_race(
         _record(transaction, snapshot, poll, measure_ms(), status="skipped", error=error)
         return WriteReport(status="stale", row_counts=RowCounts(), error=error)
 
+    snapshot = _leave_out(snapshot, stored.foreign_entrants)
     racing_day = label_race(stored, snapshot.race)
     change = choose_status(stored, snapshot.race.carried().get("status"), snapshot.event_timestamp)
     meetings = write_rows(transaction, MEETING, [_meeting_row(snapshot, racing_day)])
     races = write_rows(transaction, RACE, [_race_row(snapshot, racing_day, change)])
-    entrants = write_rows(transaction, ENTRANTS, [dump_row(entrant) for entrant in snapshot.entrants])
+    entrants = _write_entrants(transaction, snapshot, stored)
     pools = write_rows(transaction, POOLS, _pools_rows(snapshot))
     money_flow = odds = 0
     # Only polls write entrants and pools, so a change in them means that this answer was not stored before.
@@ -157,12 +172,16 @@ def write_race(
         race_results=results,
     )
     _record(transaction, snapshot, poll, measure_ms(), status="success", row_counts=counts)
-    return WriteReport(status="written", row_counts=counts)
+    return WriteReport(status="written", row_counts=counts, foreign_entrants=len(stored.foreign_entrants))
 
 
 def lock_race(transaction: Transaction, snapshot: RaceSnapshot) -> StoredRace:
     """Waits for the race's lock, held to the end of the transaction, and reads what is stored of it."""
-    ids = {"race_id": snapshot.race_id, "meeting_id": snapshot.meeting.meeting_id}
+    ids = {
+        "race_id": snapshot.race_id,
+        "meeting_id": snapshot.meeting.meeting_id,
+        "entrant_ids": [entrant.entrant_id for entrant in snapshot.entrants],
+    }
     return StoredRace(**transaction.run("lock", LOCK_AND_READ, ids).mappings().one())
 
 
@@ -174,6 +193,36 @@ def update_meeting_statuses(transaction: Transaction, meeting_ids: Iterable[str]
     """
     ids = sorted(set(meeting_ids))
     return transaction.run("meetings", UPDATE_MEETING_STATUSES, {"meeting_ids": ids}).rowcount if ids else 0
+
+
+def _leave_out(snapshot: RaceSnapshot, entrant_ids: Collection[str]) -> RaceSnapshot:
+    """The snapshot without these entrants, their money and their prices."""
+    if not entrant_ids:
+        return snapshot
+    return snapshot.model_copy(
+        update={
+            name: tuple(row for row in getattr(snapshot, name) if row.entrant_id not in entrant_ids)
+            for name in ("entrants", "money_flow", "odds")
+        }
+    )
+
+
+def _write_entrants(transaction: Transaction, snapshot: RaceSnapshot, stored: StoredRace) -> int:
+    """Those that are listed, and when one was withdrawn that is listed no more; a list that is empty, or of which a
+    runner could not be read, withdraws nobody."""
+    if not snapshot.entrants:
+        return 0
+    rows = [dump_row(entrant, withdrawn_at=None) for entrant in snapshot.entrants]
+    changed = write_rows(transaction, ENTRANTS, rows)
+    says_who_is_gone = not snapshot.has_unreadable_runner and not stored.has_poll_of(snapshot.event_timestamp)
+    if stored.missing_entrants and says_who_is_gone:
+        values = {
+            "race_id": snapshot.race_id,
+            "entrant_ids": list(stored.missing_entrants),
+            "event_timestamp": snapshot.event_timestamp,
+        }
+        changed += transaction.run("entrants", WITHDRAW, values).rowcount
+    return changed
 
 
 def _read_written(transaction: Transaction, snapshot: RaceSnapshot, poll: Poll) -> WriteReport | None:

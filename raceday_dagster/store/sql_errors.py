@@ -17,15 +17,18 @@ UPGRADE = "run `raceday db upgrade`"
 LONGEST_EXCERPT = 200
 LONGEST_NAME = 100
 CONNECTION_CLASS = "08"
+DEFAULT_PORT = 5432
 CHECK_VIOLATION = "23514"
 UNDEFINED_TABLE = "42P01"
 UNDEFINED_COLUMN = "42703"
 LOCK_NOT_AVAILABLE = "55P03"
 QUERY_CANCELED = "57014"
+READ_ONLY_TRANSACTION = "25006"
 
 RETRYABLE_STATES = frozenset(
     {
         "40001",  # serialization failure
+        READ_ONLY_TRANSACTION,  # a standby; another connection may lead to the primary
         "40P01",  # deadlock
         "53300",  # too many connections
         LOCK_NOT_AVAILABLE,  # lock timeout
@@ -56,7 +59,7 @@ _LASTING = (
     (re.compile('role ".*" does not exist'), "does not know this role; correct the user in DATABASE_URL"),
     (re.compile('database ".*" does not exist'), f"is not on this server; create it, then {UPGRADE}"),
 )
-_UNREACHABLE = "cannot be reached; start it (`raceday db start` starts an embedded one) or correct DATABASE_URL"
+_UNREACHABLE = "start it (`raceday db start` starts an embedded one) or correct DATABASE_URL"
 
 
 class UnstorableTextError(Exception):
@@ -89,6 +92,11 @@ def is_retryable(error: BaseException) -> bool:
     return isinstance(error, (OperationalError, InterfaceError)) and not lasting
 
 
+def is_demoted(error: BaseException) -> bool:
+    """Whether the server takes no writes any more, as after a failover."""
+    return read_sqlstate(error) == READ_ONLY_TRANSACTION
+
+
 def is_ceiling_refusal(error: BaseException) -> bool:
     """Whether the server refused a new connection because it, or the role, has as many as it may."""
     if not isinstance(error, OperationalError) or error.statement is not None:
@@ -113,7 +121,10 @@ def build_database_error(engine: Engine, error: SQLAlchemyError) -> DatabaseErro
     if read_sqlstate(error) is not None:
         return DatabaseError(f"{place} failed: {describe_cause(error)}")
     said = str(error.orig) if isinstance(error, DBAPIError) else str(error)
-    verdict = next((sentence for refusal, sentence in _PASSING + _LASTING if refusal.search(said)), _UNREACHABLE)
+    # Each of several servers has a line; what is indented explains the line before it.
+    reason = "; ".join(line for line in said.splitlines() if line.strip() and not line[0].isspace())
+    unreachable = f"cannot be reached: {reason}; {_UNREACHABLE}"
+    verdict = next((sentence for refusal, sentence in _PASSING + _LASTING if refusal.search(said)), unreachable)
     return DatabaseError(f"{place} {verdict}")
 
 
@@ -140,9 +151,11 @@ def build_write_error(error: SQLAlchemyError | UnstorableTextError, *, race_id: 
 
 
 def describe_place(engine: Engine) -> str:
-    """``database raceday on 127.0.0.1``: names, never credentials."""
-    host = engine.url.host or engine.url.query.get("host") or "the local socket"
-    return f"database {engine.url.database or '(none named)'} on {host}"
+    """``database raceday on 127.0.0.1, port 5432``: names, never credentials."""
+    given = engine.dialect.create_connect_args(engine.url)[1]
+    host = given.get("host") or "the local socket"
+    port = "" if "host" not in given or host.startswith("/") else f", port {given.get('port', DEFAULT_PORT)}"
+    return f"database {engine.url.database or '(none named)'} on {host}{port}"
 
 
 def describe_race(race_id: str) -> str:

@@ -57,6 +57,7 @@ def transform_race(event: RaceEvent) -> RaceSnapshot:
         entrants=tuple(
             _build_entrant(runner, event.race_id, prices[runner.entrant_id], money) for runner in event.runners
         ),
+        has_unreadable_runner=event.has_unreadable_runner,
         pools=pools.row,
         results=_build_results(event, prices),
         money_flow=_build_money_flow(event.runners, prices, money),
@@ -153,6 +154,8 @@ def _dump(rows: Sequence[Record] | None) -> tuple[dict[str, Any], ...]:
 
 
 def _list_fixed_odds(runners: Sequence[Runner], prices: Mapping[str, Prices]) -> dict[str, dict[str, str | None]]:
+    # A number that two runners have is nobody's.
+    numbers = Counter(runner.runner_number for runner in runners)
     listed: dict[str, dict[str, str | None]] = {
         str(runner.runner_number): {
             kind: None if price is None else str(price)
@@ -160,13 +163,13 @@ def _list_fixed_odds(runners: Sequence[Runner], prices: Mapping[str, Prices]) ->
             if kind.startswith("fixed")
         }
         for runner in runners
-        if not runner.is_scratched
+        if not runner.is_scratched and numbers[runner.runner_number] == 1
     }
     return {number: carried for number, carried in listed.items() if carried}
 
 
 def _warn(event: RaceEvent, prices: Mapping[str, Prices]) -> list[str]:
-    warnings = []
+    warnings = list(event.warnings)
     if event.status not in STATUSES:
         warnings.append(f"unknown_status={event.status[:40]}")
     if impossible := sum(price.impossible for price in prices.values()):

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 import pytest
@@ -26,7 +27,9 @@ IDENTITY = {
     "NZTAB_PARTNER_NAME": "raceday tests",
     "NZTAB_PARTNER_ID": "raceday-tests",
 }
-PASSWORD = "hunter2"
+PASSWORD_PARTS = ("Tr0ub", "dor3", "Zx9k", "Qk4m", "Vw7p", "jj2t")
+"""What a wrong reading of the password in a URL may take for a host, a port, a database or an option."""
+PASSWORD = "{}@{}#{}/{}?{}[{}".format(*PASSWORD_PARTS)
 HISTORY = ("money_flow_history", "odds_history")
 TABLES = ("meetings", "races", "entrants", "race_pools", "race_results", *HISTORY)
 
@@ -104,7 +107,7 @@ def open_race_day(
         dg.DagsterInstance.local_temp(str(folder), overrides={"telemetry": {"enabled": False}}) as instance,
     ):
         # Trusted on its socket, the server ignores the password; whoever prints the URL does not.
-        with_password = database_url.replace("raceday@", f"raceday:{PASSWORD}@", 1)
+        with_password = database_url.replace("raceday@", f"raceday:{quote(PASSWORD, safe='')}@", 1)
         assert with_password != database_url
         for name, value in {**IDENTITY, "DATABASE_URL": with_password, "NZTAB_API_URL": simulator.api_url}.items():
             monkeypatch.setenv(name, value)
@@ -128,20 +131,25 @@ def open_module_day(
 
 def find_open_races(simulator: RunningSimulator) -> list[str]:
     """Open New Zealand and Australian races after the simulator's clock, by start, straight from its list."""
+    now = simulator.now()
+    return [race_id for start, race_id in list_races(simulator, "Open") if datetime.fromisoformat(start) > now]
+
+
+def list_races(simulator: RunningSimulator, status: str) -> list[tuple[str, str]]:
+    """Starts and ids of the New Zealand and Australian races that have a status, by start."""
     import urllib.request
 
     query = f"/racing/meetings?date_from={RACING_DAY}&date_to={RACING_DAY}&limit=200"
     with urllib.request.urlopen(simulator.api_url + query) as answer:
         meetings = json.load(answer)["data"]["meetings"]
-    now = simulator.now()
     races = [
         (race["start_time"], race["id"])
         for meeting in meetings
         if meeting["country"] in {"NZ", "AUS"} and meeting["category"] in {"T", "H"}
         for race in meeting["races"]
-        if race["status"] == "Open" and datetime.fromisoformat(race["start_time"]) > now
+        if race["status"] == status
     ]
-    return [race_id for _start, race_id in sorted(races)]
+    return sorted(races)
 
 
 class ConnectionWatch:

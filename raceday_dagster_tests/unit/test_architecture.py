@@ -39,7 +39,12 @@ TOP = {"definitions", "cli", NAME}
 DAGSTER = {"definitions", "defs", "dagster_plugins", "service", "web", "cli", "sandbox"}
 DAGSTER_PRIVATE = {"dagster_plugins", "web/server.py"}
 """The UI's server has no other door: what Dagster offers is a command line that binds its own port."""
-FOUNDATION_PACKAGES = {"racing": {"pydantic"}, "errors": set(), "settings": {"pydantic"}, "logs": {"structlog"}}
+FOUNDATION_PACKAGES = {
+    "racing": {"pydantic"},
+    "errors": set(),
+    "settings": {"pydantic", "sqlalchemy"},
+    "logs": {"structlog"},
+}
 IMPURE = {"os", "time", "threading", "multiprocessing", "subprocess", "socket", "pathlib", "io", "random", "logging"}
 CLOCKS = {"now", "today", "utcnow"}
 PURE = {"transform", "racing"}

@@ -3,7 +3,7 @@
 import pytest
 
 from raceday_dagster.errors import SettingsError
-from raceday_dagster.settings import Settings, normalise_database_url
+from raceday_dagster.settings import Settings, normalise_database_url, parse_database_url
 
 
 def test_nothing_exported_gives_the_defaults() -> None:
@@ -23,7 +23,23 @@ def test_an_empty_variable_counts_as_not_set() -> None:
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
 def test_every_postgres_url_gets_the_installed_driver(scheme: str) -> None:
-    assert normalise_database_url(f"{scheme}://u:p@h/d?host=/run") == "postgresql+psycopg2://u:p@h/d?host=/run"
+    assert normalise_database_url(f"{scheme}://u:p@h/d?host=/run") == "postgresql+psycopg2://u:p@h/d?host=%2Frun"
+
+
+def test_several_hosts_are_read_as_libpq_writes_them() -> None:
+    url = parse_database_url("postgresql://u:p%40ss@h1:5433,[::1]/d?target_session_attrs=read-write")
+    assert (url.username, url.password, url.database) == ("u", "p@ss", "d")
+    assert url.query == {"host": "h1,::1", "port": "5433,5432", "target_session_attrs": "read-write"}
+    assert parse_database_url(normalise_database_url(url.render_as_string(hide_password=False))) == url
+
+
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "DAGSTER_PG_URL"])
+@pytest.mark.parametrize("character", "@/?#[:")
+def test_a_character_that_is_not_encoded_is_answered_with_how_to_encode_it(variable: str, character: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{variable} is wrong: percent-encode the password") as caught:
+        Settings.from_environment({variable: f"postgresql://u:Tr0ub{character}dor3@db.example/d"})
+    assert "Tr0ub" not in str(caught.value)
+    assert "dor3" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +48,10 @@ def test_every_postgres_url_gets_the_installed_driver(scheme: str) -> None:
         ("DATABASE_URL", "mysql://u:hunter2@h/d"),
         ("DATABASE_URL", "hunter2"),
         ("DAGSTER_PG_URL", "postgres://"),
+        ("DATABASE_URL", "postgresql://u@h:hunter2/d"),
+        ("DATABASE_URL", "postgresql://u:hunter2/d"),
+        ("DAGSTER_PG_URL", "postgresql://h1:5432,h2:hunter2/d"),
+        ("DATABASE_URL", "postgresql:///d?host=a,b,c&port=1,2"),
         ("DB_POOL_MAX", "0"),
         ("DB_POOL_MAX", "hunter2"),
         ("NZTAB_API_URL", "file:///hunter2"),

@@ -19,6 +19,7 @@ from raceday_dagster.racing.cadence import (
     PolledRace,
     PollPlan,
     PollsInFlight,
+    choose_interval,
     find_in_flight,
     floor_to_grid,
     plan_polls,
@@ -104,6 +105,7 @@ def request_batch(plan: PollPlan, in_flight: PollsInFlight, stored: Stored) -> d
         return dg.SkipReason(f"{len(plan.race_ids)} races are due, but {reason}")
     race_ids = plan.race_ids[:MOST_RACES]
     due_at = (plan.due_at or stored.read_at).isoformat()
+    report_intervals(stored, race_ids)
     log.info("scheduler_race_scheduled", scheduled=len(race_ids), due_at=due_at, **counts)
     if plan.in_flight:
         warn("scheduler_race_skip", reason="the poll before is still in flight", races=plan.in_flight)
@@ -112,6 +114,21 @@ def request_batch(plan: PollPlan, in_flight: PollsInFlight, stored: Stored) -> d
         run_config={"ops": {"select_races": {"config": {"race_ids": list(race_ids), "due_at": due_at}}}},
         tags={LANE_TAG: LIVE, DUE_TAG: due_at, "dagster/max_runtime": str(LONGEST_RUN_S)},
     )
+
+
+def report_intervals(stored: Stored, race_ids: Collection[str]) -> None:
+    """One line for each race that is polled at another interval from now on than at its last poll."""
+    for race in stored.races:
+        if race.race_id not in race_ids or race.last_poll_time is None:
+            continue
+        old, new = (choose_interval(race.start_time - at) for at in (race.last_poll_time, stored.read_at + LEAD))
+        if old != new:
+            get_logger(race_id=race.race_id).info(
+                "scheduler_interval_changed",
+                old=round(old.total_seconds()),
+                new=round(new.total_seconds()),
+                seconds_to_start=round((race.start_time - stored.read_at).total_seconds()),
+            )
 
 
 def build_run_key(race_ids: Collection[str], stored: Stored) -> str:

@@ -9,21 +9,28 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.defs.concurrency import choose_concurrency, read_limit, read_requested_concurrency
 from raceday_dagster.defs.failures import failing_plainly
 from raceday_dagster.defs.partitions import build_mapping_key
 from raceday_dagster.defs.reporting import (
     ProgressBoard,
+    build_failure_tags,
     build_summary_metadata,
+    is_over,
     log_pool_use,
     log_summary,
+    report_live_polls,
+    report_unanswered,
     warn_of_budgets,
 )
+from raceday_dagster.errors import DatabaseError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.cadence import plan_polls
-from raceday_dagster.racing.outcomes import BATCH_BUDGET_MS, BatchOutcome, ProcessResult, WorkerUse
+from raceday_dagster.racing.outcomes import BATCH_BUDGET_MS, BatchOutcome, ProcessResult, RaceFacts, WorkerUse
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
+from raceday_dagster.store.queries import FollowedRace
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster.workers.pool import TransformWorkers
 
@@ -78,8 +85,8 @@ class SummariseBatch(dg.Config):
 
     fail_run_when: FailRunWhen = Field(
         default=FailRunWhen.all,
-        description="Fail the run, after its summary is stored: when races failed and none succeeded (all), "
-        "when any failed, or never.",
+        description="Fail the run, after its summary is stored: when none of its races succeeded and one failed or is "
+        "not known to the API (all), when any failed as well (any), or never.",
     )
 
 
@@ -171,7 +178,7 @@ def begin_batch(
         effective_concurrency=batch.effective_concurrency,
         db_pool={"max": gauge.max, "in_use": gauge.in_use},
     )
-    log_pool_use(context.run_id, gauge.in_use, gauge.max, gauge.waiting)
+    log_pool_use(context.run_id, gauge.in_use, gauge.max, gauge.waiting, opened=gauge.opened)
     return batch
 
 
@@ -239,8 +246,12 @@ def summarise_batch(
     transform_workers: dg.ResourceParam[TransformWorkers],
 ) -> Iterator[dg.Output[BatchOutcome]]:
     workers = transform_workers.metrics()
+    is_live = context.run.tags.get(LANE_TAG) == LIVE
+    stored = _read_stored(
+        context, [race for race in races if not race.success or (is_live and is_over(race))], race_store
+    )
     outcome = BatchOutcome.of(
-        races,
+        [_name_from_store(race, stored) for race in races],
         started_at=batch.started_at,
         batch_duration_ms=round(1000 * (time.monotonic() - batch.started_s)),
         budget_ms=batch.budget_ms,
@@ -256,6 +267,11 @@ def summarise_batch(
     )
     log_summary(context.run_id, outcome)
     warn_of_budgets(context, outcome)
+    if is_live:
+        report_live_polls(context.run_id, outcome, {race_id: race.polls for race_id, race in stored.items()})
+    report_unanswered(context.run_id, outcome, list(stored.values()), datetime.now(UTC))
+    if tags := build_failure_tags(outcome):
+        context.instance.add_run_tags(context.run_id, tags)
     # The UI has the outcome even when the ledger cannot be written.
     yield dg.Output(outcome, metadata=build_summary_metadata(outcome))
     with failing_plainly():
@@ -263,14 +279,34 @@ def summarise_batch(
     if is_failed(outcome, config.fail_run_when):
         raise dg.Failure(
             f"{outcome.failures} of {outcome.total_races} races failed "
-            f"({outcome.retryable_failures} may succeed at the next poll); the summary is stored, and each race's "
-            "reason is in its steps and in the table race_polls",
+            f"({outcome.retryable_failures} may succeed at the next poll), {outcome.skipped} were skipped; "
+            "the summary is stored, and each race's reason is in its steps and in the table race_polls",
             allow_retries=False,
         )
 
 
 def is_failed(outcome: BatchOutcome, policy: FailRunWhen) -> bool:
     """Whether the run of this batch is red under a policy. An empty batch never is."""
-    if policy is FailRunWhen.all:
-        return outcome.failures > 0 and outcome.successes == 0
-    return policy is FailRunWhen.any and outcome.failures > 0
+    if policy is FailRunWhen.never:
+        return False
+    return not outcome.has_answer or (policy is FailRunWhen.any and outcome.failures > 0)
+
+
+def _read_stored(
+    context: dg.OpExecutionContext, races: Sequence[ProcessResult], race_store: RaceStore
+) -> dict[str, FollowedRace]:
+    """What is stored of these races, by id: their names, when they last had an answer, how often they were polled."""
+    race_ids = [race.race_id for race in races]
+    try:
+        return {race.race_id: race for race in race_store.read_followed_races(race_ids)} if race_ids else {}
+    except DatabaseError as error:
+        context.log.warning(f"The names and polls of races could not be read: {error}")
+        return {}
+
+
+def _name_from_store(race: ProcessResult, stored: Mapping[str, FollowedRace]) -> ProcessResult:
+    known = stored.get(race.race_id)
+    if race.race or known is None:
+        return race
+    facts = RaceFacts(title=known.title, start_time=known.start_time, status=known.status)
+    return race.model_copy(update={"race": facts})

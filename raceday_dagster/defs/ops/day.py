@@ -52,8 +52,8 @@ class RacingDayUnderWay(dg.Config):
     )
 
 
-class Backfill(Record):
-    """What the end of a backfill must know of its beginning."""
+class DayLoad(Record):
+    """What the end of a day's load or backfill must know of its beginning."""
 
     racing_day: date
     meetings: int
@@ -116,6 +116,8 @@ def fetch_day(
     chosen = listed.select_meetings(countries=settings.race_countries, categories=settings.race_categories)
     for rejected in listed.rejected:
         context.log.warning(f"Meeting {rejected.meeting_id or 'without id'} left out: {rejected.reason}")
+    if listed.dropped:
+        context.log.warning(f"Unreadable fields of the list, left as stored: {', '.join(listed.dropped[:20])}")
     context.add_output_metadata(
         {
             "racing_day": racing_day.isoformat(),
@@ -124,6 +126,7 @@ def fetch_day(
             "meetings": len(chosen.meetings),
             "races": len(chosen.races),
             "rejected": len(listed.rejected),
+            "dropped_fields": len(listed.dropped),
         }
     )
     return chosen
@@ -152,14 +155,14 @@ def fetch_meetings(
 @dg.op(
     description="Stores the day's meetings and races, registers each race as a partition and sends it to be polled, "
     "with the races of the day before that are not complete and those of the last week that are not over.",
-    out={"races": dg.DynamicOut(str), "batch": dg.Out(Batch)},
+    out={"races": dg.DynamicOut(str), "batch": dg.Out(Batch), "load": dg.Out(DayLoad)},
 )
 def write_meetings(
     context: dg.OpExecutionContext,
     day: RacingDay,
     race_store: dg.ResourceParam[RaceStore],
     progress_board: dg.ResourceParam[ProgressBoard],
-) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
+) -> Iterator[dg.Output[Batch] | dg.Output[DayLoad] | dg.DynamicOutput[str]]:
     listed = order_races(day)
     day_before = day.racing_day - timedelta(days=1)
     began_s = time.monotonic()
@@ -170,18 +173,13 @@ def write_meetings(
     race_ids = list(dict.fromkeys([*listed, *(race.race_id for race in reread)]))
     registered = register_races(context.instance, race_ids)
     write_ms = round(1000 * (time.monotonic() - began_s))
-    log = get_logger(run_id=context.run_id)
     if not listed:
-        log.warning("daily_initialization_empty", nz_date=day.racing_day, meetings=len(day.meetings))
-        context.log.warning(f"No race is listed for {day.racing_day}; meeting_status stores those that are added")
-    log.info(
-        "daily_initialization_complete",
-        nz_date=day.racing_day,
-        meetings=len(day.meetings),
-        races=len(listed),
-        reread=len(reread),
-        row_counts=counts.model_dump(),
-        duration_ms=write_ms,
+        get_logger(run_id=context.run_id).error(
+            "daily_initialization_empty", nz_date=day.racing_day, meetings=len(day.meetings)
+        )
+        context.log.error(f"No race is listed for {day.racing_day}: it is not loaded, and first_baseline tries again")
+    yield dg.Output(
+        DayLoad(racing_day=day.racing_day, meetings=len(day.meetings), races=len(listed), started_s=began_s), "load"
     )
     yield from send_races(
         context,
@@ -218,14 +216,14 @@ def fetch_evening_meetings(
 @dg.op(
     description="Stores the list, registers new races as partitions, and sends every race of the day and of the day "
     "before that has started and is not complete to be polled, with those of the last week that are not over.",
-    out={"races": dg.DynamicOut(str), "batch": dg.Out(Batch), "backfill": dg.Out(Backfill)},
+    out={"races": dg.DynamicOut(str), "batch": dg.Out(Batch), "backfill": dg.Out(DayLoad)},
 )
 def select_unsettled_races(
     context: dg.OpExecutionContext,
     day: RacingDay,
     race_store: dg.ResourceParam[RaceStore],
     progress_board: dg.ResourceParam[ProgressBoard],
-) -> Iterator[dg.Output[Batch] | dg.Output[Backfill] | dg.DynamicOutput[str]]:
+) -> Iterator[dg.Output[Batch] | dg.Output[DayLoad] | dg.DynamicOutput[str]]:
     listed = order_races(day)
     began_s = time.monotonic()
     day_before = day.racing_day - timedelta(days=1)
@@ -239,7 +237,7 @@ def select_unsettled_races(
     why = ", ".join(f"{found[reason]} {reason}" for reason in REASONS if found[reason])
     context.log.info(f"{len(race_ids)} races are not complete{f': {why}' if why else ''}")
     yield dg.Output(
-        Backfill(racing_day=day.racing_day, meetings=len(day.meetings), races=len(listed), started_s=began_s),
+        DayLoad(racing_day=day.racing_day, meetings=len(day.meetings), races=len(listed), started_s=began_s),
         "backfill",
     )
     yield from send_races(
@@ -259,19 +257,32 @@ def select_unsettled_races(
 
 @dg.op(description="Says what the backfill came to.")
 def report_evening_backfill(
-    context: dg.OpExecutionContext, backfill: Backfill, races: list[ProcessResult]
+    context: dg.OpExecutionContext, backfill: DayLoad, races: list[ProcessResult]
 ) -> dg.Output[None]:
+    return report_day(context, backfill, races, complete="evening_backfill_complete", failure=BACKFILL_FAILED)
+
+
+@dg.op(description="Says what the load of the day came to, when its races were polled.")
+def report_daily_baseline(context: dg.OpExecutionContext, load: DayLoad, races: list[ProcessResult]) -> dg.Output[None]:
+    return report_day(context, load, races, complete="daily_initialization_complete", failure=BASELINE_FAILED)
+
+
+def report_day(
+    context: dg.OpExecutionContext, load: DayLoad, races: list[ProcessResult], *, complete: str, failure: str
+) -> dg.Output[None]:
+    """The event that ends a day's load or backfill: ``failure`` when every race of it failed, else ``complete``."""
     failed = [race.race_id for race in races if race.status == "failed"]
     log = get_logger(run_id=context.run_id)
     all_failed = bool(failed) and len(failed) == len(races)
-    say, event = (log.error, BACKFILL_FAILED) if all_failed else (log.info, "evening_backfill_complete")
+    say, event = (log.error, failure) if all_failed else (log.info, complete)
     say(
         event,
-        nz_date=backfill.racing_day,
-        meetings=backfill.meetings,
-        races=backfill.races,
+        nz_date=load.racing_day,
+        meetings=load.meetings,
+        races=load.races,
         polled=len(races),
+        entrants=sum(race.row_counts.entrants for race in races),
         failed=failed,
-        duration_ms=round(1000 * (time.monotonic() - backfill.started_s)),
+        duration_ms=round(1000 * (time.monotonic() - load.started_s)),
     )
     return dg.Output(None, metadata={"polled": len(races), "failed": len(failed)})

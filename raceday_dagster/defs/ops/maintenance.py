@@ -49,6 +49,12 @@ class ArchiveHistory(dg.Config):
     keep_days: int = Field(
         default=KEEP_DAYS, ge=2, le=3650, description="Racing days older than so many days (New Zealand) are archived."
     )
+    keep_ledger_days: int | None = Field(
+        default=None,
+        ge=8,
+        le=3650,
+        description="Polls and batches older than so many days are archived. Empty: KEEP_LEDGER_DAYS.",
+    )
     folder: str = Field(default="", description="Where the Parquet files go. Empty: ARCHIVE_DIR.")
     longest_minutes: int = Field(
         default=30, ge=1, description="No partition is begun after so many minutes; the rest is left to next time."
@@ -81,7 +87,8 @@ def create_history_partitions(context: dg.OpExecutionContext, race_store: dg.Res
 
 
 @dg.op(
-    description="Old history partitions: detached, exported to Parquet, dropped. What fails stays, for the next run.",
+    description="Old history, then the old days of the ledger: set aside, exported to Parquet, dropped. What fails "
+    "stays, for the next run.",
     tags={"dagster/priority": "3"},
 )
 def archive_history(
@@ -91,15 +98,19 @@ def archive_history(
     race_store: dg.ResourceParam[RaceStore],
 ) -> None:
     folder = Path(config.folder) if config.folder else settings.archive_folder
-    before = choose_today(datetime.now(UTC)) - timedelta(days=config.keep_days)
+    today = choose_today(datetime.now(UTC))
+    before = today - timedelta(days=config.keep_days)
+    ledger_before = today - timedelta(days=config.keep_ledger_days or settings.keep_ledger_days)
     steps: list[ArchiveStep] = []
     reason = ""
     try:
-        with closing(archive_partitions(race_store.engine, folder, before)) as archiving:
+        archiving = archive_partitions(race_store.engine, folder, before, ledger_before=ledger_before)
+        with closing(archiving):
             steps.extend(report_steps(context, archiving, until_s=time.monotonic() + 60 * config.longest_minutes))
     except RacedayError as error:
         reason = str(error)
-    metadata = {"before": before.isoformat(), "folder": str(folder), **summarise_steps(steps)}
+    dates = {"before": before.isoformat(), "ledger_before": ledger_before.isoformat()}
+    metadata = {**dates, "folder": str(folder), **summarise_steps(steps)}
     failed = [step for step in steps if step.stage in FAILURES]
     if failed:
         reason = f"{len(failed)} not archived; the first: {failed[0].partition}: {failed[0].reason}"

@@ -38,7 +38,7 @@ def fetch_meeting_status(
 def update_meetings(context: dg.OpExecutionContext, day: RacingDay, race_store: dg.ResourceParam[RaceStore]) -> None:
     began_s = time.monotonic()
     with reporting_failure(context, FAILED, day.racing_day):
-        # A list stored here first would pass for a baseline that ran; one that came empty then may have races by now.
+        # A list stored here first would pass for a baseline that ran.
         if not race_store.is_listed(day.racing_day):
             context.log.info(f"{day.racing_day} is not loaded: daily_baseline does that")
             context.add_output_metadata({"loaded": False, "changed_meetings": 0, "changed_races": 0})

@@ -15,9 +15,10 @@ from raceday_dagster.errors import FetchError, TransformError, WriteError
 from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.outcomes import (
+    UNKNOWN_RACE,
     FetchedRace,
     ProcessResult,
-    RaceError,
+    RaceFacts,
     RaceInProgress,
     Timings,
     TransformedRace,
@@ -29,7 +30,6 @@ from raceday_dagster.workers.pool import TransformWorkers
 FETCH_SHARE = 5 / 6
 """The part of a race's deadline that the fetch may use; the rest is kept for transform and write."""
 LEDGER_DEADLINE_S = 2.0
-UNKNOWN_RACE = RaceError(stage="fetch", type="UnknownRace", message="the API does not know this race", retryable=False)
 
 FetchOutcome: TypeAlias = FetchedRace | ProcessResult
 """What ``fetch_race`` hands on: the race's answer, or how the race ended without one."""
@@ -84,11 +84,21 @@ def fetch_race(
     if event is None:
         return skip_race(context, race_id, UNKNOWN_RACE, timings)
     log.info("fetch_complete", fetch_ms=timings.fetch_ms)
+    race = RaceFacts(
+        title=f"{event.meeting_name} R{event.race_number}", start_time=event.start_time, status=event.status
+    )
     context.add_output_metadata(
-        {"race_id": race_id, "fetch_ms": timings.fetch_ms, "status": event.status, "runners": len(event.runners)}
+        {"race_id": race_id, "race": race.title, "fetch_ms": timings.fetch_ms}
+        | {"status": event.status, "runners": len(event.runners)}
     )
     return FetchedRace(
-        race_id=race_id, started_s=started_s, ends_s=ends_s, polled_at=event.received_at, timings=timings, event=event
+        race_id=race_id,
+        started_s=started_s,
+        ends_s=ends_s,
+        polled_at=event.received_at,
+        timings=timings,
+        race=race,
+        event=event,
     )
 
 
@@ -110,7 +120,7 @@ def transform_race(
     try:
         snapshot = transform_workers.transform(fetched.event, timeout_s=_left_s(fetched))
     except TransformError as error:
-        return fail_race(context, error, _advance(fetched, transform_ms=measure_ms(began_s)))
+        return fail_race(context, error, _advance(fetched, transform_ms=measure_ms(began_s)), fetched.race)
     timings = _advance(fetched, transform_ms=measure_ms(began_s))
     counts = {"entrants": len(snapshot.entrants), "money_flow_records": len(snapshot.money_flow)}
     quality = {"quality_score": snapshot.quality.score, "quality_valid": snapshot.quality.valid}
@@ -118,7 +128,13 @@ def transform_race(
         "transform_complete", transform_ms=timings.transform_ms, **counts, **quality, warnings=snapshot.quality.warnings
     )
     context.add_output_metadata(
-        {"race_id": fetched.race_id, "transform_ms": timings.transform_ms, **counts, **quality}
+        {
+            "race_id": fetched.race_id,
+            "race": fetched.race.title,
+            "transform_ms": timings.transform_ms,
+            **counts,
+            **quality,
+        }
         | {"quality_warnings": list(snapshot.quality.warnings)}
     )
     return TransformedRace(
@@ -127,6 +143,7 @@ def transform_race(
         ends_s=fetched.ends_s,
         polled_at=fetched.polled_at,
         timings=timings,
+        race=fetched.race,
         snapshot=snapshot,
     )
 
@@ -146,7 +163,9 @@ def write_race(
         result = _write(context, transformed, race_store)
     else:
         result = _record(context, transformed, race_store)
-        context.add_output_metadata({"race_id": result.race_id, "status": result.status, **result.timings.model_dump()})
+        context.add_output_metadata(
+            {"race_id": result.race_id, "race": result.title, "status": result.status, **result.timings.model_dump()}
+        )
     end_race(context, result, progress_board)
     return result
 
@@ -164,11 +183,11 @@ def _write(context: dg.OpExecutionContext, race: TransformedRace, race_store: Ra
     try:
         report = race_store.write_race(race.snapshot, poll, deadline_s=_left_s(race))
     except WriteError as error:
-        failed = fail_race(context, error, _advance(race, write_ms=measure_ms(began_s)))
+        failed = fail_race(context, error, _advance(race, write_ms=measure_ms(began_s)), race.race)
         return _record(context, failed, race_store)
     timings = _advance(race, write_ms=report.write_ms)
     if report.error is not None:
-        return skip_race(context, race.race_id, report.error, timings)
+        return skip_race(context, race.race_id, report.error, timings, race.race)
     result = ProcessResult(
         race_id=race.race_id,
         status="success",
@@ -176,7 +195,10 @@ def _write(context: dg.OpExecutionContext, race: TransformedRace, race_store: Ra
         timings=timings,
         row_counts=report.row_counts,
         quality_score=race.snapshot.quality.score,
+        race=race.race,
     )
+    if report.foreign_entrants:
+        log.warning("entrants_of_another_race", count=report.foreign_entrants)
     log.info(
         "write_complete",
         write_ms=timings.write_ms,
@@ -184,7 +206,7 @@ def _write(context: dg.OpExecutionContext, race: TransformedRace, race_store: Ra
         breakdown_ms=report.breakdown_ms,
     )
     context.add_output_metadata(
-        {"race_id": race.race_id, "status": "success", **timings.model_dump()}
+        {"race_id": race.race_id, "race": race.race.title, "status": "success", **timings.model_dump()}
         | {f"rows/{table}": rows for table, rows in report.row_counts.model_dump().items()}
     )
     return result

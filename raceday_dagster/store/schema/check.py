@@ -9,9 +9,12 @@ from raceday_dagster.errors import DatabaseError
 from raceday_dagster.store.sql_errors import UPGRADE, build_database_error, describe_place
 from raceday_dagster.store.transaction import connect_patiently
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest file of ``migrations/versions``; said here so that a look at the schema need not import alembic.
 Revisions are numbers with leading zeros: a later one sorts after."""
+
+OLDEST_SERVER = (14,)
+"""The oldest version of PostgreSQL that is supported."""
 
 VERSION_TABLE = "raceday_schema"
 """Where alembic keeps the revision. Dagster's storage uses alembic's default name, and may share the database."""
@@ -55,7 +58,13 @@ def read_revision(engine: Engine) -> str | None:
 
 
 def read_revision_of(connection: Connection) -> str | None:
-    """``read_revision`` in the caller's transaction; raises what SQLAlchemy raises."""
+    """``read_revision`` in the caller's transaction; raises what SQLAlchemy raises, and ``DatabaseError`` for a server
+    that is too old for this code."""
+    version = connection.dialect.server_version_info or OLDEST_SERVER
+    if version < OLDEST_SERVER:
+        raise DatabaseError(
+            f"{describe_place(connection.engine)} is PostgreSQL {version[0]}: {OLDEST_SERVER[0]} or newer is needed"
+        )
     if connection.exec_driver_sql("SELECT to_regclass(%(table)s)", {"table": VERSION_TABLE}).scalar() is None:
         return None
     revision: str | None = connection.exec_driver_sql("SELECT version_num FROM raceday_schema").scalar()

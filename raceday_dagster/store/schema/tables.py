@@ -136,7 +136,7 @@ entrants = Table(
     Column("barrier_position", Text),
     Column("is_scratched", Boolean, nullable=False),
     *_columns(Boolean, "is_late_scratched", "is_emergency", "favourite", "mover"),
-    Column("scratched_at", Instant),
+    *_columns(Instant, "scratched_at", "withdrawn_at"),
     *_columns(Fraction, "deduction_win", "deduction_place"),
     *_columns(Odds, "fixed_win_odds", "fixed_place_odds", "pool_win_odds", "pool_place_odds"),
     *_columns(Share, "hold_percentage", "bet_percentage", "win_pool_percentage", "place_pool_percentage"),
@@ -244,6 +244,7 @@ race_polls = Table(
     _one_of("status", "success", "skipped", "failed"),
     _one_of("error_stage", "fetch", "transform", "write"),
     Index("ix_race_polls_race_id", "race_id", text("polled_at DESC")),
+    Index("ix_race_polls_polled_at", "polled_at", postgresql_using="brin"),
 )
 
 batches = Table(

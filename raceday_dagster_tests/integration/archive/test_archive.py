@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from raceday_dagster.archive.ledger import find_old_days, set_aside
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster_tests.integration.archive.archive_fixture import (
     BEFORE,
@@ -29,6 +30,7 @@ from raceday_dagster_tests.integration.archive.archive_fixture import (
 )
 from raceday_dagster_tests.integration.store.store_fixture import observe
 
+DAY = timedelta(days=1)
 FILES = [f"money_flow_history/{MONEY}.parquet", f"odds_history/{ODDS}.parquet"]
 TYPES = {
     "racing_day": "DATE",
@@ -196,3 +198,34 @@ def test_a_file_that_does_not_hold_the_rows_keeps_its_name_and_another_is_made(
     assert file.read_bytes() == spoilt
     assert len(read_parquet(file.with_name(f"{MONEY}_2.parquet"))) == 20
     assert list_partitions(database_url) == []
+
+
+def test_old_days_of_the_ledger_become_files_and_leave(store: RaceStore, database_url: str, tmp_path: Path) -> None:
+    ledger = {
+        "race_polls": "(run_id, race_id, polled_at, status) SELECT 'run', 'race-' || n, ",
+        "batches": "SELECT 'run-' || n, ",
+    }
+    rest = {"race_polls": ", 'success'", "batches": ", 5, 5, 0, 0, 0, 1, 2, false, 5, 5, 10, 5"}
+    with observe(database_url) as run:
+        for table, columns in ledger.items():
+            for age, day in enumerate(["2025-07-01 11:59:59+00", "2025-07-01 12:00:00+00", "2025-07-09 12:00:00+00"]):
+                rows = f"generate_series({7 * age}, {7 * age + 6}) AS n"
+                run(f"INSERT INTO {table} {columns} timestamptz '{day}'{rest[table]} FROM {rows}")
+        before = {table: run(f"SELECT * FROM {table}") for table in ledger}
+    assert [find_old_days(store.engine, table, BEFORE) for table in ledger] == [[OLD_DAY, OLD_DAY + DAY]] * 2
+
+    aside = set_aside(store.engine, "race_polls", OLD_DAY, rows_at_once=3)  # and the run ends here
+    steps = archive(store, tmp_path, ledger_before=BEFORE)
+    assert steps[-1].stage == "dropped"
+    assert [step.rows for step in steps if step.stage == "dropped"] == [20, 20, 7, 7, 7, 7]
+    assert archive(store, tmp_path, ledger_before=BEFORE) == []
+    with observe(database_url) as run:
+        left = {table: run(f"SELECT * FROM {table}") for table in ledger}
+        assert run("SELECT to_regclass(%(name)s)", {"name": aside.name}) == [(None,)]
+    for table in ledger:
+        files = [file for file in list_files(tmp_path) if file.startswith(f"{table}/")]
+        assert files == [f"{table}/{table}_2025_07_0{day}.parquet" for day in (1, 2)]
+        archived = [row for file in files for row in read_parquet(tmp_path / file)]
+        assert len(archived) == 14
+        assert len(left[table]) == 7
+        assert {row[:2] for row in before[table]} == {row[:2] for row in [*archived, *map(tuple, left[table])]}

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from dagster._core.instance.ref import InstanceRef
 from dagster._serdes import deserialize_value, serialize_value
+from dagster_postgres.auth import PgTokenProvider
 
 from raceday_dagster.dagster_plugins import storage
 from raceday_dagster.dagster_plugins.storage import PooledPostgresStorage, StorageError
@@ -85,8 +86,7 @@ def test_a_child_process_makes_the_same_storage_from_the_reference(instance: dg.
         assert isinstance(_engine(other).pool, sa.QueuePool)
 
 
-def test_a_terminated_backend_is_replaced_and_nobody_notices(instance: dg.DagsterInstance, url: str) -> None:
-    instance.get_runs()
+def _terminate_backends(url: str) -> None:
     killer = sa.create_engine(storage.normalise_url(url), poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
     statement = (
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
@@ -94,6 +94,11 @@ def test_a_terminated_backend_is_replaced_and_nobody_notices(instance: dg.Dagste
     )
     with killer.connect() as connection:
         assert connection.execute(sa.text(statement)).scalar_one() >= 1
+
+
+def test_a_terminated_backend_is_replaced_and_nobody_notices(instance: dg.DagsterInstance, url: str) -> None:
+    instance.get_runs()
+    _terminate_backends(url)
     instance.get_runs()
     assert run(jobs.doubling_job, instance).success
 
@@ -115,6 +120,75 @@ def test_the_webserver_may_take_its_own_connections(instance: dg.DagsterInstance
     assert shared.pool.status().count("Connections in pool: 0") == 1
     with _engine(instance).connect() as connection:
         assert connection.execute(sa.text("SHOW statement_timeout")).scalar_one() == "5s"
+
+
+def test_the_webserver_does_not_notice_a_restart_either(instance: dg.DagsterInstance, url: str) -> None:
+    instance.optimize_for_webserver(statement_timeout=5000, pool_recycle=60, max_overflow=20)
+    ask = (instance.get_runs, lambda: instance.all_logs("x"), instance.all_instigator_state)
+    for _ in range(2):
+        for question in ask:
+            question()
+        _terminate_backends(url)
+    with _engine(instance).connect() as connection:
+        assert connection.connection.driver_connection.get_dsn_parameters()["keepalives_idle"] == "5"
+
+
+def test_options_of_the_url_are_honoured_by_all_who_connect(url: str) -> None:
+    engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text("CREATE SCHEMA elsewhere"))
+    options = "options=-csearch_path%3Delsewhere&application_name=mine&connect_timeout=7"
+    made = PooledPostgresStorage(f"{url}&{options}")
+    with dg.DagsterInstance.local_temp() as plain, engine.connect() as connection:
+        assert plain.get_runs_count() == made.run_storage.get_runs_count() == 0
+        tables = sa.inspect(connection).get_table_names(schema="elsewhere")
+    assert set(tables) >= storage.MADE_FOR_EACH
+    for part in (made.run_storage, made.event_log_storage, made.schedule_storage):
+        part.optimize_for_webserver(statement_timeout=5000, pool_recycle=60, max_overflow=20)
+        with part._engine.connect() as connection:
+            used = connection.connection.driver_connection.get_dsn_parameters()
+            assert (used["application_name"], used["connect_timeout"]) == ("mine", "7")
+            assert connection.execute(sa.text("SHOW search_path")).scalar_one() == "elsewhere"
+        part._engine.dispose()
+
+
+def test_a_token_takes_the_place_of_the_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = storage.normalise_url(url)
+    asked: list[str] = []
+
+    class Tokens(PgTokenProvider):
+        def _fetch_token(self) -> tuple[str, float]:
+            asked.append("token")
+            return SECRET, float("inf")
+
+    monkeypatch.setattr("dagster_postgres.auth.GcpWifTokenProvider", Tokens)
+    config = {
+        "auth_provider": {"gcp_wif": {}},
+        "postgres_db": {
+            "username": parsed.username,
+            "hostname": "localhost",
+            "db_name": parsed.database,
+            "port": 5432,
+            "params": {"host": parsed.query["host"]},
+        },
+    }
+    made = PooledPostgresStorage.from_config_value(None, config)
+    assert made.run_storage.get_runs_count() >= 0
+    assert asked
+    made.run_storage.dispose()
+
+
+def test_an_old_server_is_one_line(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "OLDEST_SERVER", (99,))
+    with pytest.raises(StorageError, match=r"is PostgreSQL \d+; 99 or newer is needed"):
+        PooledPostgresStorage(url)
+
+
+def test_several_hosts_are_tried_in_turn() -> None:
+    several = storage.normalise_url("postgresql://u:p@127.0.0.1:1,127.0.0.1:2/d?target_session_attrs=read-write")
+    assert several.query["port"] == "1,2"
+    with pytest.raises(StorageError, match=r"port 1 failed: .*; .*port 2 failed: Connection refused\. Look at"):
+        storage.open_connection(storage.build_storage_engine(several), 0.0)
 
 
 def test_a_database_that_goes_away_is_one_error_of_ours_and_no_line_in_the_logs(
@@ -216,7 +290,18 @@ def test_every_postgresql_url_is_one_for_psycopg2(scheme: str) -> None:
     assert url.query == {"sslmode": "require"}
 
 
-@pytest.mark.parametrize("url", [f"mysql://u:{SECRET}@h/d", f"{SECRET}", f"postgresql://u:{SECRET}@h:port/d", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"mysql://u:{SECRET}@h/d",
+        f"{SECRET}",
+        f"postgresql://u:{SECRET}@h:port/d",
+        "",
+        f"postgresql://u@h:{SECRET}/d",
+        f"postgresql://u:p@{SECRET}@h/d",
+        f"postgresql://u:p#{SECRET}@h/d",
+    ],
+)
 def test_what_is_no_postgresql_url_is_refused_in_one_line_without_its_password(url: str) -> None:
     with pytest.raises(StorageError) as refused:
         storage.normalise_url(url)

@@ -122,6 +122,27 @@ def test_no_more_than_five_events_are_asked_for_at_once_whatever_the_config_says
     assert (batch["requested_concurrency"], batch["effective_concurrency"]) == (10, 5)
 
 
+def test_the_day_is_said_to_be_loaded_when_its_races_were_polled(
+    day: RaceDay, loaded: dg.JobExecutionResult, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert loaded.success
+    monkeypatch.setenv("RACE_COUNTRIES", "NZ")
+    (row,) = day.ask("SELECT race_id FROM races JOIN meetings USING (meeting_id) WHERE country = 'NZ' LIMIT 1")
+    lost = row["race_id"]
+    rule = day.simulator.add_fault(lost, "garbage")
+    result = run_day(day, "daily_baseline")
+    assert day.simulator.fired(rule) == 1
+    day.simulator.clear_faults()
+    assert result.success
+    lines = read_log(capfd.readouterr().err)
+    ended = [
+        line["event"] for line in lines if line["event"] in {"batch_race_complete", "daily_initialization_complete"}
+    ]
+    assert ended[-1] == "daily_initialization_complete"
+    (said,) = [line for line in lines if line["event"] == "daily_initialization_complete"]
+    assert (said["polled"], said["failed"]) == (len(day.read_polls(result.run_id)), [lost])
+
+
 # The last two tests move the clock of the day past its end.
 
 

@@ -191,7 +191,7 @@ def test_a_race_is_written_again_and_again_meanwhile(house: Housekeeping, databa
     polling.start()
     try:
         assert warm.wait(20)
-        result = house.run()
+        result = house.run(archive_history={"keep_ledger_days": 3650})
     finally:
         over.set()
         polling.join()

@@ -61,17 +61,15 @@ def test_a_day_that_nobody_loaded_is_left_to_the_baseline(day: RaceDay) -> None:
     assert day.ask("SELECT 1 FROM racing_days") == day.ask("SELECT 1 FROM races") == []
 
 
-def test_a_day_whose_list_came_empty_has_its_races_from_the_next_list(
+def test_a_day_whose_list_came_empty_is_an_alert_and_not_loaded(
     day: RaceDay, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("RACE_COUNTRIES", "USA")
         assert run_day(day, "daily_baseline").success
     said = [line for line in read_log(capfd.readouterr().err) if line["event"] == "daily_initialization_empty"]
-    assert [(line["level"], line["nz_date"]) for line in said] == [("warning", RACING_DAY.isoformat())]
-    assert list_races(day) == []
-    assert read_counts(run_day(day, "meeting_status"))[1] == len(list_races(day)) > 10
-    assert set(day.instance.get_dynamic_partitions("races")) == set(list_races(day))
+    assert [(line["level"], line["nz_date"]) for line in said] == [("error", RACING_DAY.isoformat())]
+    assert day.ask("SELECT 1 FROM racing_days") == list_races(day) == []
 
 
 def test_a_list_that_says_nothing_new_changes_nothing(day: RaceDay) -> None:

@@ -24,20 +24,24 @@ RETRIED = {
     "drip_body": {},
     "drip_headers": {},
     "latency": {"ms": 5000},
+    "html": {},
 }
 REFUSED = {
     "status": {"code": 400},
     "redirect": {},
-    "html": {},
     "garbage": {},
-    "nan": {},
-    "wrong_type": {},
     "missing_race": {},
-    "data_error": {},
-    "nul": {},
     "duplicate_keys": {},
     "huge": {},
     "gzip_bomb": {},
+}
+
+
+WARNED = {
+    "nan": "dropped=data.runners.0.odds.fixed_win",
+    "wrong_type": "dropped=data.runners.0.odds.fixed_win",
+    "nul": "dropped=data.runners.0.name",
+    "data_error": "api_error: the event could not be loaded",
 }
 
 
@@ -113,6 +117,18 @@ def test_a_lasting_fault_of_the_feed_is_an_error_at_once(
     assert feed.fired(rule) == 1
 
 
+@pytest.mark.parametrize(("fault", "warning"), WARNED.items(), ids=WARNED)
+def test_a_race_with_an_unimportant_fault_comes_with_a_warning(
+    feed: RunningSimulator, day: RacingDay, api: RacingApi, fault: str, warning: str
+) -> None:
+    race_id = day.races[0].race_id
+    rule = feed.add_fault(race_id, fault)
+    event = api.fetch_race_event(race_id, deadline_s=10)
+    assert event is not None
+    assert event.warnings == (warning,)
+    assert feed.fired(rule) == 1
+
+
 def test_hostile_names_arrive_as_they_are(feed: RunningSimulator, day: RacingDay, api: RacingApi) -> None:
     race_id = day.races[0].race_id
     rule = feed.add_fault(race_id, "hostile")
@@ -122,10 +138,9 @@ def test_hostile_names_arrive_as_they_are(feed: RunningSimulator, day: RacingDay
     assert feed.fired(rule) == 1
 
 
-def test_one_bad_meeting_of_the_list_costs_only_a_race(feed: RunningSimulator, day: RacingDay, api: RacingApi) -> None:
+def test_one_bad_field_of_the_list_costs_only_itself(feed: RunningSimulator, day: RacingDay, api: RacingApi) -> None:
     rule = feed.add_fault("/racing/meetings", "wrong_type")
     spoilt = api.fetch_racing_day(DAY, deadline_s=20)
     assert feed.fired(rule) == 1
-    assert len(spoilt.meetings) == len(day.meetings)
-    assert len(spoilt.races) == len(day.races) - 1
-    assert ": distance: input should be a valid integer" in spoilt.rejected[0].reason
+    assert (len(spoilt.meetings), len(spoilt.races)) == (len(day.meetings), len(day.races))
+    assert [field.partition(": ")[2] for field in spoilt.dropped] == ["races.0.distance"]

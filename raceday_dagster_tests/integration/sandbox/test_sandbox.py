@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg2
 import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import make_url
@@ -96,6 +98,8 @@ def test_a_server_started_by_hand_outlives_a_sandbox(home: Path) -> None:
     try:
         exports = [line.partition("=")[0] for line in started.stdout.splitlines()]
         assert exports == ["export DATABASE_URL", "export DAGSTER_PG_URL"], started.output
+        for line in started.stdout.splitlines():  # libpq itself reads them, as psql does
+            psycopg2.connect(*shlex.split(line.partition("=")[2])).close()
         with hold_server(home):
             pass
         assert raceday(home, "db", "status").exit_code == 0

@@ -25,13 +25,14 @@ import pytest
 from benchmarks.cadence import OVER
 from benchmarks.live_day import LiveDay, open_live_day
 from benchmarks.soak import Soaked, soak, wait_for_batches
-from raceday_dagster.errors import ServiceError
+from raceday_dagster.errors import DatabaseError, ServiceError
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.service.health import check_health
 from raceday_dagster.service.parts import Web as WebOptions
 from raceday_dagster.service.up import run_up
 from raceday_dagster_tests.integration.commands import find_free_port, raceday
 from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
+from raceday_dagster_tests.integration.race_day import IDENTITY
 from raceday_dagster_tests.integration.web.web_fixture import Web
 from raceday_dagster_tests.waiting import wait_for
 
@@ -259,6 +260,17 @@ def test_a_second_service_on_the_same_database_is_refused_and_told_of_the_first(
     asked = {**given, "NZTAB_API_URL": "http://127.0.0.1:9/v1", "RACEDAY_HOME": str(tmp_path), **identity}
     assert f"in use by raceday up, pid {day.process.pid} on " in refuse_up(find_free_port(), **asked)
     assert check(monkeypatch, **asked)[0].startswith("ok      service: raceday up, pid ")  # its database tells
+
+
+def test_one_database_for_both_is_said_before_anything_is_started(tmp_path: Path) -> None:
+    url = "postgresql://u:hunter2@127.0.0.1:1/d"
+    environment = {**IDENTITY, "DATABASE_URL": url, "DAGSTER_PG_URL": url, "RACEDAY_HOME": str(tmp_path)}
+    said: list[str] = []
+    with pytest.raises(DatabaseError, match="port 1 cannot be reached"):
+        run_up(WebOptions(port=find_free_port()), environment, said.append)
+    (warning,) = said
+    assert "WARNING: DAGSTER_PG_URL is DATABASE_URL" in warning
+    assert "hunter2" not in warning
 
 
 def test_a_port_that_is_taken_is_refused_before_anything_is_started(tmp_path: Path) -> None:

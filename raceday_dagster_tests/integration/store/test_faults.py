@@ -178,6 +178,8 @@ def test_a_bug_inside_a_write_is_not_called_a_fault_of_the_text(store: RaceStore
 
 
 class _Broken:
+    entrant_id = "race-1-01"
+
     def model_dump(self, **_: Any) -> None:
         raise ValueError("a bug")
 
@@ -221,3 +223,20 @@ def test_a_process_killed_at_any_statement_leaves_nothing_and_the_next_one_every
     killed = json.loads(ended.stdout)
     assert killed == [{"signal": 9, "rows": 0}] * STATEMENTS
     assert read_tables(database_url, without=ROW_TIMES | MEASURED) == undisturbed
+
+
+def test_a_server_that_takes_no_writes_any_more_is_left_for_a_new_connection(
+    store: RaceStore, database_url: str
+) -> None:
+    make_partitions(store)
+    with store.engine.connect() as one, store.engine.connect() as two:
+        for connection in (one, two):
+            connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+            connection.commit()
+    assert store.engine.pool.checkedin() == 2
+    with watch_statements(store.engine) as statements:
+        assert write(store, make_snapshot()).status == "written"
+    assert sum("pg_advisory_xact_lock" in statement for statement in statements.sent) == 2
+    with store.engine.connect() as one, store.engine.connect() as two:
+        for connection in (one, two):
+            assert connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "off"

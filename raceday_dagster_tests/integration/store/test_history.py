@@ -112,13 +112,14 @@ def test_an_abandoned_race_gets_a_last_row_only_where_money_was_seen(store: Race
     assert [report.row_counts.money_flow_history for report in abandoned] == [2, 0]
 
 
-def test_a_clock_set_back_adds_no_row_between_two_others(store: RaceStore, database_url: str) -> None:
+def test_a_clock_set_back_leaves_the_increments_adding_up(store: RaceStore, database_url: str) -> None:
     first = make_snapshot(win_cents=100_000)
     write(store, first, run_id="one")
     set_back = make_snapshot(poll=1, win_cents=200_000, polled_at=first.polling_timestamp - timedelta(minutes=1))
-    report = write(store, set_back, run_id="two")
-    assert report.row_counts.money_flow_history == 0
-    assert report.row_counts.race_pools == 1
+    assert write(store, set_back, run_id="two").row_counts.money_flow_history == 8
+    rows = read_flow(database_url, 1)
+    assert rows[1]["polling_timestamp"] - rows[0]["polling_timestamp"] == timedelta(microseconds=1)
+    assert sum(row["incremental_win_amount"] for row in rows) == rows[-1]["win_pool_amount"] == 36_000
     write(store, make_snapshot(poll=2, win_cents=300_000), run_id="three")
     rows = read_flow(database_url, 1)
     assert sum(row["incremental_win_amount"] for row in rows) == rows[-1]["win_pool_amount"] == 54_000
@@ -172,6 +173,7 @@ def test_the_previous_rows_are_found_by_index_in_one_partition(
         "time_interval": Decimal(10),
         "interval_type": "2m",
         "starts": True,
+        "only_changed": False,
         "rows": json.dumps([dump_row(row) for row in rows]),
     }
     with observe(database_url) as run:

@@ -88,12 +88,22 @@ def test_a_question_to_a_database_that_is_not_there_is_one_line(database_url: st
 
 def read_live(store: RaceStore) -> tuple[datetime | None, str | None]:
     (race,) = read_live_races(store.engine, START - MINUTE, countries=["NZ", "AUS"], categories=["T", "H", "G"])
-    return race.polled_at, race.error
+    return race.answered_at, race.error
 
 
 def test_a_race_never_polled_is_live_too(store: RaceStore) -> None:
     store.write_racing_day(make_list(["race-1"]))
     assert read_live(store) == (None, None)
+
+
+def test_a_poll_that_was_skipped_is_no_good_poll(store: RaceStore) -> None:
+    store.write_racing_day(make_list(["race-1"]))
+    write(store, make_snapshot(), run_id="run-1")
+    answered_at, _error = read_live(store)
+    assert answered_at is not None
+    skipped = make_failure("race-1", polled_at=answered_at + MINUTE, message="unknown, or stale")
+    store.record_poll(skipped.model_copy(update={"status": "skipped"}), "run-2")
+    assert read_live(store) == (answered_at, "unknown, or stale")
 
 
 def test_a_poll_that_failed_does_not_count_and_its_reason_is_read_until_another_succeeds(store: RaceStore) -> None:

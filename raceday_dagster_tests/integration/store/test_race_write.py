@@ -153,6 +153,58 @@ def test_a_field_the_payload_empties_is_emptied(store: RaceStore, database_url: 
     assert {(row["fixed_win_odds"], row["jockey"]) for row in entrants} == {(None, None)}
 
 
+def test_an_entrant_stays_in_the_race_that_first_listed_it(store: RaceStore, database_url: str) -> None:
+    victim, thief = make_snapshot("race-v"), make_snapshot("race-t", poll=1, win_cents=1, odds={})
+    write(store, victim, run_id="one")
+    before = read_tables(database_url)
+    mixed = thief.model_copy(
+        update={
+            "entrants": (
+                *(row.model_copy(update={"race_id": "race-t"}) for row in victim.entrants[:3]),
+                *thief.entrants[:2],
+            ),
+            "money_flow": (*victim.money_flow[:3], *thief.money_flow[:2]),
+            "odds": [
+                row for row in victim.odds if row.entrant_id in {foreign.entrant_id for foreign in victim.entrants[:3]}
+            ],
+        }
+    )
+    report = write(store, mixed, run_id="two")
+    assert (report.status, report.foreign_entrants) == ("written", 3)
+    assert (report.row_counts.entrants, report.row_counts.money_flow_history) == (2, 2)
+    after = read_tables(database_url)
+    for table in ("entrants", "money_flow_history", "odds_history"):
+        assert [row for row in after[table] if not row["entrant_id"].startswith("race-t")] == before[table]
+
+
+def test_an_entrant_that_a_newer_answer_lacks_is_withdrawn_until_it_returns(
+    store: RaceStore, database_url: str
+) -> None:
+    def read_withdrawn() -> list[Any]:
+        return [row["withdrawn_at"] for row in read_tables(database_url)["entrants"]]
+
+    whole, without_one = make_snapshot(), make_snapshot(poll=1, holds={1: 18})
+    write(store, make_snapshot(holds={1: 18, 2: 13}), run_id="one")
+    write(store, with_entrants(make_snapshot(poll=1), ()), run_id="nobody-listed")
+    assert read_withdrawn() == [None, None]
+    lacking = without_one.model_copy(update={"event_timestamp": START})
+    unclear = lacking.model_copy(
+        update={"event_timestamp": START - timedelta(milliseconds=1), "has_unreadable_runner": True}
+    )
+    write(store, unclear, run_id="one-unreadable")
+    assert read_withdrawn() == [None, None]
+    assert write(store, lacking, run_id="two").row_counts.entrants == 1
+    assert read_withdrawn() == [None, START]
+    assert write(store, lacking, run_id="again").row_counts.entrants == 0
+    write(store, whole, run_id="older")
+    assert read_withdrawn() == [None, START]
+    flow = [row for row in read_tables(database_url)["money_flow_history"] if row["entrant_id"] == "race-1-02"]
+    assert len(flow) == 2
+    back = make_snapshot(holds={1: 18, 2: 13}, generated_at=START + timedelta(seconds=15))
+    write(store, back, run_id="three")
+    assert read_withdrawn() == [None, None]
+
+
 def test_runners_that_carry_different_fields_take_one_statement(store: RaceStore) -> None:
     make_partitions(store)
     snapshot = make_snapshot()

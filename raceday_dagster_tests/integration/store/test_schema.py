@@ -95,6 +95,34 @@ def test_two_upgrades_at_once_make_one_schema_and_a_third_changes_nothing(empty_
     assert (again.from_revision, again.to_revision, again.partitions) == (head_revision(), head_revision(), ())
 
 
+def test_an_upgrade_from_the_first_schema_keeps_the_entrants(empty_database_url: str) -> None:
+    upgrade(empty_database_url)
+    engine = build_engine(empty_database_url, pool_max=1)
+    store = RaceStore(engine)
+    with observe(empty_database_url) as run:
+        run("ALTER TABLE entrants DROP COLUMN withdrawn_at; DROP INDEX ix_race_polls_polled_at")
+        run("UPDATE raceday_schema SET version_num = '0001'")
+        with pytest.raises(DatabaseError, match="at 0001"):
+            check_schema(engine)
+        run(
+            "INSERT INTO meetings (meeting_id, country, category, race_type, racing_day)"
+            " VALUES ('m', 'NZ', 'T', 'thoroughbred', '2025-07-17')"
+        )
+        run(
+            "INSERT INTO races (race_id, meeting_id, racing_day, race_number, start_time, type)"
+            " VALUES ('race-1', 'm', '2025-07-17', 1, now(), 'T')"
+        )
+        run(
+            "INSERT INTO entrants (entrant_id, race_id, runner_number, is_scratched)"
+            " VALUES ('race-1-01', 'race-1', 1, false)"
+        )
+        report = upgrade(empty_database_url)
+        assert (report.from_revision, report.to_revision) == ("0001", REVISION)
+        assert run("SELECT entrant_id, withdrawn_at FROM entrants") == [("race-1-01", None)]
+    assert write(store, make_snapshot()).row_counts.entrants == 8
+    engine.dispose()
+
+
 def test_a_schema_of_another_version_is_refused_with_what_to_do(database_url: str) -> None:
     engine = build_engine(database_url, pool_max=1)
     check_schema(engine)
@@ -112,9 +140,9 @@ def test_a_schema_of_another_version_is_refused_with_what_to_do(database_url: st
 
 
 def test_an_older_schema_is_refused_with_the_command_to_run(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raceday_dagster.store.schema.check.REVISION", "0002")
+    monkeypatch.setattr("raceday_dagster.store.schema.check.REVISION", "9999")
     engine = build_engine(database_url, pool_max=1)
-    with pytest.raises(DatabaseError, match="at 0001, this code needs 0002: run `raceday db upgrade`"):
+    with pytest.raises(DatabaseError, match=f"at {REVISION}, this code needs 9999: run `raceday db upgrade`"):
         check_schema(engine)
     engine.dispose()
 
@@ -133,7 +161,11 @@ def test_a_database_without_tables_is_refused_with_the_command_to_run(embedded_p
     [
         ({"database": "nosuch"}, "is not on this server; create it, then run `raceday db upgrade`"),
         ({"username": "nobody_here"}, "does not know this role; correct the user in DATABASE_URL"),
-        ({"host": "127.0.0.1", "port": 1, "query": {}}, "cannot be reached; start it"),
+        ({"host": "127.0.0.1", "port": 1, "query": {}}, "on 127.0.0.1, port 1 cannot be reached: connection to"),
+        ({"host": "127.0.0.1", "port": 1, "query": {}}, "Connection refused; start it"),
+        ({"host": "no.invalid", "query": {}}, 'could not translate host name "no.invalid"'),
+        ({"host": None, "query": {"host": "127.0.0.1,127.0.0.1", "port": "1,2"}}, "port 2 failed: Connection refused"),
+        ({"host": "127.0.0.1", "query": {"sslmodel": "require"}}, 'invalid connection option "sslmodel"'),
     ],
 )
 def test_a_database_that_cannot_be_used_is_one_line_without_the_password(
@@ -147,6 +179,29 @@ def test_a_database_that_cannot_be_used_is_one_line_without_the_password(
         assert says in str(caught.value)
         assert "\n" not in str(caught.value)
         assert "hidden-word" not in str(caught.value)
+
+
+def test_an_old_server_is_one_line(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raceday_dagster.store.schema.check.OLDEST_SERVER", (99,))
+    engine = build_engine(database_url, pool_max=1)
+    for use in (check_schema, lambda _: upgrade(database_url)):
+        with pytest.raises(DatabaseError, match=r"^database .* is PostgreSQL \d+: 99 or newer is needed$"):
+            use(engine)
+    engine.dispose()
+
+
+def test_options_of_the_url_are_honoured(database_url: str) -> None:
+    with observe(database_url) as run:
+        run("CREATE SCHEMA elsewhere")
+    options = "options=-csearch_path%3Delsewhere&application_name=mine&connect_timeout=7"
+    assert upgrade(f"{database_url}&{options}").from_revision is None
+    engine = build_engine(f"{database_url}&{options}", pool_max=1)
+    check_schema(engine)
+    with engine.connect() as connection:
+        used = connection.connection.driver_connection.get_dsn_parameters()
+        assert (used["application_name"], used["connect_timeout"]) == ("mine", "7")
+        assert connection.exec_driver_sql("SELECT to_regclass('elsewhere.races')").scalar() is not None
+    engine.dispose()
 
 
 def test_partitions_are_made_once_for_both_tables(store: RaceStore, database_url: str) -> None:

@@ -84,6 +84,11 @@ def test_what_is_no_instant_with_a_zone_is_refused_plainly(text: str) -> None:
         (("failed", "success"), FailRunWhen.all, False),
         (("failed", "success"), FailRunWhen.any, True),
         (("failed", "skipped"), FailRunWhen.all, True),
+        (("unknown", "unknown"), FailRunWhen.all, True),
+        (("unknown", "unknown"), FailRunWhen.any, True),
+        (("unknown", "unknown"), FailRunWhen.never, False),
+        (("unknown", "success"), FailRunWhen.any, False),
+        (("skipped", "skipped"), FailRunWhen.all, False),
         (("skipped", "success"), FailRunWhen.any, False),
     ],
 )

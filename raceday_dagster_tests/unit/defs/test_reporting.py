@@ -1,10 +1,26 @@
 """What a batch says of itself: its progress and its table."""
 
 import threading
+from datetime import timedelta
 
-from raceday_dagster.defs.reporting import ProgressBoard, build_table
-from raceday_dagster.racing.outcomes import BatchProgress
-from raceday_dagster_tests.unit.racing.test_outcomes import end_batch, end_race
+import dagster as dg
+import pytest
+
+from raceday_dagster.defs.reporting import (
+    LONGEST_TAG,
+    ProgressBoard,
+    build_failure_tags,
+    build_table,
+    report_unanswered,
+    warn_of_budgets,
+)
+from raceday_dagster.defs.reporting import end_race as end_race_of_run
+from raceday_dagster.racing.outcomes import BatchProgress, RaceFacts, Timings
+from raceday_dagster.store.queries import FollowedRace
+from raceday_dagster_tests.integration.race_day import read_log
+from raceday_dagster_tests.unit.racing.test_outcomes import NOW, end_batch, end_race
+
+SHARES = {"a": Timings(write_ms=10, total_ms=100), "b": Timings(write_ms=90, total_ms=300)}
 
 
 def test_the_board_always_adds_up() -> None:
@@ -54,5 +70,87 @@ def test_the_table_shows_failed_races_first_and_breaks_on_nothing() -> None:
     table = build_table(end_batch(end_race("a", "success", 900), odd))
     rows = table.splitlines()
     assert len(rows) == 4
-    assert rows[2].startswith("| b\\| c | failed |")
+    assert rows[2].startswith("|  | b\\| c | failed |")
     assert "fetch: no" in rows[2]
+
+
+def test_a_run_with_failed_races_carries_their_number_and_names_as_tags() -> None:
+    facts = RaceFacts(title="Te Rimu R5", start_time=NOW, status="open")
+    named = end_race("b", "failed").model_copy(update={"race": facts})
+    assert build_failure_tags(end_batch(end_race("a", "success"))) == {}
+    assert build_failure_tags(end_batch(named, end_race("c", "failed"))) == {
+        "raceday/failed": "2",
+        "raceday/failed_races": "Te Rimu R5, c",
+    }
+    many = build_failure_tags(end_batch(*(end_race(str(number), "failed") for number in range(200))))
+    assert len(many["raceday/failed_races"]) == LONGEST_TAG
+
+
+@pytest.mark.parametrize("status", ["failed", "unknown", "skipped"])
+def test_a_live_race_without_an_answer_for_three_intervals_is_an_error_whatever_the_reason(
+    status: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def follow(
+        race_id: str, answered_ago_s: float, *, start_in_s: float = 60, race_status: str = "open"
+    ) -> FollowedRace:
+        return FollowedRace(
+            race_id=race_id,
+            title=f"Te Rimu {race_id}",
+            start_time=NOW + timedelta(seconds=start_in_s),
+            status=race_status,
+            answered_at=NOW - timedelta(seconds=answered_ago_s),
+        )
+
+    stored = [
+        follow("R1", 46),
+        follow("R2", 45),
+        follow("R3", 900, start_in_s=3_600),
+        follow("R4", 900, start_in_s=-7_200),
+        follow("R5", 900, race_status="final"),
+    ]
+    ended = end_race("R1", status)
+    report_unanswered("run-1", end_batch(ended), stored, NOW)
+    (line,) = read_log(capsys.readouterr().err)
+    assert ended.error is not None
+    assert {name: line[name] for name in ("event", "level", "race_id", "race", "seconds", "reason")} == {
+        "event": "race_without_answer",
+        "level": "error",
+        "race_id": "R1",
+        "race": "Te Rimu R1",
+        "seconds": 46,
+        "reason": ended.error.message,
+    }
+
+
+@pytest.mark.parametrize(("duration_ms", "level"), [(11_999, None), (12_000, "warning"), (15_000, "error")])
+def test_a_batch_near_its_budget_is_a_warning_and_one_over_it_an_error(
+    duration_ms: int, level: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with dg.build_op_context() as context:
+        warn_of_budgets(context, end_batch(end_race("a", "success"), duration_ms=duration_ms))
+    said = [line for line in read_log(capsys.readouterr().err) if line["event"] == "batch_sla_warning"]
+    assert [(line["level"], line["batch_duration_ms"]) for line in said] == ([(level, duration_ms)] if level else [])
+
+
+@pytest.mark.parametrize(
+    ("timings", "said"),
+    [
+        (Timings(write_ms=299, total_ms=1_999), []),
+        (Timings(write_ms=300, total_ms=1_999), [("write_over_budget", 300, 300)]),
+        (Timings(write_ms=0, total_ms=2_000), [("pipeline_over_budget", 2_000, 2_000)]),
+    ],
+)
+def test_a_race_or_a_write_over_its_budget_is_a_warning(
+    timings: Timings, said: list[tuple[str, int, int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with dg.build_op_context() as context:
+        end_race_of_run(context, end_race("a", "success").model_copy(update={"timings": timings}), ProgressBoard())
+    lines = [line for line in read_log(capsys.readouterr().err) if line["event"].endswith("_over_budget")]
+    assert {line["level"] for line in lines} <= {"warning"}
+    assert [(line["event"], line.get("write_ms", line.get("total_ms")), line["target_ms"]) for line in lines] == said
+
+
+def test_the_share_of_the_write_is_that_of_all_races_together() -> None:
+    races = [end_race(name, "success").model_copy(update={"timings": timings}) for name, timings in SHARES.items()]
+    assert end_batch(*races).write_share_percent == 25
+    assert end_batch().write_share_percent == 0

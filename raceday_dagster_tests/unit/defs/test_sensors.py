@@ -1,5 +1,6 @@
 """The tick of the sensor `due_races`, called as a function: what it reads is made up, and nobody really sleeps."""
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -288,6 +289,18 @@ def test_an_operator_reads_one_line_for_a_batch(capsys: pytest.CaptureFixture[st
     (line,) = capsys.readouterr().err.splitlines()
     assert '"event": "scheduler_race_scheduled"' in line
     assert '"scheduled": 9' in line
+
+
+def test_a_change_of_a_races_interval_is_said_when_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    day = Day(SLOT)
+    day.add_race("near", start_in_s=299, polled_at=SLOT - 30 * SECOND)
+    day.add_race("same", start_in_s=200, polled_at=SLOT - 15 * SECOND)
+    day.request()
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    said = [line for line in lines if line["event"] == "scheduler_interval_changed"]
+    assert [(line["race_id"], line["old"], line["new"], line["seconds_to_start"]) for line in said] == [
+        ("near", 30, 15, 299)
+    ]
 
 
 def test_both_sensors_are_switched_on_and_look_ahead_no_less_than_they_tick() -> None:

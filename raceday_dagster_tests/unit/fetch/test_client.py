@@ -18,6 +18,7 @@ from raceday_dagster.fetch import RacingApi, cutoff
 from raceday_dagster.fetch.client import PAGE_SIZE
 from raceday_dagster.fetch.exchange import build_session
 from raceday_dagster_tests.payloads import event_payload, list_meeting, make_id, meetings_payload
+from raceday_dagster_tests.payloads.event import Payload
 from raceday_dagster_tests.unit.fetch.fakes import BASE_URL, IDENTITY, Answer, Feed
 
 DAY = date(2025, 7, 17)
@@ -49,21 +50,22 @@ def test_the_instant_of_arrival_is_our_clock() -> None:
     assert event.received_at == datetime(2025, 7, 17, 0, 0, 2, tzinfo=UTC)
 
 
-FAR_AHEAD = "2025-07-17T00:10:01Z"
-"""Ten minutes and a second ahead of the fakes' clock."""
+FAR_AHEAD = "2025-07-17T00:09:50Z"
+"""Ahead of the fakes' clock."""
 
 
 @pytest.mark.parametrize(
-    ("base_url", "generated_time", "minutes"),
+    ("base_url", "generated_time", "seconds"),
     [
         (BASE_URL, FAR_AHEAD, 0),
-        (BASE_URL, "2025-07-17T00:10:00Z", 10),
-        (BASE_URL, "2025-07-16T23:10:00Z", -50),
-        ("http://127.0.0.1:8000/v1", "2025-07-17T10:00:00Z", 600),
+        (BASE_URL, "2025-07-17T00:00:06Z", 0),
+        (BASE_URL, "2025-07-17T00:00:05Z", 5),
+        (BASE_URL, "2025-07-16T23:10:00Z", -3_000),
+        ("http://127.0.0.1:8000/v1", "2025-07-17T10:00:00Z", 36_000),
     ],
 )
-def test_an_answer_from_the_future_counts_as_made_on_arrival(
-    base_url: str, generated_time: str, minutes: int, capsys: pytest.CaptureFixture[str]
+def test_an_answer_is_dated_five_seconds_after_it_arrived_at_most(
+    base_url: str, generated_time: str, seconds: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     payload, page = event_payload(), meetings_payload([list_meeting()])
     payload["header"]["generated_time"] = page["header"]["generated_time"] = generated_time
@@ -73,10 +75,10 @@ def test_an_answer_from_the_future_counts_as_made_on_arrival(
     assert event is not None
     received_at = datetime(2025, 7, 17, tzinfo=UTC)
     assert event.received_at == received_at
-    assert event.generated_at == day.generated_at == received_at + timedelta(minutes=minutes)
+    assert event.generated_at == day.generated_at == received_at + timedelta(seconds=seconds)
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     said = [(line["event"], line["ahead_s"]) for line in lines]
-    assert said == ([("http_clock_ahead", 601)] * 2 if generated_time == FAR_AHEAD else [])
+    assert said == ([("http_clock_ahead", {FAR_AHEAD: 590}.get(generated_time, 6))] * 2 if seconds == 0 else [])
 
 
 @pytest.mark.parametrize("race_id", HOSTILE_IDS)
@@ -155,6 +157,36 @@ def test_a_list_that_repeats_itself_for_ever_is_an_error() -> None:
         feed.api.fetch_racing_day(DAY, deadline_s=12)
     assert not caught.value.retryable
     assert len(feed.transport.asked) == 2
+
+
+def test_a_list_that_repeats_an_unreadable_page_of_one_is_an_error() -> None:
+    page = Answer.of({**meetings_payload([list_meeting(country="")]), "params": {"limit": 1}})
+    with pytest.raises(FetchError, match="nothing new"):
+        Feed.of(page, page).api.fetch_racing_day(DAY, deadline_s=12)
+
+
+def test_a_list_of_ever_new_meetings_is_given_up_after_twenty_pages() -> None:
+    feed = Feed.of(*[page_of(number, 1, 1) for number in range(30)])
+    with pytest.raises(FetchError, match="more than 20 pages"):
+        feed.api.fetch_racing_day(DAY, deadline_s=12)
+    assert len(feed.transport.asked) == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"country": ""}, "country: string should match pattern"),
+        ({"date": "2025-07-16"}, "is of 2025-07-16"),
+        ({"races": [{}]}, "race number 1 of the list: start_time: field required"),
+    ],
+)
+def test_a_list_of_which_nothing_can_be_used_is_no_day_without_racing(changes: Payload, reason: str) -> None:
+    page = Answer.of(meetings_payload([{**list_meeting(name), **changes} for name in ("One", "Two")]))
+    with pytest.raises(
+        FetchError, match=f"no race of the meetings list can be used; meeting [^:]*: {reason}"
+    ) as caught:
+        Feed.of(page).api.fetch_racing_day(DAY, deadline_s=12)
+    assert caught.value.retryable
 
 
 @pytest.mark.parametrize(

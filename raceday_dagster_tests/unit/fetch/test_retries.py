@@ -20,6 +20,7 @@ RACE_ID = make_id("open race")
 GOOD = Answer.of(event_payload())
 
 RETRIED = {
+    "HTML": Answer(200, b"<!doctype html><title>Maintenance</title>"),
     "500": Answer(500),
     "502": Answer(502),
     "503": Answer(503),
@@ -39,7 +40,6 @@ REFUSED = {
     "redirect": Answer(302, headers={"Location": "http://elsewhere.invalid/"}),
     "not modified": Answer(304),
     "no content": Answer(204),
-    "HTML": Answer(200, b"<!doctype html><title>Maintenance</title>"),
     "half a JSON": Answer(200, b'{"data": {"race": {'),
     "empty": Answer(200, b""),
     "an array": Answer(200, b"[]"),
@@ -187,13 +187,13 @@ def test_a_refusal_is_logged_with_a_clean_short_excerpt(capsys: pytest.CaptureFi
 
 def test_an_invalid_answer_is_logged_with_its_field_path(capsys: pytest.CaptureFixture[str]) -> None:
     payload = event_payload()
-    payload["data"]["runners"][3]["odds"]["fixed_win"] = "4.40"
+    payload["data"]["race"]["race_number"] = "4.40"
     with pytest.raises(FetchError) as caught:
         fetch(Feed.of(Answer.of(payload)))
     (line,) = read_log(capsys)
     assert line["event"] == "http_validation_error"
     assert line["race_id"] == RACE_ID
-    assert line["problem"] == "data.runners.3.odds.fixed_win: input should be a valid number"
+    assert line["problem"] == "data.race.race_number: input should be a valid integer"
     assert line["problem"] in caught.value.message
     assert "4.40" not in json.dumps(line)
 
@@ -208,3 +208,23 @@ def test_no_line_holds_our_identity_or_the_body(capsys: pytest.CaptureFixture[st
     assert printed.count("\n") == 6
     for secret in ("someone@", "Quiet", "Private"):
         assert secret not in printed
+
+
+def test_a_page_of_html_is_named_by_its_type_and_title() -> None:
+    page = Answer(200, b"\n<html><head><TITLE lang='en'>Access\nDenied</TITLE>", {"Content-Type": "text/html"})
+    with pytest.raises(FetchError, match=r"page instead of JSON \(text/html, titled 'Access Denied'\)") as caught:
+        fetch(Feed.of(*[page] * 4))
+    assert caught.value.retryable
+
+
+def test_the_reason_that_the_api_gives_for_a_400_is_shown() -> None:
+    refusal = Answer(400, b'{"header": {"error": "date_from must be within 14 days, Quiet Partner"}}')
+    with pytest.raises(FetchError) as caught:
+        fetch(Feed.of(refusal))
+    assert caught.value.message == "the API answered with status 400: date_from must be within 14 days, …"
+
+
+def test_an_error_of_the_api_instead_of_a_race_may_be_tried_again() -> None:
+    with pytest.raises(FetchError, match="the API says: feed is down") as caught:
+        fetch(Feed.of(Answer(200, b'{"data": {"error": "feed is down"}}')))
+    assert caught.value.retryable

@@ -17,6 +17,7 @@ from raceday_dagster_tests.payloads import (
     make_id,
     minimal_event_payload,
 )
+from raceday_dagster_tests.payloads.event import OPEN_START
 
 RACE_ID = make_id("open race")
 NOW = datetime(2025, 10, 9, 8, 58, 30, tzinfo=UTC)
@@ -32,6 +33,24 @@ def parse_runner(**changes: Any) -> dict[str, Any]:
     payload = event_payload()
     payload["data"]["runners"][0].update(changes)
     return parse(payload).runners[0].carried()
+
+
+def locate(payload: Any, path: str) -> tuple[Any, Any]:
+    """The part of a payload that holds what the path names, and its key there."""
+    *above, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    for part in above:
+        payload = payload[part]
+    return payload, last
+
+
+def finished_payload() -> Any:
+    """A race with results and dividends."""
+    payload = event_payload()
+    payload["data"]["results"] = [{"position": place, "runner_number": place, "margin_length": 0} for place in (1, 2)]
+    payload["data"]["dividends"] = [
+        {"product_name": "Pool Win", "dividend": 2.5, "positions": [{"runner_number": 1, "position": 1}]}
+    ]
+    return payload
 
 
 def refuse(body: bytes) -> str:
@@ -208,87 +227,177 @@ def test_a_status_is_lower_case_text_known_or_not(status: str) -> None:
         ("data.race.event_id", 7, "input should be a valid string"),
         ("data.race.meeting_id", "m" * 101, "string should have at most 100 characters"),
         ("data.race.meeting_id", "a\nb", "must not contain control characters"),
+        ("data.race.status", None, "input should be a valid string"),
         ("data.race.type", "X", "input should be 'T', 'H' or 'G'"),
         ("data.race.country", "", "string should match pattern '^[A-Z]{2,3}$'"),
         ("data.race.advertised_start", 0, "input should be greater than or equal to 946684800"),
-        ("data.race.actual_start", 1, "must be epoch seconds between the years 2000 and 2100"),
         ("data.race.advertised_start", "2025-07-17T00:50:00Z", "input should be a valid integer"),
         ("data.race.race_number", 2**31, "input should be less than or equal to 2147483647"),
         ("data.race.race_number", 1.5, "input should be a valid integer"),
-        ("data.race.race_date_nz", "17/07/2025", "must begin with a date like 2025-07-17"),
-        ("data.race.race_date_nz", "2025-02-30", "must begin with a date of the calendar"),
-        ("data.race.race_date_nz", "1999-12-31", "must be between the years 2000 and 2100"),
-        ("data.race.race_date_nz", "9999-01-01T00:00:00Z", "must be between the years 2000 and 2100"),
-        ("data.race.start_time_nz", "25:00:00 NZST", "must begin with a clock like 12:50:00"),
-        ("data.race.description", "a\0b", "must not contain a NUL character"),
-        ("data.race.description", "a\ud800b", "must not contain half of a surrogate pair"),
-        ("data.race.prize_monies.total_value", "17000", "input should be a valid number"),
         ("data.runners", None, "input should be a list"),
         ("data.race", 7, "input should be an object"),
-        ("data.runners.1.runner_number", -1, "input should be greater than or equal to 1"),
-        ("data.runners.1.runner_number", 1, "is there twice"),
         ("data.runners.1.entrant_id", make_id(RACE_ID, "runner", 1), "is there twice"),
-        ("data.runners.1.is_scratched", "false", "input should be a valid boolean"),
-        ("data.runners.3.odds.fixed_win", "4.4", "input should be a valid number"),
-        ("data.runners.3.odds.fixed_win", True, "input should be a valid number"),
-        ("data.runners.3.odds.fixed_win", float("nan"), "input should be a finite number"),
-        ("data.runners.3.odds.pool_win", float("inf"), "input should be a finite number"),
-        ("data.runners.3.odds.pool_win", 100_000_000, "input should be less than or equal to 99999999.99"),
-        ("data.runners.3.scratch_time", 10**18, "must be epoch seconds between the years 2000 and 2100"),
-        ("data.money_tracker.entrants.0.hold_percentage", 1001, "input should be less than or equal to 1000"),
-        ("data.money_tracker.entrants.0.bet_percentage", None, "input should be a valid number"),
-        ("data.tote_pools.0.total", 1e13, "input should be less than or equal to 1000000000000"),
-        ("data.tote_pools.0.total", -1, "input should be greater than or equal to 0"),
         ("header.generated_time", "yesterday", "must be an ISO date and time"),
         ("header.generated_time", "2025-07-17T10:00:00", "must carry a time zone"),
         ("header.generated_time", "0001-01-01T00:00:00Z", "must be between the years 2000 and 2100"),
         ("header.generated_time", 1752713400, "input should be a valid string"),
-        ("data.error", "no such market", "the API says: no such market"),
-        ("header.error", "internal\nproblem", "the API says: internal problem"),
     ],
 )
-def test_a_wrong_value_is_refused_with_its_path_and_without_itself(path: str, value: Any, complaint: str) -> None:
+def test_what_a_race_cannot_be_without_is_refused_with_its_path(path: str, value: Any, complaint: str) -> None:
     payload = event_payload()
-    *above, last = [int(part) if part.isdigit() else part for part in path.split(".")]
-    owner: Any = payload
-    for part in above:
-        owner = owner[part]
+    owner, last = locate(payload, path)
     owner[last] = value
     assert refuse(encode(payload)) == f"{path}: {complaint}"
 
 
-@pytest.mark.parametrize("path", ["data", "data.race", "data.runners", "data.race.event_id", "data.runners.0.name"])
+@pytest.mark.parametrize("path", ["data", "data.race", "data.runners", "data.race.event_id"])
 def test_a_missing_part_is_refused_with_its_path(path: str) -> None:
     payload = event_payload()
-    *above, last = [int(part) if part.isdigit() else part for part in path.split(".")]
-    owner: Any = payload
-    for part in above:
-        owner = owner[part]
+    owner, last = locate(payload, path)
     del owner[last]
     assert refuse(encode(payload)) == f"{path}: field required"
 
 
-def test_what_the_api_says_is_wrong_goes_before_what_is_missing() -> None:
-    assert refuse(b'{"data": {"error": "feed is down"}}') == "data.error: the API says: feed is down"
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("data.race.actual_start", 1),
+        ("data.race.race_date_nz", "17/07/2025"),
+        ("data.race.race_date_nz", "2025-02-30"),
+        ("data.race.race_date_nz", "1999-12-31"),
+        ("data.race.race_date_nz", "9999-01-01T00:00:00Z"),
+        ("data.race.start_time_nz", "25:00:00 NZST"),
+        ("data.race.description", "a\0b"),
+        ("data.race.description", "a\ud800b"),
+        ("data.race.meeting_name", None),
+        ("data.race.prize_monies.total_value", "n/a"),
+        ("data.race.video_channels.0", 7),
+        ("data.runners.1.name", None),
+        ("data.runners.3.odds.fixed_win", True),
+        ("data.runners.3.odds.fixed_win", float("nan")),
+        ("data.runners.3.odds.pool_win", float("inf")),
+        ("data.runners.3.odds.pool_win", 100_000_000),
+        ("data.runners.3.odds", "none"),
+        ("data.runners.3.scratch_time", 10**18),
+        ("data.runners.3.is_scratched", "false"),
+        ("data.tote_pools.0.total", 1e13),
+        ("data.tote_pools.0.total", "n/a"),
+        ("data.tote_pools.0", "closed"),
+        ("data.money_tracker", "none"),
+        ("data.results.0.margin_length", "a nose"),
+        ("data.dividends.0.dividend", "n/a"),
+        ("data.dividends.0.positions.0", None),
+    ],
+)
+def test_any_other_unreadable_value_is_dropped_with_its_path_and_costs_nothing_else(path: str, value: Any) -> None:
+    payload, without = finished_payload(), finished_payload()
+    owner, last = locate(payload, path)
+    owner[last] = value
+    owner, last = locate(without, path)
+    del owner[last]
+    event = parse(payload)
+    assert event.warnings == (f"dropped={path}",)
+    assert event.model_copy(update={"warnings": ()}).carried() == {"warnings": (), **parse(without).carried()}
 
 
-def test_several_wrong_values_are_counted() -> None:
+@pytest.mark.parametrize(
+    ("path", "gone"),
+    [
+        ("data.results.1.position", "data.results.1"),
+        ("data.runners.1.entrant_id", "data.runners.1"),
+        ("data.runners.1.runner_number", "data.runners.1"),
+    ],
+)
+def test_a_row_without_what_it_cannot_be_without_costs_itself(path: str, gone: str) -> None:
+    payload, without = finished_payload(), finished_payload()
+    owner, last = locate(payload, path)
+    owner[last] = None
+    owner, last = locate(without, gone)
+    del owner[last]
+    event, expected = parse(payload), parse(without)
+    assert event.warnings == (f"dropped={path}", f"dropped={gone}")
+    assert (event.runners, event.results) == (expected.runners, expected.results)
+
+
+def test_several_bad_rows_are_named_by_the_places_they_had() -> None:
     payload = event_payload()
+    for number in (0, 2, 3):
+        payload["data"]["runners"][number]["runner_number"] = -1
+    payload["data"]["runners"][1]["barrier"] = "wide"
+    event = parse(payload)
+    assert [runner.runner_number for runner in event.runners] == [2]
+    assert event.has_unreadable_runner
+    assert set(event.warnings) == {
+        "dropped=data.runners.1.barrier",
+        *(f"dropped=data.runners.{number}{field}" for number in (0, 2, 3) for field in ("", ".runner_number")),
+    }
+
+
+def test_a_number_written_as_text_is_that_number() -> None:
+    payload = event_payload(race_number="7", advertised_start=str(OPEN_START), prize_monies={"total_value": "17000.50"})
+    payload["data"]["runners"][3]["odds"]["fixed_win"] = " 4.4 "
+    event = parse(payload)
+    assert not event.has_unreadable_runner
+    assert (event.race_number, event.total_prize_money) == (7, Decimal("17000.5"))
+    assert event.start_time.timestamp() == OPEN_START
+    assert event.runners[3].odds.fixed_win == Decimal("4.4")
+    assert event.warnings == ()
+
+
+def test_an_unreadable_flag_of_a_scratching_is_taken_from_its_time() -> None:
+    assert parse_runner(is_scratched="yes", scratch_time=OPEN_START)["is_scratched"] is True
+    assert parse_runner(is_scratched="no", scratch_time=0)["is_scratched"] is False
+
+
+@pytest.mark.parametrize("share", [None, "n/a", 1001, 600])
+def test_an_entrant_with_an_unreadable_tracker_row_has_no_share_and_the_others_have_theirs(share: Any) -> None:
+    payload = event_payload()
+    rows = payload["data"]["money_tracker"]["entrants"]
+    rows += [{**rows[0], "bet_percentage": share}, {**rows[0], "bet_percentage": 600}]
+    event = parse(payload)
+    assert [row.entrant_id for row in event.tracker or ()] == [row["entrant_id"] for row in rows[1:4]]
+    assert f"unclear_share={rows[0]['entrant_id']}" in event.warnings
+
+
+def test_runners_that_share_a_number_are_kept_apart_by_their_ids() -> None:
+    payload = event_payload()
+    payload["data"]["runners"][1]["runner_number"] = 1
+    event = parse(payload)
+    assert [runner.runner_number for runner in event.runners] == [1, 1, 3, 4]
+    assert event.warnings == ("repeated_number=1",)
+
+
+@pytest.mark.parametrize("part", ["data", "header"])
+def test_an_error_beside_a_complete_race_is_a_warning_and_instead_of_one_a_failure_that_may_pass(part: str) -> None:
+    payload = event_payload()
+    payload[part]["error"] = "Failed fetching\ndata from PK"
+    assert parse(payload).warnings == ("api_error: Failed fetching data from PK",)
+    instead: tuple[dict[str, object], ...] = ({"race": None}, {"runners": []})
+    for broken in instead:
+        body = encode({**payload, "data": payload["data"] | broken})
+        with pytest.raises(WireError, match=r"^the API says: Failed fetching data from PK$") as caught:
+            parse_race_event(body, race_id=RACE_ID, received_at=NOW)
+        assert caught.value.retryable
+
+
+def test_many_dropped_fields_are_counted() -> None:
+    payload = event_payload(runners=24)
     for runner in payload["data"]["runners"]:
-        runner["runner_number"] = "one"
-    assert refuse(encode(payload)) == "data.runners.0.runner_number: input should be a valid integer (and 3 more)"
+        runner["jockey"] = 7
+    warnings = parse(payload).warnings
+    assert (len(warnings), warnings[-1]) == (21, "4 more")
 
 
-def test_rows_of_one_entrant_that_add_up_to_nonsense_are_refused() -> None:
-    payload = event_payload()
-    row = {"entrant_id": "e", "hold_percentage": 0, "bet_percentage": 600}
-    payload["data"]["money_tracker"]["entrants"] = [row, row]
-    assert refuse(encode(payload)).startswith("data.money_tracker.entrants.1.bet_percentage: the entrant's rows add up")
-
-
-def test_a_key_that_is_there_twice_is_refused_with_its_path() -> None:
-    body = encode(event_payload()).replace(b'"fixed_win": 5,', b'"fixed_win": 5, "fixed_win": 50,', 2)
-    assert refuse(body) == "data.runners.0.odds.fixed_win: the key is there twice"
+def test_a_key_that_is_there_twice_is_dropped_unless_the_race_depends_on_it() -> None:
+    body = encode(event_payload())
+    event = parse_race_event(
+        body.replace(b'"fixed_win": 5,', b'"fixed_win": 5, "fixed_win": 50,', 2), race_id=RACE_ID, received_at=NOW
+    )
+    assert [runner.odds.fixed_win for runner in event.runners] == [None, None, 5, 5]
+    assert "fixed_win" not in event.runners[0].odds.carried()
+    assert event.warnings == ("dropped=data.runners.0.odds.fixed_win", "dropped=data.runners.1.odds.fixed_win")
+    twice = body.replace(b'"status": "Open"', b'"status": "Open", "status": "Final"', 1)
+    assert refuse(twice) == "data.race.status: the key is there twice"
 
 
 @pytest.mark.parametrize(
@@ -303,7 +412,7 @@ def test_what_is_no_answer_at_all_is_refused(body: bytes) -> None:
 def test_a_hostile_key_cannot_break_the_line() -> None:
     payload = event_payload()
     payload["data"]["runners"][0]["runner_change"] = {"a\n\x1b[0m" + "k" * 1000: 1}
-    message = refuse(encode(payload))
+    (message,) = parse(payload).warnings
     assert "\x1b" not in message
     assert len(message) < 300
 

@@ -7,6 +7,7 @@ import pytest
 
 from raceday_dagster.errors import FetchError, PipelineError, TransformError, WriteError
 from raceday_dagster.racing.outcomes import (
+    UNKNOWN_RACE,
     BatchOutcome,
     ConnectionUse,
     ProcessResult,
@@ -21,7 +22,9 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 def end_race(race_id: str, status: str, total_ms: int = 100, retryable: bool = False) -> ProcessResult:
     error = None
-    if status != "success":
+    if status == "unknown":
+        status, error = "skipped", UNKNOWN_RACE
+    elif status != "success":
         error = RaceError(stage="fetch", type="FetchError", message="no", retryable=retryable)
     return ProcessResult.model_validate(
         {

@@ -61,6 +61,13 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
         yield terminal
 
 
+def test_each_part_of_a_password_is_a_secret() -> None:
+    secrets = find_secrets({"DATABASE_URL": "postgres://u:Tr0ub%40d%6Fr3%23x%2Flast%3Fone@h1:1,h2/d?sslmode=require"})
+    parts = {"Tr0ub", "dor3", "last"}
+    whole = {"Tr0ub@dor3#x/last?one", "Tr0ub%40dor3%23x%2Flast%3Fone", "Tr0ub%40d%6Fr3%23x%2Flast%3Fone"}
+    assert secrets == parts | whole
+
+
 def write_own(event: str, **fields: object) -> str:
     return json.dumps({"event": event, **fields, "level": "error", "time": "2026-03-01T00:00:00Z"})
 

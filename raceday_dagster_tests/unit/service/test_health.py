@@ -15,7 +15,6 @@ from raceday_dagster.service.health import (
     date_holder,
     describe_age,
     is_healthy,
-    is_late,
     judge_automation,
     judge_day,
     judge_heartbeats,
@@ -24,7 +23,7 @@ from raceday_dagster.service.health import (
 )
 from raceday_dagster.service.instance_lock import Holder
 from raceday_dagster.service.service_files import ServiceState
-from raceday_dagster.store.queries import LiveRace
+from raceday_dagster.store.queries import FollowedRace
 
 NOW = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=5)
@@ -34,14 +33,14 @@ ALL_ON = dict.fromkeys((SENSOR, *HELPERS), "DECLARED_IN_CODE")
 
 def build_race(
     *, start_in_s: float, polled_ago_s: float | None, title: str = "Ellerslie R1", error: str | None = None
-) -> LiveRace:
-    polled_at = None if polled_ago_s is None else NOW - timedelta(seconds=polled_ago_s)
-    return LiveRace(
-        race_id=title, title=title, start_time=NOW + timedelta(seconds=start_in_s), polled_at=polled_at, error=error
+) -> FollowedRace:
+    answered_at = None if polled_ago_s is None else NOW - timedelta(seconds=polled_ago_s)
+    return FollowedRace(
+        race_id=title, title=title, start_time=NOW + timedelta(seconds=start_in_s), answered_at=answered_at, error=error
     )
 
 
-def judge(*races: LiveRace, up_since: datetime | None = LONG_AGO) -> list[Check]:
+def judge(*races: FollowedRace, up_since: datetime | None = LONG_AGO) -> list[Check]:
     return list(judge_polls(races, NOW, up_since))
 
 
@@ -49,19 +48,20 @@ def judge(*races: LiveRace, up_since: datetime | None = LONG_AGO) -> list[Check]
     ("start_in_s", "polled_ago_s", "late"),
     [
         (120, 15, False),
-        (120, 30, False),
-        (120, 31, True),
-        (-600, 30, False),
-        (-600, 31, True),
-        (280, 45, False),  # last polled 5 min 25 s before the start, when 30 s was its cadence
-        (280, 46, True),
+        (120, 45, False),
+        (120, 46, True),
+        (-600, 45, False),
+        (-600, 46, True),
+        (280, 90, False),  # last answered 6 min 10 s before the start, when 30 s was its cadence
+        (280, 91, True),
         (120, None, True),
     ],
 )
-def test_a_poll_is_late_after_its_interval_and_fifteen_seconds(
+def test_a_live_race_fails_after_three_intervals_without_a_new_answer(
     start_in_s: float, polled_ago_s: float | None, late: bool
 ) -> None:
-    assert is_late(build_race(start_in_s=start_in_s, polled_ago_s=polled_ago_s), NOW) is late
+    (check,) = judge(build_race(start_in_s=start_in_s, polled_ago_s=polled_ago_s))
+    assert (check.verdict == "FAIL") is late
 
 
 def test_a_late_race_fails_and_is_named_with_the_age_of_its_poll() -> None:
@@ -176,6 +176,14 @@ def test_half_a_pair_of_databases_is_refused_in_one_line(given: str, missing: st
         f"FAIL    settings: {given} is set and {missing} is not: set both, or neither to ask for the service that runs "
         "in RACEDAY_HOME"
     ]
+
+
+def test_one_database_for_both_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raceday_dagster.service.health._check_dagster", lambda *_: iter(()))
+    given = {"DATABASE_URL": "postgres://u:secret@h/d", "DAGSTER_PG_URL": "postgresql://u:secret@h/d"}
+    (said,) = check_health({**given, "RACEDAY_HOME": str(tmp_path)}, NOW)
+    assert str(said).startswith("warning settings: DAGSTER_PG_URL is DATABASE_URL")
+    assert "secret" not in str(said)
 
 
 def test_a_service_is_as_old_as_its_state_file_says_if_it_is_its_own() -> None:

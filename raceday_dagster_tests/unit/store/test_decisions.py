@@ -104,11 +104,11 @@ def test_money_flows_while_a_race_is_not_over(status: str) -> None:
     assert choose_observed_entrants(polled(status), {}) == "every"
 
 
-def test_the_first_poll_that_sees_the_end_keeps_the_money_and_the_next_does_not() -> None:
+def test_the_first_poll_that_sees_the_end_keeps_the_money_and_the_next_only_what_still_changes() -> None:
     assert choose_observed_entrants(polled("interim"), {"status": "final"}) == "every"
-    assert choose_observed_entrants(polled("final", finalized_at=NOON), {}) == "none"
+    assert choose_observed_entrants(polled("final", finalized_at=NOON), {}) == "changed"
     assert choose_observed_entrants(polled("open"), {"status": "abandoned"}) == "known"
-    assert choose_observed_entrants(polled("abandoned", abandoned_at=NOON), {}) == "none"
+    assert choose_observed_entrants(polled("abandoned", abandoned_at=NOON), {}) == "changed"
 
 
 def test_an_end_that_only_the_list_saw_still_gets_its_last_money() -> None:

@@ -18,7 +18,21 @@ def make_error(sqlstate: str | None, text: str = "it failed", *, invalidated: bo
 
 @pytest.mark.parametrize(
     "sqlstate",
-    ["40001", "40P01", "53300", "55P03", "57014", "57P01", "57P02", "57P03", "08000", "08003", "08006", "08P01"],
+    [
+        "25006",
+        "40001",
+        "40P01",
+        "53300",
+        "55P03",
+        "57014",
+        "57P01",
+        "57P02",
+        "57P03",
+        "08000",
+        "08003",
+        "08006",
+        "08P01",
+    ],
 )
 def test_what_passes_by_itself_is_tried_again(sqlstate: str) -> None:
     assert is_retryable(make_error(sqlstate))
@@ -26,7 +40,7 @@ def test_what_passes_by_itself_is_tried_again(sqlstate: str) -> None:
 
 @pytest.mark.parametrize(
     "sqlstate",
-    ["53100", "53200", "22003", "22021", "23505", "23514", "42501", "42P01", "21000", "25006", "40002", "57000"],
+    ["53100", "53200", "22003", "22021", "23505", "23514", "42501", "42P01", "21000", "40002", "57000"],
 )
 def test_what_somebody_must_mend_is_not_tried_again(sqlstate: str) -> None:
     assert not is_retryable(make_error(sqlstate))

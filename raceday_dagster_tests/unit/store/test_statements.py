@@ -86,5 +86,6 @@ def test_a_key_is_the_text_itself_or_a_short_one_that_no_other_text_has() -> Non
     [(0, 0, 0, "info"), (6, 0, 60, "info"), (7, 0, 70, "warning"), (8, 0, 80, "error"), (6, 1, 60, "error")],
 )
 def test_a_pool_is_warned_about_from_seventy_percent(in_use: int, waiting: int, percent: int, level: str) -> None:
-    use = describe_utilisation(in_use, 10, waiting)
-    assert (use.percent, use.level, use.idle) == (percent, level, 10 - in_use)
+    use = describe_utilisation(in_use, 10, waiting, opened=2)
+    assert (use.percent, use.level) == (percent, level)
+    assert (use.opened, use.idle) == (max(2, in_use), max(2 - in_use, 0)), "what was never opened is not idle"

@@ -11,7 +11,7 @@ import pytest
 from raceday_dagster.racing.events import Dividend, Finisher, Odds, RaceEvent, TotePool
 from raceday_dagster.racing.snapshots import EntrantRow
 from raceday_dagster.transform.race import transform_race
-from raceday_dagster_tests.unit.transform.golden_race import START, entrant, open_event
+from raceday_dagster_tests.unit.transform.golden_race import START, entrant, golden_event, open_event
 
 SHARE_COLUMNS = {
     "hold_percentage",
@@ -220,6 +220,19 @@ def test_of_a_result_only_what_the_answer_carried_is_set(
     assert results is not None
     said = set() if protest is None else {"protest_lodged"}
     assert set(results.carried()) == {document, "result_status", "result_time", *said}
+
+
+def test_runners_that_share_a_number_are_all_stored_and_none_has_result_prices_under_it() -> None:
+    event = golden_event()
+    first, second, *others = event.runners
+    shared = second.model_copy(update={"runner_number": first.runner_number})
+    merged = event.model_copy(update={"runners": (first, shared, *others), "warnings": ("repeated_number=1",)})
+    snapshot, before = transform_race(merged), transform_race(event)
+    assert [row.entrant_id for row in snapshot.entrants] == [row.entrant_id for row in before.entrants]
+    assert "repeated_number=1" in snapshot.quality.warnings
+    assert (snapshot.quality.score, snapshot.money_flow) == (before.quality.score, before.money_flow)
+    assert snapshot.results is not None
+    assert str(first.runner_number) not in snapshot.results.fixed_odds
 
 
 def test_an_entrant_listed_twice_is_refused() -> None:

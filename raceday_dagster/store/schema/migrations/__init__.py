@@ -22,8 +22,8 @@ from sqlalchemy.pool import NullPool
 
 from raceday_dagster.errors import DatabaseError
 from raceday_dagster.racing.records import Record
-from raceday_dagster.settings import normalise_database_url
-from raceday_dagster.store.engine import CONNECT_ARGS
+from raceday_dagster.settings import parse_database_url
+from raceday_dagster.store.engine import choose_connect_args
 from raceday_dagster.store.schema.check import REVISION, read_revision, read_revision_of, refuse_newer
 from raceday_dagster.store.schema.partitions import choose_days, create_partitions
 from raceday_dagster.store.sql_errors import build_database_error, describe_place
@@ -63,11 +63,8 @@ def upgrade(database_url: str, *, lock_timeout_ms: int = LOCK_TIMEOUT_MS) -> Upg
     Raises:
         DatabaseError: One line: the database cannot be reached or refuses, or its schema is newer than this code.
     """
-    engine = create_engine(
-        normalise_database_url(database_url),
-        poolclass=NullPool,
-        connect_args=dict(CONNECT_ARGS),
-    )
+    url = parse_database_url(database_url)
+    engine = create_engine(url, poolclass=NullPool, connect_args=choose_connect_args(url))
     try:
         with _ALEMBIC, engine.begin() as connection:
             return _upgrade(connection, lock_timeout_ms)
