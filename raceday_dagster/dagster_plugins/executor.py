@@ -7,7 +7,8 @@ which Dagster stores in the thread that builds them (a storage with `buffered()`
 
 What differs from the stock executors:
 * A thread cannot be killed. After an interrupt no step starts, those that run get `interrupt_grace_s`, then they are
-  named, left behind and end with the process; a second interrupt ends the wait. Give every call in a step a time-out.
+  marked as failed, left behind and end with the process; a second interrupt ends the wait. What such a step still says
+  is not stored. Give every call in a step a time-out.
 * A process has one stdout: compute logs are one file a run. `context.log` and Dagster's Python loggers know the step,
   but a Python log line of a thread that a step starts is filed under any step that runs.
 * Each step has its own asyncio loop: no resource may bind itself to `InitResourceContext.event_loop`.
@@ -41,16 +42,20 @@ from dagster._core.execution.context_creation_job import PlanExecutionContextMan
 from dagster._core.execution.plan.active import ActiveExecution
 from dagster._core.execution.plan.execute_plan import _trigger_hook, dagster_event_sequence_for_step
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from dagster._core.execution.plan.objects import ErrorSource, StepFailureData
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.retries import RetryMode, get_retries_config
 from dagster._core.execution.tags import get_tag_concurrency_limits_config
-from dagster._core.log_manager import DagsterLogHandler
+from dagster._core.log_manager import DagsterLogHandler, get_log_record_event, has_log_record_event
 from dagster._utils.interrupts import pop_captured_interrupt
 from dagster._utils.warnings import disable_dagster_warnings
+from dagster_shared.error import SerializableErrorInfo
 
 POLL_S = 0.25  # a signal sets a flag in the main thread and wakes nobody: look this often
 THREAD_NAME = "step "
 _STOCK_DEPENDENCIES = dependencies.StepDependencyConfig.default()
+_KIND = dg.DagsterEventType
+_ENDS = (_KIND.STEP_SUCCESS, _KIND.STEP_FAILURE, _KIND.STEP_UP_FOR_RETRY)
 Events = Iterator[DagsterEvent]
 
 
@@ -229,7 +234,7 @@ class _Schedule:
             yield from self._take_reports()
         if self.threads.running:
             yield self._engine_event("Left behind: steps that run until this process ends.")
-            self.threads.running.clear()
+            yield from self.threads.leave_behind()
         raise cause
 
     def _engine_event(self, message: str) -> DagsterEvent:
@@ -269,6 +274,13 @@ class _Threads:
         """Let running steps end; an interrupt ends the wait."""
         while self.running and not pop_captured_interrupt():
             self.next_report(POLL_S)
+        self.leave_behind()
+
+    def leave_behind(self) -> list[DagsterEvent]:
+        """Wait no longer, and store that the steps that still run have failed."""
+        tasks = list(self.running)
+        self.running.clear()
+        return [event for task in tasks if not task.is_hooks and (event := _leave_behind(task.context))]
 
     def _work(self, task: _Task) -> None:
         error = None
@@ -283,12 +295,39 @@ class _Threads:
 
 
 class _StepLogHandler(DagsterLogHandler):
-    """A step's log handler. Dagster hangs it on Python loggers too: there it is deaf to the threads of other steps."""
+    """A step's log handler. Dagster hangs it on Python loggers too: there it is deaf to the threads of other steps.
+
+    All that is stored of a step passes here, one record at a time, so that a step has one end.
+    """
+
+    has_end = False
+    is_left_behind = False
 
     def filter(self, record: logging.LogRecord) -> bool:
         thread = record.threadName or ""
         is_ours = thread == THREAD_NAME + str(self.metadata["step_key"]) or not thread.startswith(THREAD_NAME)
         return is_ours and super().filter(record)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.is_left_behind:
+            return
+        if has_log_record_event(record):
+            self.has_end |= get_log_record_event(record).event_type in _ENDS
+        super().emit(record)
+
+
+def _leave_behind(context: system.StepExecutionContext) -> DagsterEvent | None:
+    """Store that a step failed, and nothing of it from then on; `None` if it has just ended by itself."""
+    handler = context.log._dagster_handler
+    assert isinstance(handler, _StepLogHandler)
+    with handler.lock or nullcontext():  # the step may be storing something
+        if handler.has_end:
+            return None
+        why = "The run was interrupted, and this step did not end: it is left behind."
+        error = SerializableErrorInfo(why, stack=[], cls_name=DagsterExecutionInterruptedError.__name__)
+        event = DagsterEvent.step_failure_event(context, StepFailureData(error, None, ErrorSource.INTERRUPT))
+        handler.is_left_behind = True
+        return event
 
 
 def _attempt(job: system.PlanExecutionContext, what: str, plug_in: Callable[[], Any]) -> Any:

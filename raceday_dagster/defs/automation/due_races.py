@@ -47,6 +47,8 @@ class Runs:
     live: Sequence[LiveBatch]
     is_loading: bool
     """A run of `daily_baseline` is polling its races."""
+    lost_keys: Collection[str] = ()
+    """Run keys of the newest runs that failed or whose process is gone."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def request_due_races(reader: Reader, *, sleep: Callable[[float], None]) -> dg.R
             in_flight = find_in_flight(runs.live, stored.answered, stored.read_at)
             plan = plan_polls(stored.races, in_flight.race_ids, stored.read_at, LEAD, is_loading=runs.is_loading)
             if plan.race_ids:
-                return request_batch(plan, in_flight, stored)
+                return request_batch(plan, in_flight, stored, runs.lost_keys)
         if plan.next_due_at is None or plan.next_due_at - stored.read_at > patience:
             return dg.SkipReason(explain_nothing(plan, stored.read_at))
         ahead = plan.next_due_at - LEAD - stored.read_at
@@ -93,7 +95,9 @@ def request_due_races(reader: Reader, *, sleep: Callable[[float], None]) -> dg.R
         patience -= ahead
 
 
-def request_batch(plan: PollPlan, in_flight: PollsInFlight, stored: Stored) -> dg.RunRequest | dg.SkipReason:
+def request_batch(
+    plan: PollPlan, in_flight: PollsInFlight, stored: Stored, lost_keys: Collection[str]
+) -> dg.RunRequest | dg.SkipReason:
     """A run of the races of a plan, unless enough runs are at work."""
     log = get_logger()
     # What lasts for an hour is said by every tick, and is a warning in the first of each minute.
@@ -110,7 +114,7 @@ def request_batch(plan: PollPlan, in_flight: PollsInFlight, stored: Stored) -> d
     if plan.in_flight:
         warn("scheduler_race_skip", reason="the poll before is still in flight", races=plan.in_flight)
     return dg.RunRequest(
-        run_key=build_run_key(race_ids, stored),
+        run_key=build_run_key(race_ids, stored, lost_keys),
         run_config={"ops": {"select_races": {"config": {"race_ids": list(race_ids), "due_at": due_at}}}},
         tags={LANE_TAG: LIVE, DUE_TAG: due_at, "dagster/max_runtime": str(LONGEST_RUN_S)},
     )
@@ -131,17 +135,19 @@ def report_intervals(stored: Stored, race_ids: Collection[str]) -> None:
             )
 
 
-def build_run_key(race_ids: Collection[str], stored: Stored) -> str:
+def build_run_key(race_ids: Collection[str], stored: Stored, lost_keys: Collection[str]) -> str:
     """What makes a request the same as another: the point of the grid, the races, and how far the ledger had come.
 
     Dagster never launches a key twice. A tick that is repeated has the same one; the next point of the grid has
     another, though a crash may have left all else as it was; and so has an instant that a clock set back lives through
-    a second time, for the ledger already knows polls of later.
+    a second time, for the ledger already knows polls of later. The races of a lost run that has polled none of them get
+    another key once: a batch that kills its process is not launched on and on.
     """
     newest = {race.race_id: race.newest_poll_time for race in stored.races}
     state = "\n".join(f"{race_id} {newest[race_id]}" for race_id in sorted(race_ids))
     digest = hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return f"{floor_to_grid(stored.read_at + LEAD):%Y-%m-%dT%H:%M:%SZ} {digest}"
+    key = f"{floor_to_grid(stored.read_at + LEAD):%Y-%m-%dT%H:%M:%SZ} {digest}"
+    return f"{key} again" if key in lost_keys else key
 
 
 def explain_nothing(plan: PollPlan, now: datetime) -> str:

@@ -9,18 +9,21 @@ from typing import Protocol
 import dagster as dg
 
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
+from raceday_dagster.dagster_plugins.run_launcher import find_run_worker
 from raceday_dagster.defs.automation.due_races import Runs, Stored, request_due_races
 from raceday_dagster.defs.failures import refusing_plainly
 from raceday_dagster.defs.jobs import daily_baseline_job, process_races_job
 from raceday_dagster.defs.ops.batch import UNFINISHED, find_races_in_config
 from raceday_dagster.defs.ops.day import build_day_config
-from raceday_dagster.racing.cadence import EPOCH, LiveBatch
+from raceday_dagster.racing.cadence import EPOCH, GRID, LiveBatch
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.racing.first_load import AGAIN_AFTER, LoadAttempt, explain_wait, is_schedules_turn
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.race_store import RaceStore
 
+RUN_KEY_TAG = "dagster/run_key"
+"""Dagster writes the key of a sensor's request here."""
 LOAD_LASTS = timedelta(minutes=15)
 """The ceiling of `daily_baseline`: a run of it that is older polls nothing any more."""
 
@@ -43,16 +46,28 @@ class SensorReader:
         self._clock = clock
 
     def read_runs(self) -> Runs:
-        """Unfinished runs of the live lane, and whether `daily_baseline` is at work."""
+        """Runs of the live lane that are at work or were lost, and whether `daily_baseline` is at work."""
         with self._open_instance() as instance:
-            live = instance.get_run_records(dg.RunsFilter(tags={LANE_TAG: LIVE}, statuses=UNFINISHED))
+            unfinished = instance.get_run_records(dg.RunsFilter(tags={LANE_TAG: LIVE}, statuses=UNFINISHED))
+            failed = instance.get_run_records(
+                dg.RunsFilter(
+                    tags={LANE_TAG: LIVE},
+                    statuses=[dg.DagsterRunStatus.FAILURE],
+                    created_after=self._clock() - 2 * GRID,  # a run key is of one point of the grid
+                )
+            )
             loading = instance.get_run_records(
                 dg.RunsFilter(job_name=daily_baseline_job.name, statuses=[dg.DagsterRunStatus.STARTED])
             )
         now = self._clock()
+        # A process may also be gone because its run ended meanwhile; the ledger, which is read later, has that run.
+        lost = [record for record in unfinished if _has_lost_its_process(record)]
         return Runs(
-            live=[_build_batch(record) for record in live],
-            is_loading=any(abs(now - _find_begin(record)) < LOAD_LASTS for record in loading),
+            live=[_build_batch(record) for record in unfinished if record not in lost],
+            is_loading=any(
+                abs(now - _find_begin(record)) < LOAD_LASTS and not _has_lost_its_process(record) for record in loading
+            ),
+            lost_keys=frozenset(record.dagster_run.tags.get(RUN_KEY_TAG, "") for record in (*lost, *failed)),
         )
 
     def read_stored(self, asked: Mapping[str, Collection[str]]) -> Stored:
@@ -163,6 +178,11 @@ def _build_batch(record: dg.RunRecord) -> LiveBatch:
         race_ids=find_races_in_config(record.dagster_run.run_config),
         created_at=_read_utc(record.create_timestamp),
     )
+
+
+def _has_lost_its_process(record: dg.RunRecord) -> bool:
+    worker = find_run_worker(record.dagster_run)
+    return worker is not None and worker.is_here() and not worker.is_alive()
 
 
 def _find_begin(record: dg.RunRecord) -> datetime:

@@ -98,16 +98,14 @@ def depth_first_job() -> None:
 
 @dg.op(tags={"lane": "slow"})
 def crowd(number: int) -> int:
-    with probe.counted():
-        probe.release.wait(0.02)
-    return number
+    with probe.met_others():
+        return number
 
 
 @dg.op(pool="lane")
 def crowd_in_pool(number: int) -> int:
-    with probe.counted():
-        probe.release.wait(0.02)
-    return number
+    with probe.met_others():
+        return number
 
 
 @dg.job(executor_def=threaded_executor, resource_defs=IN_MEMORY)

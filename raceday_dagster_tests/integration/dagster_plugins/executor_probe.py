@@ -18,13 +18,15 @@ class Probe:
     def __init__(self) -> None:
         self.reset()
 
-    def reset(self, parties: int = 1) -> None:
+    def reset(self, parties: int = 1, together: int = 1) -> None:
         self.lock = threading.Lock()
         self.inside: set[object] = set()
         self.peak = 0
         self.happened: list[str] = []
         self.barrier = threading.Barrier(parties)
         self.release = threading.Event()
+        self.together = together
+        self.met = threading.Event()
 
     def note(self, what: str) -> None:
         with self.lock:
@@ -34,6 +36,8 @@ class Probe:
         with self.lock:
             self.inside.add(who)
             self.peak = max(self.peak, len(self.inside))
+            if len(self.inside) >= self.together:
+                self.met.set()
 
     def leave(self, who: object) -> None:
         with self.lock:
@@ -47,6 +51,14 @@ class Probe:
             yield
         finally:
             self.leave(me)
+
+    @contextmanager
+    def met_others(self) -> Iterator[None]:
+        """As ``counted``, and the first stay until as many are inside at once as ``reset`` was told."""
+        with self.counted():
+            assert self.met.wait(PATIENCE_S), f"never {self.together} inside at once"
+            self.release.wait(0.02)  # for one too many to come in
+            yield
 
 
 probe = Probe()

@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.execution.api import execute_run_iterator
+from dagster._core.execution.plan.objects import ErrorSource
 
 from raceday_dagster_tests.integration.dagster_plugins import executor_ending_jobs as jobs
 from raceday_dagster_tests.integration.dagster_plugins.executor_probe import PATIENCE_S, messages, probe, run
@@ -39,6 +40,8 @@ def test_an_interrupt_lets_the_running_step_end_and_starts_no_other(instance: dg
     result = run(jobs.interrupted_job, instance)
     assert not result.success
     assert probe.happened == ["step ended"]
+    assert [event.step_key for event in result.all_events if event.is_step_success] == ["interrupt_run"]
+    assert not any(event.is_step_failure for event in result.all_events)
     assert "follow" not in {event.step_key for event in result.all_events if event.event_type == "STEP_START"}
 
 
@@ -58,13 +61,22 @@ def test_a_run_that_was_asked_to_end_is_canceled(instance: dg.DagsterInstance, m
     assert instance.get_runs(limit=1)[0].status == dg.DagsterRunStatus.CANCELED
 
 
-def test_a_step_that_does_not_end_in_its_grace_is_named_and_left_behind(instance: dg.DagsterInstance) -> None:
+def test_a_step_that_does_not_end_in_its_grace_has_failed_once_and_is_left_behind(instance: dg.DagsterInstance) -> None:
     config = {"interrupt_run": {"released_by_test": True}}
     result = run(jobs.interrupted_job, instance, ops=config, execution={"interrupt_grace_s": 0.1})
     assert probe.happened == []
     first = "Interrupted: no more steps start, others have 0.1 s to end. Running: interrupt_run"
     assert first in messages(result, ENGINE)
     assert "Left behind: steps that run until this process ends. Running: interrupt_run" in messages(result, ENGINE)
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert failure.step_key == "interrupt_run"
+    assert failure.step_failure_data.error_source is ErrorSource.INTERRUPT
+    stored = instance.all_logs(result.run_id)
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "step interrupt_run"]
+    probe.release.set()
+    thread.join(PATIENCE_S)
+    assert probe.happened == ["step ended"]
+    assert instance.all_logs(result.run_id) == stored, "what a failed step still says is not stored"
 
 
 def test_a_second_interrupt_ends_the_wait(instance: dg.DagsterInstance) -> None:

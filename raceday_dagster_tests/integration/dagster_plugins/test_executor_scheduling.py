@@ -90,6 +90,7 @@ def test_with_rising_priorities_an_item_ends_before_a_new_one_starts(instance: d
 
 
 def test_a_tag_limit_holds_within_the_run(instance: dg.DagsterInstance) -> None:
+    probe.reset(together=2)
     limits = [{"key": "lane", "value": "slow", "limit": 2}]
     assert run(jobs.tagged_job, instance, execution={"tag_concurrency_limits": limits}).success
     assert probe.peak == 2
@@ -103,6 +104,7 @@ def test_a_tag_limit_that_lets_nothing_run_is_an_error_and_not_a_wait_for_ever(i
 
 
 def test_an_op_pool_holds_and_gives_its_places_back(instance: dg.DagsterInstance) -> None:
+    probe.reset(together=2)
     instance.event_log_storage.set_concurrency_slots("lane", 2)
     result = run(jobs.pooled_job, instance)
     assert result.success

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import dagster as dg
 import pytest
 from dagster._core.errors import DagsterError, DagsterExecutionInterruptedError, DagsterUnmetExecutorRequirementsError
-from dagster._core.events import EngineEventData
+from dagster._core.events import EngineEventData, log_step_event
 from dagster._core.execution.api import ExecuteRunWithPlanIterable
 from dagster._core.execution.compute_logs import create_compute_log_file_key
 from dagster._core.execution.context.system import PlanExecutionContext, StepExecutionContext
@@ -24,6 +24,7 @@ from dagster._core.execution.plan.execute_plan import (
     inner_plan_execution_iterator,
 )
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.plan.state import KnownExecutionState
 from dagster._core.execution.retries import RetryMode, get_retries_config
@@ -40,6 +41,7 @@ from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
 from dagster_postgres.storage import DagsterPostgresStorage
+from dagster_shared.error import SerializableErrorInfo
 
 ADVICE = "Dagster changed a part that executor.py or storage.py stands on: see the docstring of this test."
 
@@ -66,6 +68,9 @@ CALLED_WITH: list[tuple[Callable[..., object], set[str]]] = [
     (PlanExecutionContext.for_step, {"step", "known_state"}),
     (dagster_event_sequence_for_step, {"step_context"}),
     (_trigger_hook, {"step_context", "step_event_list"}),
+    (SerializableErrorInfo, {"message", "stack", "cls_name"}),
+    (StepFailureData, {"error", "user_failure_data", "error_source"}),
+    (dg.DagsterEvent.step_failure_event, {"step_context", "step_failure_data"}),
     (EngineEventData.in_process, {"pid", "step_keys_to_execute"}),
     (EngineEventData.interrupted, {"steps_interrupted"}),
     (dg.DagsterEvent.engine_event, {"plan_context", "message", "event_specific_data"}),
@@ -106,6 +111,8 @@ def test_what_is_called_still_takes_what_it_is_given(function: Callable[..., obj
         (InstanceConcurrencyContext.claim, "time.time() > self._pending_timeouts[step_key]"),
         (PlanExecutionContext.event_loop.fget, "return self._event_loop"),
         (PlanExecutionContext.log.fget, "return self._log_manager"),
+        (dg.DagsterEvent.from_step, "log_step_event(step_context, event, batch_metadata)"),
+        (log_step_event, "step_context.log.log_dagster_event("),
         (DagsterLogManager.begin_python_log_capture, "logger.addHandler(self._dagster_handler)"),
         (disable_dagster_warnings, "if not _warnings_on.get():"),
         (interrupts.pop_captured_interrupt, '_received_interrupt["received"] = False'),

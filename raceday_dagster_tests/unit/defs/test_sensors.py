@@ -31,13 +31,14 @@ class Day:
     live: list[LiveBatch] = field(default_factory=list)
     answered: set[tuple[str, str]] = field(default_factory=set)
     is_loading: bool = False
+    lost_keys: set[str] = field(default_factory=set)
     slept: list[float] = field(default_factory=list)
     looks_at_runs: int = 0
     while_asleep: Callable[[], None] = lambda: None
 
     def read_runs(self) -> Runs:
         self.looks_at_runs += 1
-        return Runs(live=self.live, is_loading=self.is_loading)
+        return Runs(live=self.live, is_loading=self.is_loading, lost_keys=self.lost_keys)
 
     def read_stored(self, asked: Mapping[str, Collection[str]]) -> Stored:
         pairs = {(run_id, race_id) for run_id, race_ids in asked.items() for race_id in race_ids}
@@ -239,6 +240,29 @@ def test_a_repeated_tick_asks_for_the_same_run_and_the_next_slot_for_another() -
     assert day.request().run_key == first
     day.now = SLOT + 15 * SECOND - LEAD
     assert day.request().run_key != first
+
+
+def test_races_of_a_lost_run_are_asked_for_again_in_their_slot_once() -> None:
+    day = Day(SLOT - LEAD)
+    day.add_race("a", polled_at=SLOT - 20 * SECOND)
+    first = day.request().run_key
+    day.now += 5 * SECOND
+    day.lost_keys.add(str(first))
+    again = day.request().run_key
+    assert again != first
+    day.now += 5 * SECOND
+    day.lost_keys.add(str(again))
+    assert day.request().run_key == again, "Dagster launches a key once"
+
+
+def test_a_lost_run_of_the_slot_before_changes_nothing() -> None:
+    day = Day(SLOT - LEAD)
+    day.add_race("a", polled_at=SLOT - 20 * SECOND)
+    lost = str(day.request().run_key)
+    day.now += 15 * SECOND
+    expected = day.request().run_key
+    day.lost_keys.add(lost)
+    assert day.request().run_key == expected
 
 
 def test_other_races_make_another_run() -> None:
