@@ -1,6 +1,6 @@
 """The ``raceday`` command. Says what it does in a line, and what went wrong in one more.
 
-Each command imports what it needs when it is called: ``raceday --help`` answers at once, while Dagster, pandas and
+Each command imports what it needs when it is called: ``raceday --help`` answers at once, while Dagster and
 SQLAlchemy take seconds to import.
 """
 

@@ -1,6 +1,6 @@
 """What runs inside a transform worker, and the messages on its pipe: JSON, validated at both ends.
 
-The parent imports this file too, for the messages and the names. It has pandas imported only in a process that
+The parent imports this file too, for the messages and the names; the calculation is imported only in a process that
 calculates.
 """
 
@@ -90,7 +90,7 @@ def name_calculation(calculation: Calculation | None) -> str:
 
 def load_calculation(name: str = "") -> Calculation:
     """The calculation of that name, and ``transform_race`` without one. Imported here: a parent that does not
-    calculate pays for no pandas."""
+    calculate does not need it."""
     module, _, function = (name or "raceday_dagster.transform.race:transform_race").partition(":")
     calculation: Calculation = getattr(import_module(module), function)
     return calculation
