@@ -24,11 +24,13 @@ from raceday_dagster.defs.reporting import (
     report_unanswered,
     warn_of_budgets,
 )
-from raceday_dagster.errors import DatabaseError
+from raceday_dagster.defs.signals import build_signal_metadata, find_batch_signals, send_signals
+from raceday_dagster.errors import DatabaseError, WriteError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.cadence import plan_polls
 from raceday_dagster.racing.outcomes import BATCH_BUDGET_MS, BatchOutcome, ProcessResult, RaceFacts, WorkerUse
 from raceday_dagster.racing.records import Record
+from raceday_dagster.racing.signals import Signal
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.queries import FollowedRace
 from raceday_dagster.store.race_store import PollRun, RaceStore
@@ -252,6 +254,7 @@ def summarise_batch(
     config: SummariseBatch,
     batch: Batch,
     races: list[ProcessResult],
+    settings: dg.ResourceParam[Settings],
     race_store: dg.ResourceParam[RaceStore],
     transform_workers: dg.ResourceParam[TransformWorkers],
 ) -> Iterator[dg.Output[BatchOutcome]]:
@@ -282,10 +285,16 @@ def summarise_batch(
     report_unanswered(context.run_id, outcome, list(stored.values()), datetime.now(UTC))
     if tags := build_failure_tags(outcome):
         context.instance.add_run_tags(context.run_id, tags)
+    signals: list[Signal] = []
+    not_recorded = _record_batch(context, outcome, race_store)
+    if not_recorded is None:
+        signals = find_batch_signals(context, outcome, settings, race_store)
     # The UI has the outcome even when the ledger cannot be written.
-    yield dg.Output(outcome, metadata=build_summary_metadata(outcome))
+    yield dg.Output(outcome, metadata={**build_summary_metadata(outcome), **build_signal_metadata(signals)})
+    send_signals(context, signals, settings)
     with failing_plainly():
-        race_store.record_batch(describe_run(context), outcome)
+        if not_recorded is not None:
+            raise not_recorded
     if is_failed(outcome, config.fail_run_when):
         raise dg.Failure(
             f"{outcome.failures} of {outcome.total_races} races failed "
@@ -293,6 +302,15 @@ def summarise_batch(
             "the summary is stored, and each race's reason is in its steps and in the table race_polls",
             allow_retries=False,
         )
+
+
+def _record_batch(context: dg.OpExecutionContext, outcome: BatchOutcome, race_store: RaceStore) -> WriteError | None:
+    """Puts the batch into the ledger; the error if it is not there."""
+    try:
+        race_store.record_batch(describe_run(context), outcome)
+    except WriteError as error:
+        return error
+    return None
 
 
 def is_failed(outcome: BatchOutcome, policy: FailRunWhen) -> bool:
