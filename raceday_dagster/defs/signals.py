@@ -14,8 +14,9 @@ from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.outcomes import BatchOutcome
 from raceday_dagster.racing.signals import Signal, Thresholds
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.race_store import RaceStore, StoredPoll
+from raceday_dagster.store.race_store import FoundSignals, RaceStore, StoredPoll
 
+NO_SIGNALS = FoundSignals((), ())
 DEADLINE_S = 2.0
 SHOWN_SIGNALS = 50
 """Rows of the table in the UI; the table market_signals has them all."""
@@ -24,34 +25,30 @@ UNITS = {"money": "points", "share": "points", "price": "%"}
 
 def find_batch_signals(
     context: dg.OpExecutionContext, outcome: BatchOutcome, settings: Settings, race_store: RaceStore
-) -> list[Signal]:
-    """The signals of the races that the batch stored, stored and logged; none, and a warning, where they cannot be."""
+) -> FoundSignals:
+    """The signals of the races that the batch stored: stored, and the news logged. None, and a warning, where they
+    cannot be."""
     polls = [
         StoredPoll(race_id=race.race_id, polled_at=race.polled_at, start_time=race.race.start_time)
         for race in outcome.results
         if race.success and race.race
     ]
     if not polls:
-        return []
+        return NO_SIGNALS
     try:
-        signals = race_store.add_signals(polls, read_thresholds(settings), deadline_s=DEADLINE_S)
+        found = race_store.add_signals(polls, read_thresholds(settings), deadline_s=DEADLINE_S)
     except WriteError as error:
         get_logger(run_id=context.run_id).warning("signals_failed", races=len(polls), error=str(error))
         context.log.warning(f"The signals of {len(polls)} races were not computed: {error}")
-        return []
-    for signal in signals:
-        log_signal(context.run_id, signal)
-    return signals
+        return NO_SIGNALS
+    for signal in found.news:
+        get_logger(race_id=signal.race_id, run_id=context.run_id).info("market_signal", **describe_signal(signal))
+    return found
 
 
 def read_thresholds(settings: Settings) -> Thresholds:
     """The settings whose names begin with ``SIGNAL_``, as ``racing.signals`` takes them."""
     return Thresholds(**{name: getattr(settings, f"signal_{name}") for name in Thresholds.model_fields})
-
-
-def log_signal(run_id: str, signal: Signal) -> None:
-    """One signal as a line."""
-    get_logger(race_id=signal.race_id, run_id=run_id).info("market_signal", **describe_signal(signal))
 
 
 def describe_signal(signal: Signal) -> dict[str, Any]:
@@ -75,24 +72,22 @@ def describe_signal(signal: Signal) -> dict[str, Any]:
     }
 
 
-def build_signal_metadata(signals: Sequence[Signal]) -> dict[str, Any]:
-    """How many signals there were, and the largest as a Markdown table; nothing without any."""
-    if not signals:
+def build_signal_metadata(found: FoundSignals) -> dict[str, Any]:
+    """How many signals there were, and the news among them as a Markdown table, alerts and the largest first; nothing
+    without any."""
+    if not found.signals:
         return {}
-    ranked = sorted(signals, key=lambda signal: (not signal.is_alert, -abs(signal.change)))
+    ranked = sorted(found.news, key=lambda signal: (not signal.is_alert, -abs(signal.change)))
     head = "| race | runner | kind | before | now | change | tier | note |\n|---|---|---|--:|--:|--:|---|---|\n"
     rows = "".join(map(_build_row, ranked[:SHOWN_SIGNALS]))
     more = len(ranked) - SHOWN_SIGNALS
     table = head + rows + (f"\n… and {more} more in the table `market_signals`\n" if more > 0 else "")
-    return {
-        "alerts": sum(signal.is_alert for signal in signals),
-        "signals": dg.MetadataValue.md(table),
-    }
+    return {"signals": len(found.signals), "new_signals": dg.MetadataValue.md(table if ranked else "none")}
 
 
-def send_signals(context: dg.OpExecutionContext, signals: Sequence[Signal], settings: Settings) -> None:
-    """Sends the alerts among the signals to ``SIGNAL_WEBHOOK_URL``, all in one POST; a failure is a warning."""
-    alerts = [signal for signal in signals if signal.is_alert]
+def send_signals(context: dg.OpExecutionContext, news: Sequence[Signal], settings: Settings) -> None:
+    """Sends the alerts among the news to ``SIGNAL_WEBHOOK_URL``, all in one POST; a failure is a warning."""
+    alerts = [signal for signal in news if signal.is_alert]
     if not alerts or settings.signal_webhook_url is None:
         return
     body = {

@@ -13,7 +13,7 @@ TIMEOUT_S = 2.0
 TRIES = 2
 
 
-def send_webhook(url: SecretStr, body: Mapping[str, Any], *, timeout_s: float = TIMEOUT_S) -> str | None:
+def send_webhook(url: SecretStr, body: Mapping[str, Any]) -> str | None:
     """Sends ``body``, a second time if the first failed. ``None`` when it was taken, else why not, without the URL,
     which lets in whoever knows it."""
     reason = None
@@ -21,23 +21,23 @@ def send_webhook(url: SecretStr, body: Mapping[str, Any], *, timeout_s: float = 
         session.mount("http://", CuttingAdapter())
         session.mount("https://", CuttingAdapter())
         for _ in range(TRIES):
-            reason = _try(session, url, body, timeout_s)
+            reason = _try(session, url, body)
             if reason is None:
                 return None
     return reason
 
 
-def _try(session: requests.Session, url: SecretStr, body: Mapping[str, Any], timeout_s: float) -> str | None:
-    with CutOff(timeout_s) as cut:
+def _try(session: requests.Session, url: SecretStr, body: Mapping[str, Any]) -> str | None:
+    reason = None
+    with CutOff(TIMEOUT_S) as cut:
         try:
             # What it answers beside the status is not read.
             with session.post(
-                url.get_secret_value(), json=body, timeout=timeout_s, allow_redirects=False, stream=True
+                url.get_secret_value(), json=body, timeout=TIMEOUT_S, allow_redirects=False, stream=True
             ) as answer:
-                return None if answer.ok and not answer.is_redirect else f"it answered {answer.status_code}"
+                if not 200 <= answer.status_code < 300:
+                    reason = f"it answered {answer.status_code}"
         except requests.RequestException as error:
-            return (
-                f"no answer within {timeout_s:g} s"
-                if cut.fired
-                else f"it could not be reached ({type(error).__name__})"
-            )
+            reason = f"it could not be reached ({type(error).__name__})"
+    # What was cut off can look like an answer: headers that end where the cut fell.
+    return f"no answer within {TIMEOUT_S:g} s" if cut.fired else reason

@@ -190,7 +190,7 @@ def _find_money_moves(market: Market, thresholds: Thresholds) -> Iterator[Move]:
         return
     money, money_before = (_add_money(market, chosen) for chosen in (polls, polls_before))
     total, total_before = sum(money.values()), sum(money_before.values())
-    if total <= 0 or total_before <= 0:
+    if not total or not total_before:
         return
     for entrant_id in _list_runners(market):
         if entrant_id in money and entrant_id in money_before:
@@ -237,13 +237,14 @@ def _list_runners(market: Market) -> list[str]:
 
 
 def _add_money(market: Market, polls: Iterable[MarketPoll]) -> dict[str, int]:
-    """The cents that came in for each runner in some polls, baselines left out."""
+    """The cents that came in for each runner in some polls, baselines left out. A share that fell by more than the pool
+    grew took money away: nothing came in then, and a part of the whole stays one."""
     money: dict[str, int] = {}
     for poll in polls:
         for entrant_id, seen in poll.runners.items():
             if entrant_id in market.runners and not seen.is_baseline:
                 money[entrant_id] = money.get(entrant_id, 0) + seen.money_cents
-    return money
+    return {entrant_id: max(0, cents) for entrant_id, cents in money.items()}
 
 
 def _follow_closely(polls: Sequence[MarketPoll], chosen: Sequence[MarketPoll], thresholds: Thresholds) -> bool:

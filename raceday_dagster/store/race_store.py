@@ -18,7 +18,7 @@ from raceday_dagster.errors import WriteError
 from raceday_dagster.racing.cadence import PolledRace
 from raceday_dagster.racing.events import RacingDay
 from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult, RowCounts
-from raceday_dagster.racing.signals import Signal, Thresholds
+from raceday_dagster.racing.signals import Thresholds
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.store import day_list, ledger, queries, race_write, signals
 from raceday_dagster.store.decisions import FIRST_YEAR, LAST_YEAR, guess_racing_days, is_racing_day
@@ -27,11 +27,11 @@ from raceday_dagster.store.ledger import PollRun
 from raceday_dagster.store.queries import FollowedRace, OverdueRace, RaceToRecheck
 from raceday_dagster.store.race_write import Poll, WriteReport
 from raceday_dagster.store.schema.partitions import choose_days, create_partitions
-from raceday_dagster.store.signals import StoredPoll
+from raceday_dagster.store.signals import FoundSignals, StoredPoll
 from raceday_dagster.store.sql_errors import build_database_error, is_missing_partition
 from raceday_dagster.store.transaction import Transactions
 
-__all__ = ["Poll", "PollRun", "RaceStore", "StoredPoll", "WriteReport"]
+__all__ = ["FoundSignals", "Poll", "PollRun", "RaceStore", "StoredPoll", "WriteReport"]
 
 DEADLINE_S = 10.0
 LIST_DEADLINE_S = 30.0
@@ -126,7 +126,7 @@ class RaceStore:
 
     def add_signals(
         self, polls: Sequence[StoredPoll], thresholds: Thresholds, *, deadline_s: float = DEADLINE_S
-    ) -> list[Signal]:
+    ) -> FoundSignals:
         """Finds the signals of stored polls, at most one of a race, and stores them; a second time adds nothing.
 
         Raises:

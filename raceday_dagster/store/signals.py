@@ -7,9 +7,9 @@ costs no more than one that has just begun.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row
 
@@ -74,7 +74,7 @@ CROSS JOIN LATERAL (
 ORDER BY flow.race_id, flow.polling_timestamp
 """
 _COLUMNS = tuple(column.name for column in market_signals.columns if column.name != "created_at")
-# Listeners of the channel `raceday` hear of it once, when it is committed, however often it is computed.
+# What was said of a runner stays true for a while: only another tier, or the other way, is news within five minutes.
 ADD_SIGNALS = "\n".join(
     (
         "WITH added AS (",
@@ -83,12 +83,22 @@ ADD_SIGNALS = "\n".join(
         "FROM jsonb_populate_recordset(NULL::market_signals, %(rows)s::jsonb)",
         "ORDER BY race_id, polling_timestamp, entrant_id, kind",
         "ON CONFLICT DO NOTHING",
-        "RETURNING race_id, polling_timestamp)",
-        "SELECT pg_notify('raceday', json_build_object(",
-        "'race_id', race_id, 'polled_at', polling_timestamp, 'status', 'signals')::text)",
-        "FROM (SELECT DISTINCT race_id, polling_timestamp FROM added) AS announced",
+        "RETURNING race_id, polling_timestamp, entrant_id, kind, tier, change)",
+        "SELECT race_id, entrant_id, kind, NOT EXISTS (",
+        "SELECT FROM market_signals AS earlier",
+        "WHERE earlier.race_id = added.race_id",
+        "AND earlier.polling_timestamp >= added.polling_timestamp - interval '5 minutes'",
+        "AND earlier.polling_timestamp < added.polling_timestamp",
+        "AND earlier.entrant_id = added.entrant_id AND earlier.kind = added.kind AND earlier.tier = added.tier",
+        "AND sign(earlier.change) = sign(added.change)) AS is_news",
+        "FROM added",
     )
 )
+# Listeners of the channel `raceday` hear of it once, when it is committed, however often it is computed.
+ANNOUNCE = """
+SELECT pg_notify('raceday', json_build_object('race_id', race_id, 'polled_at', polled_at, 'status', 'signals')::text)
+FROM jsonb_to_recordset(%(polls)s::jsonb) AS poll (race_id text, polled_at timestamptz)
+"""
 
 
 class StoredPoll(Record):
@@ -99,15 +109,29 @@ class StoredPoll(Record):
     start_time: datetime
 
 
-def add_signals(transaction: Transaction, polls: Iterable[StoredPoll], thresholds: Thresholds) -> list[Signal]:
-    """Finds the signals of some polls, at most one of a race, in what is stored of their races, and stores them; a
-    second time adds nothing. Returns them by race."""
-    markets = read_markets(transaction, list(polls), thresholds)
+class FoundSignals(NamedTuple):
+    """The signals of some polls, and those of them that are new and that nobody was told of before."""
+
+    signals: Sequence[Signal]
+    news: Sequence[Signal]
+
+
+def add_signals(transaction: Transaction, polls: Sequence[StoredPoll], thresholds: Thresholds) -> FoundSignals:
+    """Finds the signals of some polls, at most one of a race, in what is stored of their races, stores them, and
+    announces the polls that have some. A second time it adds, announces and calls news nothing."""
+    markets = read_markets(transaction, polls, thresholds)
     signals = [signal for market in markets for signal in find_signals(market, thresholds)]
-    if signals:
-        rows = [signal.model_dump(mode="json", include=set(_COLUMNS)) for signal in signals]
-        transaction.run("market_signals", ADD_SIGNALS, {"rows": json.dumps(rows)})
-    return signals
+    if not signals:
+        return FoundSignals(signals, news=[])
+    rows = [signal.model_dump(mode="json", include=set(_COLUMNS)) for signal in signals]
+    added = transaction.run("market_signals", ADD_SIGNALS, {"rows": json.dumps(rows)}).all()
+    news = {(row.race_id, row.entrant_id, row.kind) for row in added if row.is_news}
+    with_signals = {row.race_id for row in added}
+    announced = [poll.model_dump(mode="json") for poll in polls if poll.race_id in with_signals]
+    transaction.run("announce", ANNOUNCE, {"polls": json.dumps(announced)})
+    return FoundSignals(
+        signals, [signal for signal in signals if (signal.race_id, signal.entrant_id, signal.kind) in news]
+    )
 
 
 def read_markets(transaction: Transaction, polls: Sequence[StoredPoll], thresholds: Thresholds) -> list[Market]:

@@ -24,13 +24,12 @@ from raceday_dagster.defs.reporting import (
     report_unanswered,
     warn_of_budgets,
 )
-from raceday_dagster.defs.signals import build_signal_metadata, find_batch_signals, send_signals
+from raceday_dagster.defs.signals import NO_SIGNALS, build_signal_metadata, find_batch_signals, send_signals
 from raceday_dagster.errors import DatabaseError, WriteError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.cadence import plan_polls
 from raceday_dagster.racing.outcomes import BATCH_BUDGET_MS, BatchOutcome, ProcessResult, RaceFacts, WorkerUse
 from raceday_dagster.racing.records import Record
-from raceday_dagster.racing.signals import Signal
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.queries import FollowedRace
 from raceday_dagster.store.race_store import PollRun, RaceStore
@@ -285,13 +284,12 @@ def summarise_batch(
     report_unanswered(context.run_id, outcome, list(stored.values()), datetime.now(UTC))
     if tags := build_failure_tags(outcome):
         context.instance.add_run_tags(context.run_id, tags)
-    signals: list[Signal] = []
     not_recorded = _record_batch(context, outcome, race_store)
-    if not_recorded is None:
-        signals = find_batch_signals(context, outcome, settings, race_store)
+    # A database that has just refused the ledger is not asked again.
+    found = NO_SIGNALS if not_recorded else find_batch_signals(context, outcome, settings, race_store)
     # The UI has the outcome even when the ledger cannot be written.
-    yield dg.Output(outcome, metadata={**build_summary_metadata(outcome), **build_signal_metadata(signals)})
-    send_signals(context, signals, settings)
+    yield dg.Output(outcome, metadata={**build_summary_metadata(outcome), **build_signal_metadata(found)})
+    send_signals(context, found.news, settings)
     with failing_plainly():
         if not_recorded is not None:
             raise not_recorded

@@ -15,7 +15,7 @@ import pytest
 from raceday_dagster.racing.signals import Signal, Thresholds
 from raceday_dagster.racing.snapshots import Quality, RaceSnapshot
 from raceday_dagster.sandbox.postgres import build_libpq_url
-from raceday_dagster.store.race_store import RaceStore, StoredPoll
+from raceday_dagster.store.race_store import FoundSignals, RaceStore, StoredPoll
 from raceday_dagster_tests.integration.store.store_fixture import open_store, read_tables, write
 from raceday_dagster_tests.write_snapshots import HOLDS, START, make_snapshot
 
@@ -36,9 +36,13 @@ def make_poll(seconds_to_start: int, holds: dict[int, int], **changed: Any) -> R
     return snapshot.model_copy(update={"time_interval": interval})
 
 
-def judge(store: RaceStore, snapshot: RaceSnapshot) -> list[Signal]:
+def find(store: RaceStore, snapshot: RaceSnapshot) -> FoundSignals:
     poll = StoredPoll(race_id=snapshot.race_id, polled_at=snapshot.polling_timestamp, start_time=START)
     return store.add_signals([poll], DEFAULTS)
+
+
+def judge(store: RaceStore, snapshot: RaceSnapshot) -> list[Signal]:
+    return list(find(store, snapshot).signals)
 
 
 def poll_and_judge(store: RaceStore, snapshot: RaceSnapshot) -> list[Signal]:
@@ -85,11 +89,22 @@ def test_the_same_poll_a_second_time_adds_no_signal_and_tells_nobody(store: Race
     last = make_poll(45, HOLDS | {3: 11, 6: 13})
     write(store, last)
     with hear(database_url) as heard:
-        first, second = judge(store, last), judge(store, last)
+        first, second = find(store, last), find(store, last)
         told = heard()
-    assert first == second
-    assert len(read_tables(database_url)["market_signals"]) == len(first) == 2
+    assert first.signals == second.signals == first.news
+    assert not second.news
+    assert len(read_tables(database_url)["market_signals"]) == len(first.signals) == 2
     assert told == [{"race_id": "race-1", "polled_at": told[0]["polled_at"], "status": "signals"}]
+
+
+def test_a_signal_that_goes_on_is_stored_again_and_no_news_until_its_tier_changes(store: RaceStore) -> None:
+    shares = {75: 5, 60: 5, 45: 11, 30: 12, 15: 22}
+    news = {}
+    for seconds, share in shares.items():
+        write(store, snapshot := make_poll(seconds, HOLDS | {3: share}), run_id=str(seconds))
+        found = find(store, snapshot)
+        news[seconds] = (len(found.signals), len(found.news))
+    assert news == {75: (0, 0), 60: (0, 0), 45: (1, 1), 30: (1, 0), 15: (1, 1)}
 
 
 def test_a_price_is_compared_with_the_one_five_minutes_ago(store: RaceStore) -> None:

@@ -246,6 +246,16 @@ def test_share_signals_mirror_when_time_runs_backwards(before: list[int], now: l
     assert all(abs(signal.change) >= 3 for signal in there)
 
 
+@given(st.lists(st.integers(-100, 100), min_size=8, max_size=8))
+def test_parts_of_the_money_are_never_more_than_the_whole_nor_less_than_nothing(cents: list[int]) -> None:
+    signals = find(
+        make_poll(960, see_money(0, 0, 0, 0, is_baseline=True)),
+        make_poll(900, see_money(*cents[:4])),
+        make_poll(870, see_money(*cents[4:])),
+    )
+    assert all(0 <= signal.value_before < signal.value_now <= 100 for signal in signals)
+
+
 @given(st.lists(st.integers(1, 10**9), min_size=4, max_size=4), st.integers(1, 1_000))
 def test_money_that_comes_in_as_before_is_no_signal(cents: list[int], factor: int) -> None:
     polls = [
