@@ -42,12 +42,14 @@ class Thresholds(Record):
 
 
 class Seen(NamedTuple):
-    """A runner at a poll: its share of the money in percent, its fixed odds to win, and the cents that came in for it
-    since the poll before, in both pools."""
+    """A runner at a poll."""
 
-    share: Decimal
-    price: Decimal | None
+    share_hundredths: int
+    """Its share of the money, in hundredths of a percent."""
+    price_cents: int | None
+    """Its fixed odds to win, in hundredths."""
     money_cents: int
+    """What came in for it since the poll before, in both pools."""
     is_baseline: bool
 
 
@@ -211,7 +213,7 @@ def _find_share_moves(market: Market, thresholds: Thresholds) -> Iterator[Move]:
         return
     for entrant_id in _list_runners(market):
         if entrant_id in then.runners:
-            before, share = (Fraction(poll.runners[entrant_id].share) for poll in (then, now))
+            before, share = (Fraction(poll.runners[entrant_id].share_hundredths, 100) for poll in (then, now))
             computed_from = {"hold_percentage": {"before": float(before), "now": float(share)}}
             yield Move(entrant_id, "share", then, before, share, share - before, computed_from)
 
@@ -222,10 +224,10 @@ def _find_price_moves(market: Market, thresholds: Thresholds) -> Iterator[Move]:
     if then is None or not then.is_valid or _is_far_apart(then, now, thresholds, besides=PRICE_LOOK_BACK):
         return
     for entrant_id in _list_runners(market):
-        price = now.runners[entrant_id].price
+        price = now.runners[entrant_id].price_cents
         seen = then.runners.get(entrant_id)
-        if price and seen and seen.price:
-            before, after = Fraction(seen.price), Fraction(price)
+        if price and seen and seen.price_cents:
+            before, after = Fraction(seen.price_cents, 100), Fraction(price, 100)
             computed_from = {"fixed_win_odds": {"before": float(before), "now": float(after)}}
             yield Move(entrant_id, "price", then, before, after, 100 * (before - after) / before, computed_from)
 

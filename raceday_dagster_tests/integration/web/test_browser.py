@@ -25,6 +25,7 @@ STAGES = ("fetch_race", "transform_race", "write_race")
 AUTOMATIONS = (
     "due_races",
     "first_baseline",
+    "alerts",
     "daily_baseline_schedule",
     "evening_backfill_schedule",
     "meeting_status_schedule",
