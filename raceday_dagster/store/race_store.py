@@ -21,10 +21,11 @@ from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult, RowCoun
 from raceday_dagster.racing.race_key import RaceKey
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.store import day_list, ledger, queries, race_write
+from raceday_dagster.store.data_checks import DataRule, Violation, find_violations
 from raceday_dagster.store.decisions import FIRST_YEAR, LAST_YEAR, guess_racing_days, is_racing_day
 from raceday_dagster.store.engine import PoolGauge
 from raceday_dagster.store.ledger import PollRun
-from raceday_dagster.store.queries import FollowedRace, OverdueRace, RaceToRecheck
+from raceday_dagster.store.queries import FollowedRace, OverdueRace, RaceToRecheck, SettledRace
 from raceday_dagster.store.race_write import Poll, WriteReport
 from raceday_dagster.store.schema.partitions import choose_days, create_partitions
 from raceday_dagster.store.sql_errors import build_database_error, is_missing_partition
@@ -178,6 +179,14 @@ class RaceStore:
     def find_races(self, key: RaceKey) -> list[str]:
         """Ids of the races that a readable name may mean. Raises ``DatabaseError``."""
         return self._read(queries.find_races, key)
+
+    def read_settled_races(self, race_ids: Collection[str]) -> list[SettledRace]:
+        """Those of these races that are over, and how they were followed. Raises ``DatabaseError``."""
+        return self._read(queries.read_settled_races, race_ids)
+
+    def find_violations(self, rule: DataRule, racing_day: date) -> list[Violation]:
+        """The races of a racing day that break a rule of the data. Raises ``DatabaseError``."""
+        return self._read(find_violations, rule, racing_day)
 
     def read_races_to_recheck(self, racing_days: Sequence[date], now: datetime) -> list[RaceToRecheck]:
         """Races to ask about again: started ones of these days, overdue ones of the last week. ``now`` is the feed's.
