@@ -10,7 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
-from raceday_dagster.defs.assets import describe_batch, describe_settled
+from raceday_dagster.defs.assets import describe_batch, report_settled
 from raceday_dagster.defs.concurrency import choose_concurrency, read_limit, read_requested_concurrency
 from raceday_dagster.defs.failures import failing_plainly
 from raceday_dagster.defs.partitions import build_mapping_key, find_race
@@ -302,15 +302,8 @@ def _report_assets(context: dg.OpExecutionContext, batch: Batch, outcome: BatchO
     """Tells the catalogue of a batch, unless it loads a day, and of the races that are over with it."""
     if batch.budget_ms == BATCH_BUDGET_MS:
         context.log_event(describe_batch(outcome, describe_run(context).due_at))
-    over = [race.race_id for race in outcome.races if is_over(race)]
-    try:
-        settled = race_store.read_settled_races(over) if over else []
-    except DatabaseError as error:
-        context.log.warning(f"The races that are over are not shown in the catalogue: {error}")
-        return
-    if settled:
-        for materialization in describe_settled(context.instance, settled):
-            context.log_event(materialization)
+    if over := [race.race_id for race in outcome.races if is_over(race)]:
+        report_settled(context, race_store, over)
 
 
 def is_failed(outcome: BatchOutcome, policy: FailRunWhen) -> bool:
