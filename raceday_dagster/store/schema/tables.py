@@ -21,6 +21,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Numeric,
     PrimaryKeyConstraint,
@@ -257,3 +258,19 @@ batches = Table(
     Column("over_budget", Boolean, nullable=False),
     *_columns(Integer, "requested_concurrency", "effective_concurrency", "pool_max", "pool_peak", nullable=False),
 )
+
+image_descriptions = Table(
+    "image_descriptions",
+    metadata,
+    Column("source", Text, primary_key=True),
+    *_columns(Text, "content_hash", "title", "model", "error"),
+    Column("status", Text, nullable=False),
+    Column("keywords", ARRAY(Text)),
+    *_columns(Integer, "category", "bytes_before", "bytes_after"),
+    Column("preview", LargeBinary),
+    *_row_times(),
+    _one_of("status", "success", "skipped", "failed"),
+    Index("ix_image_descriptions_content", "content_hash"),
+)
+"""What the vision API said of the image of each source: a file's path or a URL. ``skipped``: the description is that of
+another source with the same content."""
