@@ -22,7 +22,7 @@ from raceday_dagster.racing.outcomes import ItemError, Status
 from raceday_dagster.settings import Settings
 
 if TYPE_CHECKING:
-    from raceday_dagster.images.stages import ImageStages
+    from raceday_dagster.images.stages import Descriptions, ImageStages
 
 OnProgress = Callable[[ImageProgress], object]
 
@@ -60,7 +60,9 @@ def describe_images(
 
 
 @contextmanager
-def open_stages(settings: Settings, *, folder: Path | None = None) -> Iterator[ImageStages]:
+def open_stages(
+    settings: Settings, *, folder: Path | None = None, descriptions: Descriptions | None = None
+) -> Iterator[ImageStages]:
     """What the stages of a batch share, open for the length of the block; ``folder``: where temporary images are kept.
 
     Raises:
@@ -77,7 +79,7 @@ def open_stages(settings: Settings, *, folder: Path | None = None) -> Iterator[I
     url = check_addresses(settings)
     vision = VisionApi(url, settings.vision_api_key, settings.vision_model)
     with TemporaryUrls(settings.image_base_url, listen=settings.image_listen, folder=folder) as urls:
-        stages = ImageStages(urls, vision, rules=Rules.of(settings))
+        stages = ImageStages(urls, vision, rules=Rules.of(settings), descriptions=descriptions)
         try:
             yield stages
         finally:

@@ -35,7 +35,7 @@ RECORD_IMAGE = "\n".join(
     )
 )
 DESCRIPTION = """
-SELECT title, keywords, category, model FROM image_descriptions
+SELECT title, keywords, category FROM image_descriptions
 WHERE content_hash = %(content_hash)s AND status <> 'failed'
 ORDER BY updated_at DESC LIMIT 1
 """
@@ -83,7 +83,8 @@ class StoredImage(Record):
     category: int | None = None
     bytes_before: int | None = None
     bytes_after: int | None = None
-    model: str
+    model: str | None
+    """What described it; ``None`` when it was not asked, because the content was known."""
     error: str | None = None
     """The stage that failed, and why, in one line."""
     preview: bytes | None = None
@@ -96,7 +97,6 @@ class StoredDescription(Record):
     title: str
     keywords: tuple[str, ...]
     category: int
-    model: str
 
 
 class UndescribedSilk(Record):

@@ -41,7 +41,7 @@ def test_a_description_is_found_by_the_content_of_its_image(store: RaceStore) ->
     store.record_image(make_image("a"))
     found = store.read_description("ab")
     assert found is not None
-    assert (found.title, found.keywords, found.category, found.model) == ("Green silks", ("green", "silks"), 18, "fake")
+    assert (found.title, found.keywords, found.category) == ("Green silks", ("green", "silks"), 18)
     assert store.read_description("cd") is None
 
 
