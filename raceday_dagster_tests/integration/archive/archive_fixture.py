@@ -16,7 +16,7 @@ from raceday_dagster_tests.integration.store.store_fixture import observe, open_
 
 OLD_DAY = date(2025, 7, 1)
 BEFORE = date(2025, 7, 10)
-MONEY, ODDS = (name_partition(table, OLD_DAY) for table in PARTITIONED_TABLES)
+MONEY, ODDS, POOLS = (name_partition(table, OLD_DAY) for table in PARTITIONED_TABLES)
 
 FILL_MONEY = """
 INSERT INTO money_flow_history
