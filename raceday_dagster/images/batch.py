@@ -35,6 +35,7 @@ def describe_images(
     retries: int = 1,
     on_progress: OnProgress | None = None,
     settings: Settings | None = None,
+    descriptions: Descriptions | None = None,
 ) -> ImageBatch:
     """Describes files, the image files of folders, and URLs; at most ``max_concurrent`` at once.
 
@@ -44,6 +45,7 @@ def describe_images(
         retries: How often an image is tried again after a fault of the network, 429 or 5xx.
         on_progress: Called in the calling thread after every image; what it raises is logged and hurts nobody.
         settings: The environment's, unless given.
+        descriptions: Where they are kept: an image described there before is skipped, and the others are kept there.
 
     Returns:
         Every image in one of ``results`` and ``errors``; a failure of one image raises nothing.
@@ -53,7 +55,7 @@ def describe_images(
         SettingsError: A variable is wrong.
     """
     found = find_sources(sources)
-    with open_stages(settings or Settings.from_environment()) as stages:
+    with open_stages(settings or Settings.from_environment(), descriptions=descriptions) as stages:
         return run_batch(
             found, stages, max_concurrent=max_concurrent, timeout_s=timeout_s, retries=retries, on_progress=on_progress
         )
