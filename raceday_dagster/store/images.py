@@ -1,6 +1,7 @@
 """The table ``image_descriptions``: what was said of images, which silks were never described, and a runner's silk.
 
-The silk of a runner is the image of the first of its URLs that has a row: 128 pixels before 64.
+The silk of a runner is the image of the first of its URLs that has one: 128 pixels before 64, and these before
+the alternative ones.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ FROM (
     SELECT DISTINCT ON (urls) name, urls, start_time, runner_number
     FROM (
         SELECT meeting_name || ' R' || race_number || ' ' || runner_number || ' ' || entrants.name AS name,
-            array_remove(array_remove(ARRAY[silk_url_128x128, silk_url_64x64], NULL), '') AS urls,
+            array_remove(
+                ARRAY[silk_url_128x128, silk_url_64x64, alt_silk_url_128x128, alt_silk_url_64x64], NULL
+            ) AS urls,
             start_time, runner_number
         FROM entrants JOIN races USING (race_id) JOIN meetings USING (meeting_id)
         WHERE races.racing_day = %(racing_day)s AND withdrawn_at IS NULL
@@ -62,9 +65,12 @@ LIMIT %(limit)s
 SILKS = """
 SELECT entrant_id, preview AS image, title
 FROM entrants CROSS JOIN LATERAL (
-    SELECT preview, title FROM image_descriptions
-    WHERE source IN (silk_url_128x128, silk_url_64x64) AND preview IS NOT NULL
-    ORDER BY source = silk_url_128x128 DESC NULLS LAST LIMIT 1
+    SELECT preview, title
+    FROM unnest(ARRAY[silk_url_128x128, silk_url_64x64, alt_silk_url_128x128, alt_silk_url_64x64])
+            WITH ORDINALITY AS worn (url, place)
+        JOIN image_descriptions ON source = url
+    WHERE preview IS NOT NULL
+    ORDER BY place LIMIT 1
 ) AS silk
 WHERE entrant_id = %(entrant_id)s OR race_id = %(race_id)s
 """

@@ -143,6 +143,7 @@ entrants = Table(
     *_columns(Share, "hold_percentage", "bet_percentage", "win_pool_percentage", "place_pool_percentage"),
     *_columns(BigInteger, "win_pool_amount", "place_pool_amount"),
     *_columns(Text, "jockey", "trainer_name", "silk_colours", "silk_url_64x64", "silk_url_128x128"),
+    *_columns(Text, "alt_silk_url_64x64", "alt_silk_url_128x128"),
     Column("runner_change", JSONB),
     *_row_times(),
     CheckConstraint("runner_number > 0", name="runner_number"),

@@ -29,11 +29,12 @@ def make_image(source: str, status: str = "success", **values: Any) -> StoredIma
     return StoredImage(source=source, status=status, model="fake", **{**known, **said, **values})
 
 
-def wear(database_url: str, entrant_id: str, large: str | None, small: str | None) -> None:
+def wear(database_url: str, entrant_id: str, large: str | None, small: str | None, other: str | None = None) -> None:
     with observe(database_url) as run:
         run(
-            "UPDATE entrants SET silk_url_128x128 = %(large)s, silk_url_64x64 = %(small)s WHERE entrant_id = %(id)s",
-            {"large": large, "small": small, "id": entrant_id},
+            "UPDATE entrants SET silk_url_128x128 = %(large)s, silk_url_64x64 = %(small)s,"
+            " alt_silk_url_128x128 = %(other)s WHERE entrant_id = %(id)s",
+            {"large": large, "small": small, "other": other, "id": entrant_id},
         )
 
 
@@ -62,10 +63,9 @@ def test_the_silks_of_a_day_are_asked_for_once_each_until_they_are_described(
     assert store.read_undescribed_silks(DAY, **FOLLOWED) == [], "no runner has a silk, as greyhounds"
     wear(database_url, FIRST, "one_128", "one_64")
     wear(database_url, name_entrant("race-2", 1), "one_128", "one_64")
-    wear(database_url, name_entrant("race-1", 2), "", "two_64")
-    wear(database_url, name_entrant("race-1", 3), None, "")
+    wear(database_url, name_entrant("race-1", 2), None, "two_64", "two_alt")
     one, two = store.read_undescribed_silks(DAY, **FOLLOWED)
-    assert (one.urls, two.urls) == (("one_128", "one_64"), ("two_64",))
+    assert (one.urls, two.urls) == (("one_128", "one_64"), ("two_64", "two_alt"))
     assert one.name.startswith("Awapuni R1 1 ")
     assert store.read_undescribed_silks(DAY, **FOLLOWED, limit=1) == [one]
     assert store.read_undescribed_silks(DAY, countries=["HK"], categories=["T"]) == []

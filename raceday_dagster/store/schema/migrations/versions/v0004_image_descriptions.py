@@ -1,4 +1,4 @@
-"""What the vision API said of images, the silks among them, and a small copy of each."""
+"""What the vision API said of images, the silks among them, with a small copy of each; and the other URLs of silks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.execute("ALTER TABLE entrants ADD COLUMN alt_silk_url_64x64 text, ADD COLUMN alt_silk_url_128x128 text")
     op.execute("""
         CREATE TABLE image_descriptions (
             source text CONSTRAINT pk_image_descriptions PRIMARY KEY,
@@ -29,3 +30,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP TABLE image_descriptions")
+    op.execute("ALTER TABLE entrants DROP COLUMN alt_silk_url_64x64, DROP COLUMN alt_silk_url_128x128")
