@@ -13,8 +13,11 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import time_machine
+from click.testing import CliRunner
 from PIL import Image
 
+from raceday_dagster.cli import images
 from raceday_dagster.definitions import defs
 from raceday_dagster.store.images import read_silks
 from raceday_dagster_tests.integration.defs.day_runs import read_failure, read_metadata
@@ -200,6 +203,26 @@ def test_without_sources_it_describes_the_silks_of_the_racing_day_once(day: Race
     second = read_metadata(run(day, **config), "summarise_images")
     assert (second["successes"], second["skipped"]) == (2, 0)
     assert len(read_silks(day.engine, race_id)) == 4, "other ones than before"
+
+
+def test_raceday_images_silks_describes_them_from_the_shell_and_stores_what_was_said(
+    day: RaceDay, database_url: str
+) -> None:
+    order(database_url, f"INSERT INTO racing_days VALUES ('{RACING_DAY}', now()) ON CONFLICT DO NOTHING")
+    assert day.poll(day.race_ids[:1]).success
+    with time_machine.travel(day.simulator.now()):
+        ended = CliRunner().invoke(images, ["--silks", "--limit", "2"])
+    assert ended.exit_code == 0, ended.output
+    assert ended.output.splitlines()[-1] == "2 of 2 described, 0 failed"
+    assert {row["status"] for row in read_stored(day).values()} == {"success"}
+    assert len(read_silks(day.engine, day.race_ids[0])) == 2
+
+
+@pytest.mark.parametrize("typed", [[], ["--silks", "a.png"]])
+def test_raceday_images_wants_images_or_silks(typed: list[str]) -> None:
+    ended = CliRunner().invoke(images, typed)
+    assert ended.exit_code == 2
+    assert "name images, or say --silks" in ended.output
 
 
 def test_a_day_without_silks_is_no_failure(day: RaceDay) -> None:
