@@ -30,8 +30,8 @@ from raceday_dagster.racing.outcomes import (
 from raceday_dagster.store.engine import describe_utilisation
 from raceday_dagster.store.queries import FollowedRace
 
-SHOWN_RACES = 50
-"""Rows of the table in the UI; the table race_polls has them all."""
+SHOWN_ITEMS = 50
+"""Rows of the table in the UI; the tables race_polls and image_descriptions have them all."""
 FAILED_TAG = "raceday/failed"
 FAILED_RACES_TAG = "raceday/failed_races"
 LONGEST_TAG = 250
@@ -190,8 +190,8 @@ def build_table(outcome: BatchOutcome) -> str:
     head = "| race | id | status | fetch ms | transform ms | write ms | total ms | rows | quality | note |\n"
     rule = "|---|---|---|--:|--:|--:|--:|--:|--:|---|\n"
     races = sorted(outcome.races, key=lambda race: (race.status != "failed", -race.timings.total_ms))
-    rows = "".join(_build_row(race) for race in races[:SHOWN_RACES])
-    more = len(races) - SHOWN_RACES
+    rows = "".join(_build_row(race) for race in races[:SHOWN_ITEMS])
+    more = len(races) - SHOWN_ITEMS
     return head + rule + rows + (f"\n… and {more} more in the table `race_polls`\n" if more > 0 else "")
 
 

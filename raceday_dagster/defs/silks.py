@@ -30,7 +30,8 @@ class StoredDescriptions:
         try:
             self._race_store.record_image(build_stored_image(result))
         except WriteError as error:
-            raise ImageError(error.message, stage="keep", retryable=error.retryable) from error
+            _, _, reason = error.message.partition(": ")  # it begins with what a race or a batch is called
+            raise ImageError(f"not stored: {reason}", stage="keep", retryable=error.retryable) from error
 
 
 def build_stored_image(result: ImageResult) -> StoredImage:

@@ -17,7 +17,7 @@ from pydantic import Field
 from raceday_dagster.defs.failures import failing_plainly
 from raceday_dagster.defs.ops.batch import Batch, SummariseBatch, begin_batch, is_failed
 from raceday_dagster.defs.ops.day import RacingDayUnderWay, parse_racing_day
-from raceday_dagster.defs.reporting import FAILED_TAG, SHOWN_RACES, ProgressBoard, build_row, count_items
+from raceday_dagster.defs.reporting import FAILED_TAG, SHOWN_ITEMS, ProgressBoard, build_row, count_items
 from raceday_dagster.defs.silks import find_silk_sources
 from raceday_dagster.images import ImageBatch, ImageResult, ImageSource, find_sources
 from raceday_dagster.images.records import ImageInProgress
@@ -42,7 +42,7 @@ class SelectImages(RacingDayUnderWay):
         description="Files, folders and URLs. Empty: the silks of the racing day that were never described.",
     )
     limit: int = Field(
-        default=500, ge=1, description="At most so many images, those of the earliest races first; the rest is left."
+        default=500, ge=1, description="Of the silks at most so many, those of the earliest races first."
     )
     item_timeout_s: float = Field(
         default=30, gt=0, le=600, description="Seconds an image may take, its retries included."
@@ -74,7 +74,7 @@ def select_images(
     racing_day = parse_racing_day(config.racing_day, choose_current_racing_day(datetime.now(UTC)))
     with failing_plainly():
         if config.sources:
-            sources = find_sources(config.sources)[: config.limit]
+            sources = find_sources(config.sources)
         else:
             sources = find_silk_sources(race_store, settings, racing_day, limit=config.limit)
     if not sources:
@@ -193,12 +193,12 @@ def build_image_table(outcome: ImageBatch) -> str:
         "title, or why not",
     )
     images = sorted(outcome.items, key=lambda image: (image.status != "failed", -image.total_ms))
-    more = len(images) - SHOWN_RACES
+    more = len(images) - SHOWN_ITEMS
     return "".join(
         (
             build_row(head),
             build_row(["---"] * len(head)),
-            *(build_row(_list_cells(image)) for image in images[:SHOWN_RACES]),
+            *(build_row(_list_cells(image)) for image in images[:SHOWN_ITEMS]),
             f"\n… and {more} more in the table `image_descriptions`\n" if more > 0 else "",
         )
     )

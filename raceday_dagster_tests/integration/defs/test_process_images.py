@@ -187,6 +187,7 @@ def test_an_image_that_cannot_be_stored_has_failed(day: RaceDay, tmp_path: Path,
         order(database_url, "ALTER TABLE image_descriptions DROP CONSTRAINT refuse")
     ended = read_metadata(result, "process_image.clean_up_image[2_1_png]")
     assert (ended["status"], ended["error_stage"], ended["retryable"]) == ("failed", "keep", False)
+    assert ended["error_message"].startswith("not stored: 23514 ")
     assert set(read_stored(day)) == {"0.png"}
 
 
