@@ -4,7 +4,7 @@ Must not decide anything: what a race or a batch came to is in the values of ``r
 """
 
 import threading
-import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -43,45 +43,38 @@ class ProgressBoard:
     against.
     """
 
-    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._total = 0
-        self._began_s = 0.0
         self._processing = 0
-        self._ended: dict[Status, int] = {"success": 0, "skipped": 0, "failed": 0}
+        self._races_ms = 0
+        self._ended: Counter[Status] = Counter()
 
     def begin(self, total: int) -> None:
         """The batch has ``total`` races and begins now."""
-        with self._lock:
-            self._total, self._began_s = total, self._monotonic()
+        self._total = total
 
     def start_race(self) -> None:
         """One more race is in flight."""
         with self._lock:
             self._processing += 1
 
-    def end_race(self, status: Status, report: Callable[[BatchProgress], None]) -> None:
+    def end_race(self, race: ProcessResult, report: Callable[[BatchProgress], None]) -> None:
         """One race has ended; reports where the batch stands now, one race after the other."""
         with self._lock:
             self._processing -= 1
-            self._ended[status] += 1
-            if not self._total:
-                return
-            completed = sum(self._ended.values())
-            elapsed_s = self._monotonic() - self._began_s
-            report(
-                BatchProgress(
-                    total=self._total,
-                    completed=completed,
-                    successful=self._ended["success"],
-                    skipped=self._ended["skipped"],
-                    failed=self._ended["failed"],
-                    processing=self._processing,
-                    pending=self._total - completed - self._processing,
-                    eta_ms=round(1000 * elapsed_s / completed * (self._total - completed)),
+            self._ended[race.status] += 1
+            self._races_ms += race.total_ms
+            if self._total:
+                report(
+                    BatchProgress.of(
+                        self._ended,
+                        total=self._total,
+                        processing=self._processing,
+                        items_ms=self._races_ms,
+                        current=race.title or race.race_id,
+                    )
                 )
-            )
 
 
 def fail_race(
@@ -165,7 +158,7 @@ def end_race(context: dg.OpExecutionContext, result: ProcessResult, board: Progr
     else:
         log.info("batch_race_complete", race=result.title, status=result.status, timings=timings)
     batch_log = get_logger(run_id=context.run_id)
-    board.end_race(result.status, lambda progress: batch_log.info("batch_progress", **progress.model_dump()))
+    board.end_race(result, lambda progress: batch_log.info("batch_progress", **progress.model_dump()))
 
 
 def build_summary_metadata(outcome: BatchOutcome) -> dict[str, Any]:

@@ -6,9 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from raceday_dagster.defs.ops.day import RacingDayUnderWay, fetch_day, order_races, parse_racing_day, reporting_failure
+from raceday_dagster.defs.ops.day import build_list_op, order_races, reporting_failure
 from raceday_dagster.defs.partitions import register_races
-from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
 from raceday_dagster.racing.events import RacingDay
@@ -19,15 +18,13 @@ from raceday_dagster.store.race_store import RaceStore
 FAILED = "meeting_status_failed"
 
 
-@dg.op(description="Meetings and races of the racing day as they stand now.", tags={"dagster/priority": "2"})
-def fetch_meeting_status(
-    context: dg.OpExecutionContext,
-    config: RacingDayUnderWay,
-    settings: dg.ResourceParam[Settings],
-    racing_api: dg.ResourceParam[RacingApi],
-) -> RacingDay:
-    racing_day = parse_racing_day(config.racing_day, choose_current_racing_day(datetime.now(UTC)))
-    return fetch_day(context, racing_day, settings, racing_api, failed=FAILED)
+fetch_meeting_status = build_list_op(
+    "fetch_meeting_status",
+    "Meetings and races of the racing day as they stand now.",
+    choose_day=choose_current_racing_day,
+    failed=FAILED,
+    priority=2,
+)
 
 
 @dg.op(
