@@ -200,12 +200,13 @@ def write_meetings(
         created = race_store.ensure_partitions([day.racing_day])
         counts = race_store.write_racing_day(day)
         reread = race_store.read_races_to_recheck([day.racing_day - timedelta(days=1)], day.generated_at)
-    race_ids = list(dict.fromkeys([*listed, *(race.race_id for race in reread)]))
+        race_ids = list(dict.fromkeys([*listed, *(race.race_id for race in reread)]))
+        keys = race_store.read_race_keys(race_ids)
     metadata = {
         "rows/meetings": counts.meetings,
         "rows/races": counts.races,
         "history_partitions_created": created,
-        "partitions_registered": register_races(context.instance, race_ids),
+        "partitions_registered": register_races(context.instance, keys.values()),
         "reread": len(reread),
         "write_ms": round(1000 * (time.monotonic() - began_s)),
     }
@@ -235,14 +236,15 @@ def select_unsettled_races(
         race_store.ensure_partitions([day_before])
         counts = race_store.write_racing_day(day)
         chosen = race_store.read_races_to_recheck([day_before, day.racing_day], day.generated_at)
-    race_ids = [race.race_id for race in chosen]
+        race_ids = [race.race_id for race in chosen]
+        keys = race_store.read_race_keys([*order_races(day), *race_ids])
     found = Counter(race.reason for race in chosen)
     why = ", ".join(f"{found[reason]} {reason}" for reason in REASONS if found[reason])
     context.log.info(f"{len(race_ids)} races are not complete{f': {why}' if why else ''}")
     metadata = {
         "rows/meetings": counts.meetings,
         "rows/races": counts.races,
-        "partitions_registered": register_races(context.instance, [*order_races(day), *race_ids]),
+        "partitions_registered": register_races(context.instance, keys.values()),
         **{f"chosen/{reason}": found[reason] for reason in REASONS},
     }
     yield start_load(BACKFILL, day, began_s)
