@@ -25,7 +25,7 @@ from raceday_dagster.racing.events import RacingDay
 from raceday_dagster.racing.outcomes import ProcessResult
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.queries import REASONS
+from raceday_dagster.store.queries import REASONS, read_race_keys, read_races_to_recheck
 from raceday_dagster.store.race_store import RaceStore
 
 DAY_BUDGET_MS = 15 * 60 * 1000
@@ -199,9 +199,9 @@ def write_meetings(
     with reporting_failure(context, BASELINE.failed, day.racing_day):
         created = race_store.ensure_partitions([day.racing_day])
         counts = race_store.write_racing_day(day)
-        reread = race_store.read_races_to_recheck([day.racing_day - timedelta(days=1)], day.generated_at)
+        reread = race_store.read(read_races_to_recheck, [day.racing_day - timedelta(days=1)], day.generated_at)
         race_ids = list(dict.fromkeys([*listed, *(race.race_id for race in reread)]))
-        keys = race_store.read_race_keys(race_ids)
+        keys = race_store.read(read_race_keys, race_ids)
     metadata = {
         "rows/meetings": counts.meetings,
         "rows/races": counts.races,
@@ -235,9 +235,9 @@ def select_unsettled_races(
     with reporting_failure(context, BACKFILL.failed, day.racing_day):
         race_store.ensure_partitions([day_before])
         counts = race_store.write_racing_day(day)
-        chosen = race_store.read_races_to_recheck([day_before, day.racing_day], day.generated_at)
+        chosen = race_store.read(read_races_to_recheck, [day_before, day.racing_day], day.generated_at)
         race_ids = [race.race_id for race in chosen]
-        keys = race_store.read_race_keys([*order_races(day), *race_ids])
+        keys = race_store.read(read_race_keys, [*order_races(day), *race_ids])
     found = Counter(race.reason for race in chosen)
     why = ", ".join(f"{found[reason]} {reason}" for reason in REASONS if found[reason])
     context.log.info(f"{len(race_ids)} races are not complete{f': {why}' if why else ''}")
