@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
+from raceday_dagster.defs.assets import describe_batch, describe_settled
 from raceday_dagster.defs.concurrency import choose_concurrency, read_limit, read_requested_concurrency
 from raceday_dagster.defs.failures import failing_plainly
 from raceday_dagster.defs.partitions import build_mapping_key, find_race
@@ -30,7 +31,7 @@ from raceday_dagster.racing.cadence import plan_polls
 from raceday_dagster.racing.outcomes import BATCH_BUDGET_MS, BatchOutcome, ProcessResult, RaceFacts, WorkerUse
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.queries import FollowedRace, read_followed_races, read_polled_races
+from raceday_dagster.store.queries import FollowedRace, read_followed_races, read_polled_races, read_settled_races
 from raceday_dagster.store.race_store import PollRun, RaceStore
 from raceday_dagster.workers.pool import TransformWorkers
 
@@ -285,6 +286,7 @@ def summarise_batch(
     report_unanswered(context.run_id, outcome, list(stored.values()), datetime.now(UTC))
     if tags := build_failure_tags(outcome):
         context.instance.add_run_tags(context.run_id, tags)
+    _report_assets(context, batch, outcome, race_store)
     # The UI has the outcome even when the ledger cannot be written.
     yield dg.Output(outcome, metadata=build_summary_metadata(outcome))
     with failing_plainly():
@@ -296,6 +298,21 @@ def summarise_batch(
             "the summary is stored, and each race's reason is in its steps and in the table race_polls",
             allow_retries=False,
         )
+
+
+def _report_assets(context: dg.OpExecutionContext, batch: Batch, outcome: BatchOutcome, race_store: RaceStore) -> None:
+    """Tells the catalogue of a batch, unless it loads a day, and of the races that are over with it."""
+    if batch.budget_ms == BATCH_BUDGET_MS:
+        context.log_event(describe_batch(outcome, describe_run(context).due_at))
+    over = [race.race_id for race in outcome.races if is_over(race)]
+    try:
+        settled = race_store.read(read_settled_races, over) if over else []
+    except DatabaseError as error:
+        context.log.warning(f"The races that are over are not shown in the catalogue: {error}")
+        return
+    if settled:
+        for materialization in describe_settled(context.instance, settled):
+            context.log_event(materialization)
 
 
 def is_failed(outcome: BatchOutcome, policy: FailRunWhen) -> bool:
