@@ -38,7 +38,7 @@ from raceday_dagster.racing.outcomes import (
 )
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.queries import FollowedRace
+from raceday_dagster.store.queries import FollowedRace, read_followed_races, read_polled_races
 from raceday_dagster.store.race_store import PollRun, RaceStore
 from raceday_dagster.workers.pool import TransformWorkers
 
@@ -203,7 +203,9 @@ def begin_batch(
 
 def _read_due_races(context: dg.OpExecutionContext, settings: Settings, race_store: RaceStore) -> list[str]:
     now = datetime.now(UTC)
-    stored = race_store.read_polled_races(now, countries=settings.race_countries, categories=settings.race_categories)
+    stored = race_store.read(
+        read_polled_races, now, countries=settings.race_countries, categories=settings.race_categories
+    )
     due = plan_polls(stored, (), now).race_ids
     if not due:
         known = f"{len(stored)} races are stored around now" if stored else "no race is stored around now"
@@ -326,7 +328,7 @@ def _read_stored(
     """What is stored of these races, by id: their names, when they last had an answer, how often they were polled."""
     race_ids = [race.race_id for race in races]
     try:
-        return {race.race_id: race for race in race_store.read_followed_races(race_ids)} if race_ids else {}
+        return {race.race_id: race for race in race_store.read(read_followed_races, race_ids)} if race_ids else {}
     except DatabaseError as error:
         context.log.warning(f"The names and polls of races could not be read: {error}")
         return {}
