@@ -6,7 +6,7 @@ but its own time: what cannot be read is left out.
 
 import base64
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 import dagster as dg
 
 from raceday_dagster.defs.partitions import RACES, race_partitions, register_races
+from raceday_dagster.errors import DatabaseError
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.racing.outcomes import BatchOutcome
 from raceday_dagster.store.data_checks import RULES, Violation, find_violations
-from raceday_dagster.store.queries import SettledRace
+from raceday_dagster.store.queries import SettledRace, read_race_keys, read_settled_races
 from raceday_dagster.store.race_store import RaceStore
 
 STAGES = ("fetch_ms", "transform_ms", "write_ms", "total_ms")
@@ -67,15 +68,32 @@ def describe_batch(outcome: BatchOutcome, due_at: datetime | None) -> dg.AssetMa
     return dg.AssetMaterialization("race_batches", metadata=figures)
 
 
-def describe_settled(instance: dg.DagsterInstance, races: Sequence[SettledRace]) -> Iterator[dg.AssetMaterialization]:
-    """Those of these races that the catalogue does not show as settled yet, each a partition of its asset."""
-    keys = {race.key: race for race in races}
-    register_races(instance, keys)
-    filter_ = dg.AssetRecordsFilter(asset_key=SETTLED_RACES.key, asset_partitions=list(keys))
-    known = {record.partition_key for record in instance.fetch_materializations(filter_, limit=len(keys)).records}
-    for key, race in keys.items():
-        if key not in known:
-            yield dg.AssetMaterialization("settled_races", partition=key, metadata=build_settled_metadata(race))
+def describe_settled(
+    instance: dg.DagsterInstance, race_store: RaceStore, race_ids: Collection[str]
+) -> Iterator[dg.AssetMaterialization]:
+    """Those of these races that are over and that the catalogue does not show yet, each a partition of its asset.
+
+    Raises:
+        DatabaseError: The database cannot be used.
+    """
+    keys = race_store.read(read_race_keys, race_ids)
+    if not keys:
+        return
+    shown = dg.AssetRecordsFilter(asset_key=SETTLED_RACES.key, asset_partitions=list(keys.values()))
+    known = {record.partition_key for record in instance.fetch_materializations(shown, limit=len(keys)).records}
+    settled = race_store.read(read_settled_races, [race_id for race_id, key in keys.items() if key not in known])
+    register_races(instance, [race.key for race in settled])
+    for race in settled:
+        yield dg.AssetMaterialization("settled_races", partition=race.key, metadata=build_settled_metadata(race))
+
+
+def report_settled(context: dg.OpExecutionContext, race_store: RaceStore, race_ids: Collection[str]) -> None:
+    """Tells the catalogue which of these races are over, once each. What cannot be read is a warning."""
+    try:
+        for materialization in describe_settled(context.instance, race_store, race_ids):
+            context.log_event(materialization)
+    except DatabaseError as error:
+        context.log.warning(f"The races that are over are not shown in the catalogue: {error}")
 
 
 def build_settled_metadata(race: SettledRace) -> dict[str, Any]:

@@ -50,15 +50,13 @@ ORDER BY races.start_time""",
         description="The increments of a runner's money add up to its present amount, to the cent.",
         sql="""
 SELECT meeting_name || ' R' || race_number AS race,
-    name || ' has ' || win_pool_amount || ' and ' || place_pool_amount || ' cents, its increments add up to '
+    entrant.name || ' has ' || win_pool_amount || ' and ' || place_pool_amount || ' cents, its increments add up to '
         || win_money || ' and ' || place_money AS problem
 FROM (
     SELECT entrant_id, sum(incremental_win_amount) AS win_money, sum(incremental_place_amount) AS place_money
     FROM money_flow_history WHERE racing_day = %(racing_day)s GROUP BY entrant_id
 ) AS history
-JOIN (
-    SELECT entrant_id, race_id, entrants.name, win_pool_amount, place_pool_amount FROM entrants
-) AS entrant USING (entrant_id)
+JOIN entrants AS entrant USING (entrant_id)
 JOIN races USING (race_id) JOIN meetings USING (meeting_id)
 WHERE win_money <> win_pool_amount OR place_money <> place_pool_amount
 ORDER BY races.start_time""",

@@ -354,7 +354,7 @@ def read_live_races(
     """
     values = {"from_start": now - LIVE_LOOK_BACK, "to_start": now + LAST_MINUTES}
     chosen = {"countries": list(countries), "categories": list(categories)}
-    return [FollowedRace(**row) for row in _ask_engine(engine, LIVE_RACES, **values, **chosen)]
+    return [FollowedRace(**row) for row in ask_engine(engine, LIVE_RACES, **values, **chosen)]
 
 
 def read_races_since(engine: Engine, since: datetime) -> set[str]:
@@ -363,31 +363,32 @@ def read_races_since(engine: Engine, since: datetime) -> set[str]:
     Raises:
         DatabaseError: The database cannot be used. That is no empty answer.
     """
-    return {row["race_id"] for row in _ask_engine(engine, STARTED_SINCE, since=since)}
+    return {row["race_id"] for row in ask_engine(engine, STARTED_SINCE, since=since)}
 
 
 def read_next_races(engine: Engine, *, after: datetime, limit: int) -> list[NextRace]:
     """The races that start first after an instant, at most ``limit``. Raises ``DatabaseError``."""
-    return [NextRace(**row) for row in _ask_engine(engine, NEXT_RACES, after=after, limit=limit)]
+    return [NextRace(**row) for row in ask_engine(engine, NEXT_RACES, after=after, limit=limit)]
 
 
 def read_polls(engine: Engine, run_ids: Sequence[str]) -> list[PollLine]:
     """The ledger of some runs, oldest poll first. Raises ``DatabaseError``."""
-    return [PollLine(**row) for row in _ask_engine(engine, POLLS, run_ids=list(run_ids))]
+    return [PollLine(**row) for row in ask_engine(engine, POLLS, run_ids=list(run_ids))]
 
 
 def read_movers(engine: Engine, race_ids: Sequence[str], run_ids: Sequence[str], *, per_race: int = 3) -> list[Mover]:
     """Per race, by start: the runners whose share moved most since the first of the runs, the largest move first.
     Raises ``DatabaseError``."""
     values = {"race_ids": list(race_ids), "run_ids": list(run_ids), "per_race": per_race}
-    return [Mover(**row) for row in _ask_engine(engine, MOVERS, **values)]
+    return [Mover(**row) for row in ask_engine(engine, MOVERS, **values)]
 
 
 def _bound_overdue(now: datetime) -> dict[str, datetime]:
     return {"after": now - GIVEN_UP_AFTER, "started_by": now - OVERDUE_AFTER}
 
 
-def _ask_engine(engine: Engine, question: str, **values: Any) -> list[dict[str, Any]]:
+def ask_engine(engine: Engine, question: str, **values: Any) -> list[dict[str, Any]]:
+    """The rows of a query, by column name, on a connection of its own. Raises ``DatabaseError``."""
     try:
         with engine.connect() as connection:
             return _ask(connection, question, **values)

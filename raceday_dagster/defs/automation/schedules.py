@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from raceday_dagster.defs.assets import data_checks_job
-from raceday_dagster.defs.jobs import daily_baseline_job, evening_backfill_job, meeting_status_job
+from raceday_dagster.defs.jobs import daily_baseline_job, evening_backfill_job, meeting_status_job, process_images_job
 from raceday_dagster.defs.ops.day import build_day_config
 from raceday_dagster.defs.ops.maintenance import maintenance_job
 from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
@@ -32,16 +32,17 @@ def build_schedule(
     build_run_config: Callable[[datetime], RunConfig] = choose_day_config,
     *,
     latest: timedelta | None = None,
+    is_on: bool = True,
 ) -> dg.ScheduleDefinition:
-    """A schedule of a job, on from the start, that asks for one run a tick however often the tick is repeated; for
-    none, later than ``latest`` after its time."""
+    """A schedule of a job, on from the start if ``is_on``, that asks for one run a tick however often the tick is
+    repeated; for none, later than ``latest`` after its time."""
 
     @dg.schedule(
         name=f"{job_name}_schedule",
         job_name=job_name,
         cron_schedule=cron,
         execution_timezone=NEW_ZEALAND.key,
-        default_status=dg.DefaultScheduleStatus.RUNNING,
+        default_status=dg.DefaultScheduleStatus.RUNNING if is_on else dg.DefaultScheduleStatus.STOPPED,
         description=description,
     )
     def evaluate(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
@@ -85,5 +86,13 @@ SCHEDULES: tuple[dg.ScheduleDefinition, ...] = (
         meeting_status_job.name,
         "*/15 0-1,6-23 * * *",
         "Every 15 minutes but from 02:00 to 06:00: statuses, starts, track and weather of the meetings.",
+    ),
+    build_schedule(
+        process_images_job.name,
+        "30 6 * * *",
+        "Every morning at 06:30, once it is switched on: the silks of the racing day that were never described. "
+        "A vision API may cost money.",
+        lambda scheduled_at: build_day_config(choose_current_racing_day(scheduled_at), "select_images"),
+        is_on=False,
     ),
 )

@@ -32,7 +32,7 @@ DAY_BUDGET_MS = 15 * 60 * 1000
 LIST_DEADLINE_S = 60.0
 
 
-class FetchMeetings(dg.Config):
+class ChosenDay(dg.Config):
     """Which racing day."""
 
     racing_day: str = Field(
@@ -73,9 +73,9 @@ class DayLoad(Record):
 DayOutput: TypeAlias = dg.Output[Batch] | dg.Output[DayLoad] | dg.DynamicOutput[str]
 
 
-def build_day_config(racing_day: date) -> dict[str, Any]:
-    """Run config that names the racing day; in each of these jobs the same one."""
-    return {"ops": {"fetch_meetings": {"config": {"racing_day": racing_day.isoformat()}}}}
+def build_day_config(racing_day: date, op: str = "fetch_meetings") -> dict[str, Any]:
+    """Run config that names the racing day; in each of these jobs the same one, but for the ``op`` that takes it."""
+    return {"ops": {op: {"config": {"racing_day": racing_day.isoformat()}}}}
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def build_list_op(
     @dg.op(name=name, description=description, tags={"dagster/priority": str(priority)})
     def fetch_list(
         context: dg.OpExecutionContext,
-        config: FetchMeetings,
+        config: ChosenDay,
         settings: dg.ResourceParam[Settings],
         racing_api: dg.ResourceParam[RacingApi],
     ) -> RacingDay:

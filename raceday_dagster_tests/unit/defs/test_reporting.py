@@ -27,10 +27,10 @@ def test_the_board_always_adds_up() -> None:
     board = ProgressBoard()
     said: list[BatchProgress] = []
     board.begin(4)
-    board.start_race()
-    board.start_race()
-    board.end_race(end_race("a", "success", 2_000), said.append)
-    board.end_race(end_race("b", "failed"), said.append)
+    board.start_item()
+    board.start_item()
+    board.end_item(end_race("a", "success", 2_000), "a", said.append)
+    board.end_item(end_race("b", "failed"), "b", said.append)
     first, second = said
     assert (first.completed, first.processing, first.pending, first.eta_ms) == (1, 1, 2, 3_000)
     assert (second.successful, second.skipped, second.failed) == (1, 0, 1)
@@ -44,9 +44,9 @@ def test_races_that_end_at_once_are_reported_one_after_the_other() -> None:
     said: list[int] = []
 
     def run_race() -> None:
-        board.start_race()
+        board.start_item()
         all_in_flight.wait(10)
-        board.end_race(end_race("a", "success"), lambda progress: said.append(progress.completed))
+        board.end_item(end_race("a", "success"), "a", lambda progress: said.append(progress.completed))
 
     races = [threading.Thread(target=run_race) for _ in range(8)]
     for race in races:
@@ -59,8 +59,8 @@ def test_races_that_end_at_once_are_reported_one_after_the_other() -> None:
 def test_a_board_that_never_began_has_nothing_to_say() -> None:
     board = ProgressBoard()
     said: list[BatchProgress] = []
-    board.start_race()
-    board.end_race(end_race("a", "success"), said.append)
+    board.start_item()
+    board.end_item(end_race("a", "success"), "a", said.append)
     assert said == []
 
 
