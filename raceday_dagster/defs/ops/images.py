@@ -16,7 +16,7 @@ from pydantic import Field
 
 from raceday_dagster.defs.failures import failing_plainly
 from raceday_dagster.defs.ops.batch import Batch, SummariseBatch, begin_batch, is_failed
-from raceday_dagster.defs.ops.day import FetchMeetings, parse_racing_day
+from raceday_dagster.defs.ops.day import ChosenDay, parse_racing_day
 from raceday_dagster.defs.reporting import FAILED_TAG, SHOWN_ITEMS, ProgressBoard, build_row, count_items
 from raceday_dagster.defs.silks import find_silk_sources
 from raceday_dagster.images import ImageBatch, ImageResult, ImageSource, find_sources
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LONGEST_SLUG = 60
 
 
-class SelectImages(FetchMeetings):
+class SelectImages(ChosenDay):
     """Which images to describe, and what each may take."""
 
     sources: list[str] = Field(
