@@ -234,11 +234,12 @@ def _describe_silks(describe: Callable[..., int], limit: int) -> int:
     from raceday_dagster.racing.calendar import choose_current_racing_day
     from raceday_dagster.sandbox.demo import load_simulated_day
     from raceday_dagster.settings import Settings
+    from raceday_dagster.store.queries import is_listed
 
     settings = Settings.from_environment()
     racing_day = choose_current_racing_day(datetime.now(UTC))
     with open_race_store(settings) as race_store:
-        if not race_store.is_listed(racing_day):
+        if not race_store.read(is_listed, racing_day):
             if not is_on_this_machine(settings.nztab_api_url):
                 raise ImagesError(f"racing day {racing_day} is not loaded: run `raceday run daily_baseline` first")
             load_simulated_day(Console(stderr=True), os.environ, _home(), racing_day)

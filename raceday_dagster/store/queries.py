@@ -134,6 +134,25 @@ NAMED = """
 SELECT race_id FROM races
 WHERE racing_day = %(racing_day)s AND left(race_id, length(%(id_start)s)) = %(id_start)s
 """
+SETTLED = """
+SELECT race.race_id, race.racing_day, meeting_name, race_number, race.status, win_pool_total, total_race_pool,
+    (SELECT count(*) FROM race_polls AS poll WHERE poll.race_id = race.race_id) AS polls,
+    (SELECT count(*) FROM market_signals AS signal WHERE signal.race_id = race.race_id AND is_alert) AS signals,
+    (SELECT max(extract(epoch FROM gap))::integer FROM (
+        SELECT polled_at - lag(polled_at) OVER (ORDER BY polled_at) AS gap FROM race_polls AS poll
+        WHERE poll.race_id = race.race_id
+            AND polled_at BETWEEN race.start_time - interval '5 minutes' AND race.start_time
+    ) AS gaps) AS longest_gap_s,
+    (SELECT jsonb_object_agg(runner_number, shares) FROM (
+        SELECT runner_number, jsonb_agg(flow.hold_percentage ORDER BY polling_timestamp) AS shares
+        FROM money_flow_history AS flow JOIN entrants USING (entrant_id)
+        WHERE flow.racing_day = race.racing_day AND flow.race_id = race.race_id AND time_to_start_s < 3600
+        GROUP BY runner_number
+    ) AS runners) AS shares
+FROM races AS race JOIN meetings USING (meeting_id) LEFT JOIN race_pools USING (race_id)
+WHERE race.race_id = ANY (%(race_ids)s) AND race.status IN ('final', 'abandoned')
+ORDER BY race.start_time
+"""
 POLLS = """
 SELECT race_id, status, fetch_ms, transform_ms, write_ms, total_ms, quality_score,
     meetings_rows + races_rows + entrants_rows + race_pools_rows + money_flow_history_rows
@@ -207,6 +226,34 @@ class NextRace(Record):
     title: str
     """Meeting and race number, for people."""
     start_time: datetime
+
+
+class SettledRace(Record):
+    """A race that is over: how it was followed, and the shares of its runners over the polls of its last hour."""
+
+    race_id: str
+    racing_day: date
+    meeting_name: str
+    race_number: int
+    status: str
+    polls: int
+    signals: int
+    win_pool_total: int | None
+    total_race_pool: int | None
+    longest_gap_s: int | None
+    """Between two polls of the last five minutes before the start."""
+    shares: dict[int, tuple[Decimal, ...]] | None
+    """Percent, by runner number."""
+
+    @property
+    def title(self) -> str:
+        """Meeting and race number, for people."""
+        return f"{self.meeting_name} R{self.race_number}"
+
+    @property
+    def key(self) -> str:
+        """Its readable name."""
+        return build_race_key(self.racing_day, self.meeting_name, self.race_number, self.race_id)
 
 
 class PollLine(Record):
@@ -289,6 +336,12 @@ def read_race_keys(connection: Connection, race_ids: Collection[str]) -> dict[st
 def find_races(connection: Connection, key: RaceKey) -> list[str]:
     """Ids of the races that a readable name may mean: one, unless two ids of a day begin alike."""
     return [row["race_id"] for row in _ask(connection, NAMED, racing_day=key.racing_day, id_start=key.id_start)]
+
+
+def read_settled_races(connection: Connection, race_ids: Collection[str]) -> list[SettledRace]:
+    """Those of these races that are final or abandoned, by start."""
+    rows = _ask(connection, SETTLED, race_ids=[make_key(race_id) for race_id in race_ids])
+    return [SettledRace(**row) for row in rows]
 
 
 def read_live_races(

@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
+from raceday_dagster.defs.assets import describe_batch, report_settled
 from raceday_dagster.defs.concurrency import choose_concurrency, read_limit, read_requested_concurrency
 from raceday_dagster.defs.failures import failing_plainly
 from raceday_dagster.defs.partitions import build_mapping_key, find_race
@@ -37,7 +38,7 @@ from raceday_dagster.racing.outcomes import (
 )
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.queries import FollowedRace
+from raceday_dagster.store.queries import FollowedRace, read_followed_races, read_polled_races
 from raceday_dagster.store.race_store import PollRun, RaceStore
 from raceday_dagster.workers.pool import TransformWorkers
 
@@ -202,7 +203,9 @@ def begin_batch(
 
 def _read_due_races(context: dg.OpExecutionContext, settings: Settings, race_store: RaceStore) -> list[str]:
     now = datetime.now(UTC)
-    stored = race_store.read_polled_races(now, countries=settings.race_countries, categories=settings.race_categories)
+    stored = race_store.read(
+        read_polled_races, now, countries=settings.race_countries, categories=settings.race_categories
+    )
     due = plan_polls(stored, (), now).race_ids
     if not due:
         known = f"{len(stored)} races are stored around now" if stored else "no race is stored around now"
@@ -290,6 +293,7 @@ def summarise_batch(
     report_unanswered(context.run_id, outcome, list(stored.values()), datetime.now(UTC))
     if tags := build_failure_tags(outcome):
         context.instance.add_run_tags(context.run_id, tags)
+    _report_assets(context, batch, outcome, race_store)
     # The UI has the outcome even when the ledger cannot be written.
     yield dg.Output(outcome, metadata=build_summary_metadata(outcome))
     with failing_plainly():
@@ -301,6 +305,14 @@ def summarise_batch(
             "the summary is stored, and each race's reason is in its steps and in the table race_polls",
             allow_retries=False,
         )
+
+
+def _report_assets(context: dg.OpExecutionContext, batch: Batch, outcome: BatchOutcome, race_store: RaceStore) -> None:
+    """Tells the catalogue of a batch, unless it loads a day, and of the races that are over with it."""
+    if batch.budget_ms == BATCH_BUDGET_MS:
+        context.log_event(describe_batch(outcome, describe_run(context).due_at))
+    if over := [race.race_id for race in outcome.races if is_over(race)]:
+        report_settled(context, race_store, over)
 
 
 def is_failed(outcome: BatchResults[Any], policy: FailRunWhen) -> bool:
@@ -316,7 +328,7 @@ def _read_stored(
     """What is stored of these races, by id: their names, when they last had an answer, how often they were polled."""
     race_ids = [race.race_id for race in races]
     try:
-        return {race.race_id: race for race in race_store.read_followed_races(race_ids)} if race_ids else {}
+        return {race.race_id: race for race in race_store.read(read_followed_races, race_ids)} if race_ids else {}
     except DatabaseError as error:
         context.log.warning(f"The names and polls of races could not be read: {error}")
         return {}

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from raceday_dagster.defs.failures import failing_plainly
 from raceday_dagster.defs.ops.batch import Batch, SummariseBatch, begin_batch, is_failed
-from raceday_dagster.defs.ops.day import RacingDayUnderWay, parse_racing_day
+from raceday_dagster.defs.ops.day import FetchMeetings, parse_racing_day
 from raceday_dagster.defs.reporting import FAILED_TAG, SHOWN_ITEMS, ProgressBoard, build_row, count_items
 from raceday_dagster.defs.silks import find_silk_sources
 from raceday_dagster.images import ImageBatch, ImageResult, ImageSource, find_sources
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LONGEST_SLUG = 60
 
 
-class SelectImages(RacingDayUnderWay):
+class SelectImages(FetchMeetings):
     """Which images to describe, and what each may take."""
 
     sources: list[str] = Field(
@@ -142,10 +142,7 @@ def clean_up_image(
     _report(context, result, failed_here=image.error is None and result.error is not None)
     log = get_logger(run_id=context.run_id)
     log.info("image_complete", image=result.name, status=result.status, timings=result.timings.model_dump())
-    progress_board.end_item(
-        result.status,
-        lambda progress: log.info("batch_progress", **{**progress.model_dump(), "current": result.name}),
-    )
+    progress_board.end_item(result, result.name, lambda progress: log.info("batch_progress", **progress.model_dump()))
     return result
 
 

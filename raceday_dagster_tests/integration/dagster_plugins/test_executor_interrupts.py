@@ -113,10 +113,7 @@ def test_a_caller_that_stops_listening_leaves_no_step_running(instance: dg.Dagst
     assert "step wait_for_release" not in {thread.name for thread in threading.enumerate()}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_process_of_a_run_although_its_step_never_ends(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_signal_ends_the_process_of_a_run_although_its_step_never_ends(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
@@ -137,7 +134,7 @@ def test_a_signal_ends_the_process_of_a_run_although_its_step_never_ends(
             with dg.DagsterInstance.from_config(str(home)) as instance:
                 (stored,) = instance.get_runs()
                 instance.report_run_canceling(stored)
-                process.send_signal(number)
+                process.terminate()
                 assert process.wait(PATIENCE_S) == 0
                 assert instance.get_runs()[0].status == dg.DagsterRunStatus.CANCELED
         finally:
