@@ -24,6 +24,7 @@ SENSOR = "due_races"
 HELPERS = (
     "first_baseline",
     "daily_baseline_schedule",
+    "data_checks_schedule",
     "meeting_status_schedule",
     "evening_backfill_schedule",
     "maintenance_schedule",
