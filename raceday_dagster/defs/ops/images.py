@@ -225,7 +225,9 @@ def build_image_metadata(image: ImageInProgress | ImageResult) -> dict[str, Any]
         shown |= {"bytes_before": facts.bytes_before, "bytes_after": facts.bytes_after}
         for when, (width, height) in (("before", facts.size_before), ("after", facts.size_after)):
             shown[f"size_{when}"] = f"{width} x {height}"
-        shown["preview"] = dg.MetadataValue.md(f"![](data:{PREVIEW_TYPE};base64,{b64encode(facts.preview).decode()})")
+        if isinstance(image, ImageResult):  # once is enough: metadata is kept with every event
+            picture = b64encode(facts.preview).decode()
+            shown["preview"] = dg.MetadataValue.md(f"![](data:{PREVIEW_TYPE};base64,{picture})")
     if said := image.description:
         shown |= {"title": said.title, "keywords": ", ".join(said.keywords), "category": said.category}
     if error := image.error:
