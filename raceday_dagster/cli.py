@@ -10,6 +10,7 @@ import sys
 
 try:
     import fcntl
+    import json
     import os
     import shlex
     import signal
@@ -138,13 +139,17 @@ def up(
 
 
 @main.command()
-def health() -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def health(*, as_json: bool) -> None:
     """Say whether the service does its work: a line for each check. Exits with 1 when one fails."""
-    from raceday_dagster.service.health import check_health, is_healthy
+    from raceday_dagster.service.health import check_health, describe_health, is_healthy
 
     checks = check_health(os.environ, datetime.now(UTC))
-    for check in checks:
-        click.echo(check)
+    if as_json:
+        click.echo(json.dumps(describe_health(checks)))
+    else:
+        for check in checks:
+            click.echo(check)
     sys.exit(0 if is_healthy(checks) else 1)
 
 

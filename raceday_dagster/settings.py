@@ -88,6 +88,15 @@ def _http_url(value: str) -> str:
     return value.strip().rstrip("/")
 
 
+def _secret_http_url(value: object) -> SecretStr:
+    """The URL of a webhook: its path and query are what lets us in."""
+    parts = urlsplit(str(value).strip())
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be an http:// or https:// URL")
+    _ = parts.port  # raises ValueError for what is no port
+    return SecretStr(str(value).strip())
+
+
 def _header_value(value: str) -> str:
     if not value.isprintable() or not value.isascii() or not value.strip():
         raise ValueError("must be printable ASCII text")
@@ -165,6 +174,15 @@ class Settings(BaseModel):
     keep_runs_hours: int = Field(default=48, ge=1, le=8760)
     keep_ledger_days: int = Field(default=90, ge=8, le=3650)
     dagster_pg_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None
+    signal_money_points: float = Field(default=5.0, gt=0, le=100)
+    signal_share_points: float = Field(default=3.0, gt=0, le=100)
+    signal_share_strong_points: float = Field(default=6.0, gt=0, le=100)
+    signal_price_percent: float = Field(default=5.0, gt=0, le=100)
+    signal_share_look_back_s: int = Field(default=30, ge=15, le=60)
+    signal_longest_gap_s: int = Field(default=60, ge=15, le=120)
+    signal_last_minutes_gap_s: int = Field(default=45, ge=15, le=120)
+    signal_webhook_url: Annotated[SecretStr, BeforeValidator(_secret_http_url)] | None = None
+    alert_webhook_url: Annotated[SecretStr, BeforeValidator(_secret_http_url)] | None = None
     vision_api_url: Annotated[str, AfterValidator(_http_url)] | None = None
     vision_api_key: Annotated[SecretStr, BeforeValidator(_secret_header_value)] | None = None
     vision_model: HeaderValue = "gpt-4o-mini"

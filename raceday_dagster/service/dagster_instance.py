@@ -23,13 +23,14 @@ from raceday_dagster.errors import ServiceError
 SENSOR = "due_races"
 HELPERS = (
     "first_baseline",
+    "alerts",
     "daily_baseline_schedule",
     "data_checks_schedule",
     "meeting_status_schedule",
     "evening_backfill_schedule",
     "maintenance_schedule",
 )
-"""The other sensor and the schedules: without one of them the races of today are polled nevertheless."""
+"""The other sensors and the schedules: without one of them the races of today are polled nevertheless."""
 Answer = TypeVar("Answer")
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy.exc import DBAPIError
 
 from raceday_dagster.dagster_plugins.storage import StorageError
 from raceday_dagster.errors import DatabaseError, ServiceError
-from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_BACK, is_without_answer
+from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_BACK
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.sandbox.sandbox import write_instance_config
 from raceday_dagster.service.console import shorten
@@ -26,7 +26,7 @@ from raceday_dagster.service.instance_lock import Holder, read_holder
 from raceday_dagster.service.service_files import ServiceState, read_state
 from raceday_dagster.settings import SHARED_DATABASE, Settings
 from raceday_dagster.store.engine import build_engine
-from raceday_dagster.store.queries import FollowedRace, is_listed, read_live_races
+from raceday_dagster.store.queries import FollowedRace, find_late_races, is_listed, read_live_races
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster.store.schema.check import check_schema
 from raceday_dagster.store.sql_errors import describe_place
@@ -50,6 +50,14 @@ class Check:
 
     def __str__(self) -> str:
         return f"{self.verdict:<7} {self.text}"
+
+
+def describe_health(checks: Sequence[Check]) -> dict[str, Any]:
+    """The report for programs."""
+    return {
+        "healthy": is_healthy(checks),
+        "checks": [{"verdict": check.verdict, "text": check.text} for check in checks],
+    }
 
 
 def is_healthy(checks: Sequence[Check]) -> bool:
@@ -221,7 +229,7 @@ def judge_polls(races: Sequence[FollowedRace], now: datetime, up_since: datetime
     """
     live = [race for race in races if now - race.start_time < LOOK_BACK]
     overdue = [race for race in races if now - race.start_time >= LOOK_BACK]
-    late = [race for race in live if is_without_answer(race.start_time, race.answered_at, now)]
+    late = find_late_races(races, now)
     if late and is_warming_up(up_since, now):
         yield Check("warning", f"polls: the service has just started; {name_races(late, now)}")
     elif late:

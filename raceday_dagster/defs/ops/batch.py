@@ -25,7 +25,8 @@ from raceday_dagster.defs.reporting import (
     report_unanswered,
     warn_of_budgets,
 )
-from raceday_dagster.errors import DatabaseError
+from raceday_dagster.defs.signals import NO_SIGNALS, build_signal_metadata, find_batch_signals, send_signals
+from raceday_dagster.errors import DatabaseError, WriteError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.cadence import plan_polls
 from raceday_dagster.racing.outcomes import (
@@ -263,6 +264,7 @@ def summarise_batch(
     config: SummariseBatch,
     batch: Batch,
     races: list[ProcessResult],
+    settings: dg.ResourceParam[Settings],
     race_store: dg.ResourceParam[RaceStore],
     transform_workers: dg.ResourceParam[TransformWorkers],
 ) -> Iterator[dg.Output[BatchOutcome]]:
@@ -293,11 +295,16 @@ def summarise_batch(
     report_unanswered(context.run_id, outcome, list(stored.values()), datetime.now(UTC))
     if tags := build_failure_tags(outcome):
         context.instance.add_run_tags(context.run_id, tags)
+    not_recorded = _record_batch(context, outcome, race_store)
+    # A database that has just refused the ledger is not asked again.
+    found = NO_SIGNALS if not_recorded else find_batch_signals(context, outcome, settings, race_store)
     _report_assets(context, batch, outcome, race_store)
     # The UI has the outcome even when the ledger cannot be written.
-    yield dg.Output(outcome, metadata=build_summary_metadata(outcome))
+    yield dg.Output(outcome, metadata={**build_summary_metadata(outcome), **build_signal_metadata(found)})
+    send_signals(context, found.news, settings)
     with failing_plainly():
-        race_store.record_batch(describe_run(context), outcome)
+        if not_recorded is not None:
+            raise not_recorded
     if is_failed(outcome, config.fail_run_when):
         raise dg.Failure(
             f"{outcome.failures} of {outcome.total_races} races failed "
@@ -313,6 +320,15 @@ def _report_assets(context: dg.OpExecutionContext, batch: Batch, outcome: BatchO
         context.log_event(describe_batch(outcome, describe_run(context).due_at))
     if over := [race.race_id for race in outcome.races if is_over(race)]:
         report_settled(context, race_store, over)
+
+
+def _record_batch(context: dg.OpExecutionContext, outcome: BatchOutcome, race_store: RaceStore) -> WriteError | None:
+    """Puts the batch into the ledger; the error if it is not there."""
+    try:
+        race_store.record_batch(describe_run(context), outcome)
+    except WriteError as error:
+        return error
+    return None
 
 
 def is_failed(outcome: BatchResults[Any], policy: FailRunWhen) -> bool:

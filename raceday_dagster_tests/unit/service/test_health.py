@@ -15,6 +15,7 @@ from raceday_dagster.service.health import (
     check_health,
     date_holder,
     describe_age,
+    describe_health,
     is_healthy,
     judge_automation,
     judge_day,
@@ -204,3 +205,12 @@ def test_nobody_holding_the_lock_fails() -> None:
 @pytest.mark.parametrize(("seconds", "said"), [(-3, "0 s"), (119, "119 s"), (120, "2 min"), (7_200, "2 h")])
 def test_an_age_is_said_in_one_unit(seconds: int, said: str) -> None:
     assert describe_age(timedelta(seconds=seconds)) == said
+
+
+def test_the_report_for_programs_says_what_the_lines_say() -> None:
+    checks = [Check("ok", "database: fine"), Check("warning", "day: just begun")]
+    assert describe_health(checks) == {
+        "healthy": True,
+        "checks": [{"verdict": "ok", "text": "database: fine"}, {"verdict": "warning", "text": "day: just begun"}],
+    }
+    assert not describe_health([*checks, Check("FAIL", "polls: none")])["healthy"]
