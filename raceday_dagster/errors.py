@@ -10,7 +10,7 @@
     ├── ArchiveError              old history could not be put away; it is where it was
     ├── ImagesError               a batch of images cannot begin
     └── StageError                one item failed in one stage; carries the verdict "is another try worth it?"
-        ├── ImageError            an image: stages "read", "compress", "describe", "validate"
+        ├── ImageError            an image: stages "read", "compress", "describe", "validate", "keep"
         └── PipelineError         a race
             ├── FetchError        stage "fetch"
             ├── TransformError    stage "transform"
@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import Literal
 
 Stage = Literal["fetch", "transform", "write"]
-ImageStage = Literal["read", "compress", "describe", "validate"]
+ImageStage = Literal["read", "compress", "describe", "validate", "keep"]
 
 
 class RacedayError(Exception):

@@ -25,6 +25,7 @@ HELPERS = (
     "first_baseline",
     "alerts",
     "daily_baseline_schedule",
+    "data_checks_schedule",
     "meeting_status_schedule",
     "evening_backfill_schedule",
     "maintenance_schedule",

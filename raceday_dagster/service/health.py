@@ -26,7 +26,7 @@ from raceday_dagster.service.instance_lock import Holder, read_holder
 from raceday_dagster.service.service_files import ServiceState, read_state
 from raceday_dagster.settings import SHARED_DATABASE, Settings
 from raceday_dagster.store.engine import build_engine
-from raceday_dagster.store.queries import FollowedRace, find_late_races, read_live_races
+from raceday_dagster.store.queries import FollowedRace, find_late_races, is_listed, read_live_races
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster.store.schema.check import check_schema
 from raceday_dagster.store.sql_errors import describe_place
@@ -129,7 +129,7 @@ def _check_races(settings: Settings, now: datetime, up_since: datetime | None) -
     try:
         check_schema(engine)
         yield Check("ok", f"database: {describe_place(engine)} answers, its schema is this code's")
-        yield judge_day(RaceStore(engine).is_listed(choose_current_racing_day(now)), now, up_since)
+        yield judge_day(RaceStore(engine).read(is_listed, choose_current_racing_day(now)), now, up_since)
         races = read_live_races(engine, now, countries=settings.race_countries, categories=settings.race_categories)
         yield from judge_polls(races, now, up_since)
     except DatabaseError as error:

@@ -25,7 +25,7 @@ from raceday_dagster.racing.alerts import (
 )
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.engine import build_engine
-from raceday_dagster.store.queries import find_late_races, read_live_races
+from raceday_dagster.store.queries import find_late_races, read_live_races, read_overdue_races
 from raceday_dagster.store.race_store import RaceStore
 
 EVERY_S = 30
@@ -63,7 +63,7 @@ class InstanceWatch:
         chosen = {"countries": self._settings.race_countries, "categories": self._settings.race_categories}
         try:
             late = find_late_races(read_live_races(engine, now, **chosen), now)
-            overdue = RaceStore(engine).read_overdue_races(now, **chosen)
+            overdue = RaceStore(engine).read(read_overdue_races, now, **chosen)
         finally:
             engine.dispose()
         return [

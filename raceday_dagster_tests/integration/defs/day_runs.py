@@ -12,8 +12,8 @@ from raceday_dagster.definitions import defs
 from raceday_dagster_tests.integration.race_day import FIRST_START, RACING_DAY, RaceDay
 
 NEXT_DAY = RACING_DAY + timedelta(days=1)
-EVENING = FIRST_START + timedelta(hours=10)
-"""21:00 in New Zealand."""
+EVENING = FIRST_START + timedelta(hours=4, minutes=45)
+"""15:45 in New Zealand: of the gallops there, two are running and one is yet to start."""
 NIGHT = FIRST_START + timedelta(hours=18)
 """05:00 in New Zealand: every race of the day is over."""
 

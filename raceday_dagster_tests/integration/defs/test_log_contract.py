@@ -13,7 +13,7 @@ from raceday_dagster_tests.integration.defs.day_runs import read_metadata
 from raceday_dagster_tests.integration.race_day import (
     RaceDay,
     list_races,
-    open_module_day,
+    open_race_day,
     process_races_job,
     read_log,
 )
@@ -88,8 +88,8 @@ BUSY_MACHINE = {
 
 
 @pytest.fixture(scope="module")
-def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
-    with open_module_day(database_url, tmp_path_factory, LOG_LEVEL="debug") as opened:
+def day(database_url: str) -> Iterator[RaceDay]:
+    with open_race_day(database_url, LOG_LEVEL="debug") as opened:
         yield opened
 
 
