@@ -154,9 +154,11 @@ def is_warming_up(up_since: datetime | None, now: datetime) -> bool:
 def judge_heartbeats(heartbeats: Mapping[str, datetime | None], now: datetime, up_since: datetime | None) -> Check:
     """Whether every daemon gave a sign of life lately."""
     silent = [
-        f"{name} (never seen)" if beat is None else f"{name} ({describe_age(now - beat)} ago)"
+        f"{name} (never seen)"
+        if beat is None
+        else f"{name} ({describe_age(abs(now - beat))} {'ago' if beat <= now else 'ahead of the clock'})"
         for name, beat in sorted(heartbeats.items())
-        if beat is None or now - beat > LONGEST_SILENCE
+        if beat is None or abs(now - beat) > LONGEST_SILENCE
     ]
     if silent and is_warming_up(up_since, now):
         return Check("warning", f"daemon: the service has just started; no heartbeat yet of {', '.join(silent)}")
