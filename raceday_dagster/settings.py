@@ -119,6 +119,7 @@ def _secret_header_value(value: object) -> SecretStr:
 
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+FailRunWhen = Literal["all", "any", "never"]
 DEFAULT_LOG_LEVEL: LogLevel = "info"
 
 
@@ -161,6 +162,7 @@ class Settings(BaseModel):
     race_categories: Categories = ("T", "H")
     raceday_home: Path = Path(".raceday")
     archive_dir: Path | None = None
+    fail_run_when: Annotated[FailRunWhen, BeforeValidator(_lower)] = "all"
     log_level: Annotated[LogLevel, BeforeValidator(_lower)] = DEFAULT_LOG_LEVEL
     keep_runs_hours: int = Field(default=48, ge=1, le=8760)
     keep_ledger_days: int = Field(default=90, ge=8, le=3650)

@@ -117,6 +117,19 @@ WHERE race.status IN ('open', 'closed', 'interim')
     AND meeting.country = ANY (%(countries)s) AND race.type = ANY (%(categories)s)
 ORDER BY race.start_time, race.race_id
 """
+# From the newest success before on, which the index finds from the end: a race may have a thousand polls.
+RECOVERED_RACES = """
+SELECT asked.race_id, count(*) AS failed_polls, min(failed.polled_at) AS failing_since
+FROM unnest(%(race_ids)s) AS asked (race_id)
+LEFT JOIN LATERAL (
+    SELECT poll.polled_at FROM race_polls AS poll
+    WHERE poll.race_id = asked.race_id AND poll.status = 'success' AND poll.run_id <> %(run_id)s
+    ORDER BY poll.polled_at DESC LIMIT 1
+) AS good ON true
+JOIN race_polls AS failed ON failed.race_id = asked.race_id AND failed.status = 'failed'
+    AND failed.run_id <> %(run_id)s AND failed.polled_at > coalesce(good.polled_at, '-infinity')
+GROUP BY asked.race_id
+"""
 NEXT_RACES = """
 SELECT race_id, meeting_name || ' R' || race_number AS title, start_time
 FROM races JOIN meetings USING (meeting_id)
@@ -188,6 +201,15 @@ class FollowedRace(Record):
     """Why the newest of all stored none, if it did not."""
     polls: int = 0
     """All polls in the ledger."""
+
+
+class RecoveredRace(Record):
+    """A race whose polls failed until now."""
+
+    race_id: str
+    failed_polls: int
+    """Since the success before."""
+    failing_since: datetime
 
 
 class NextRace(Record):
@@ -268,6 +290,12 @@ def read_followed_races(connection: Connection, race_ids: Collection[str]) -> li
     """These races as they are stored, in any order; those that are not stored are left out."""
     rows = _ask(connection, RACES_BY_ID, race_ids=[make_key(race_id) for race_id in race_ids])
     return [FollowedRace(**row) for row in rows]
+
+
+def read_recovered_races(connection: Connection, race_ids: Collection[str], run_id: str) -> list[RecoveredRace]:
+    """Of races that a run has polled with success, those whose polls had failed since the success before."""
+    keys = [make_key(race_id) for race_id in race_ids]
+    return [RecoveredRace(**row) for row in _ask(connection, RECOVERED_RACES, race_ids=keys, run_id=make_key(run_id))]
 
 
 def read_live_races(

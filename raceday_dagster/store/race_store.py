@@ -22,7 +22,7 @@ from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.store import day_list, ledger, queries, race_write
 from raceday_dagster.store.decisions import FIRST_YEAR, LAST_YEAR, guess_racing_days, is_racing_day
 from raceday_dagster.store.engine import PoolGauge
-from raceday_dagster.store.queries import FollowedRace, OverdueRace, RaceToRecheck
+from raceday_dagster.store.queries import FollowedRace, OverdueRace, RaceToRecheck, RecoveredRace
 from raceday_dagster.store.race_write import Poll, WriteReport
 from raceday_dagster.store.schema.partitions import choose_days, create_partitions
 from raceday_dagster.store.sql_errors import build_database_error, is_missing_partition
@@ -168,6 +168,11 @@ class RaceStore:
     def read_followed_races(self, race_ids: Collection[str]) -> list[FollowedRace]:
         """Those of these races that are stored, and what became of their polls. Raises ``DatabaseError``."""
         return self._read(queries.read_followed_races, race_ids)
+
+    def read_recovered_races(self, race_ids: Collection[str], run_id: str) -> list[RecoveredRace]:
+        """Those of these races, polled with success by a run, whose polls before it had failed. Raises
+        ``DatabaseError``."""
+        return self._read(queries.read_recovered_races, race_ids, run_id)
 
     def read_races_to_recheck(self, racing_days: Sequence[date], now: datetime) -> list[RaceToRecheck]:
         """Races to ask about again: started ones of these days, overdue ones of the last week. ``now`` is the feed's.

@@ -71,6 +71,7 @@ EVENTS: dict[str, dict[str, type]] = {
         "failed": list,
     },
     "scheduler_race_polled": {**NAMED, "status": str, "race_status": str, "seconds_to_start": int},
+    "race_recovered": {**NAMED, "failed_polls": int, "seconds": int},
     "scheduler_race_completed": {
         **NAMED,
         "reason": str,
@@ -89,7 +90,7 @@ BUSY_MACHINE = {
 
 @pytest.fixture(scope="module")
 def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
-    with open_module_day(database_url, tmp_path_factory, LOG_LEVEL="debug") as opened:
+    with open_module_day(database_url, tmp_path_factory, LOG_LEVEL="debug", FAIL_RUN_WHEN="any") as opened:
         yield opened
 
 
@@ -98,6 +99,10 @@ def test_every_line_of_a_live_batch_has_the_fields_of_its_event(
 ) -> None:
     good, retried, garbled = day.race_ids[:3]
     (_start, over), *_others = list_races(day.simulator, "Final")
+    first = day.simulator.add_fault(good, "garbage", times=1)
+    assert day.poll([good]).success, "what a run's config says comes before FAIL_RUN_WHEN"
+    assert day.simulator.fired(first) == 1
+    capfd.readouterr()
     rules = [day.simulator.add_fault(retried, "status", code=503, times=1), day.simulator.add_fault(garbled, "garbage")]
     result = dg.execute_job(
         dg.reconstructable(process_races_job),
@@ -106,12 +111,15 @@ def test_every_line_of_a_live_batch_has_the_fields_of_its_event(
         tags={LANE_TAG: LIVE},
     )
     assert [day.simulator.fired(rule) for rule in rules] == [1, 1]
+    assert not result.success, "one race failed, and FAIL_RUN_WHEN is any"
     lines = read_log(capfd.readouterr().err)
     contract = {**EVENTS, **BUSY_MACHINE}
     wrong = [line for line in lines if describe(line) != describe_event(contract.get(line["event"]))]
     assert wrong == []
     assert {line["event"] for line in lines} - BUSY_MACHINE.keys() == EVENTS.keys()
     assert {line["run_id"] for line in lines} == {result.run_id}
+    (recovered,) = [line for line in lines if line["event"] == "race_recovered"]
+    assert (recovered["race_id"], recovered["failed_polls"]) == (good, 1)
     (completed,) = [line for line in lines if line["event"] == "scheduler_race_completed"]
     assert (completed["race_id"], completed["final_status"], completed["total_polls"]) == (over, "final", 1)
 
