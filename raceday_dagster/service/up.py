@@ -35,7 +35,7 @@ from raceday_dagster.service.processes import ChildProcess
 from raceday_dagster.service.service_files import (
     ServiceState,
     choose_environment,
-    make_socket_folder,
+    making_socket_folder,
     read_state,
     remove_state,
     write_state,
@@ -149,7 +149,7 @@ def _serve(
         try:
             parts = build_parts(
                 Path(variables["DAGSTER_HOME"]),
-                make_socket_folder(home),
+                stack.enter_context(making_socket_folder(home)),
                 web,
                 does_daemon_work=DaemonPulse(instance).has_beaten,
                 before_run_server=lost_runs.find,
