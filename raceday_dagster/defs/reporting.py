@@ -27,7 +27,8 @@ from raceday_dagster.racing.outcomes import (
     Timings,
 )
 from raceday_dagster.store.engine import describe_utilisation
-from raceday_dagster.store.queries import FollowedRace, RecoveredRace
+from raceday_dagster.store.ledger import RecoveredRace
+from raceday_dagster.store.queries import FollowedRace
 
 SHOWN_RACES = 50
 """Rows of the table in the UI; the table race_polls has them all."""

@@ -28,6 +28,7 @@ HELPERS = (
     "meeting_status_schedule",
     "evening_backfill_schedule",
     "maintenance_schedule",
+    "data_checks_schedule",
 )
 """The other sensor and the schedules: without one of them the races of today are polled nevertheless."""
 ASK_WITHIN_S = 1.0

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_AHEAD, LOOK_BACK, PolledRace
 from raceday_dagster.racing.outcomes import Status
+from raceday_dagster.racing.race_key import RaceKey, build_race_key
 from raceday_dagster.racing.records import Record
 from raceday_dagster.store.ledger import make_key
 from raceday_dagster.store.sql_errors import build_database_error
@@ -117,25 +118,40 @@ WHERE race.status IN ('open', 'closed', 'interim')
     AND meeting.country = ANY (%(countries)s) AND race.type = ANY (%(categories)s)
 ORDER BY race.start_time, race.race_id
 """
-# From the newest success before on, which the index finds from the end: a race may have a thousand polls.
-RECOVERED_RACES = """
-SELECT asked.race_id, count(*) AS failed_polls, min(failed.polled_at) AS failing_since
-FROM unnest(%(race_ids)s) AS asked (race_id)
-LEFT JOIN LATERAL (
-    SELECT poll.polled_at FROM race_polls AS poll
-    WHERE poll.race_id = asked.race_id AND poll.status = 'success' AND poll.run_id <> %(run_id)s
-    ORDER BY poll.polled_at DESC LIMIT 1
-) AS good ON true
-JOIN race_polls AS failed ON failed.race_id = asked.race_id AND failed.status = 'failed'
-    AND failed.run_id <> %(run_id)s AND failed.polled_at > coalesce(good.polled_at, '-infinity')
-GROUP BY asked.race_id
-"""
 NEXT_RACES = """
 SELECT race_id, meeting_name || ' R' || race_number AS title, start_time
 FROM races JOIN meetings USING (meeting_id)
 WHERE start_time > %(after)s AND races.status NOT IN ('final', 'abandoned')
 ORDER BY start_time, race_id
 LIMIT %(limit)s
+"""
+NAMES = """
+SELECT race_id, race.racing_day, meeting_name, race_number
+FROM races AS race JOIN meetings USING (meeting_id)
+WHERE race_id = ANY (%(race_ids)s)
+"""
+NAMED = """
+SELECT race_id FROM races
+WHERE racing_day = %(racing_day)s AND left(race_id, length(%(id_start)s)) = %(id_start)s
+"""
+SETTLED = """
+SELECT race.race_id, race.racing_day, meeting_name, race_number, race.status, win_pool_total, total_race_pool,
+    (SELECT count(*) FROM race_polls AS poll WHERE poll.race_id = race.race_id) AS polls,
+    (SELECT count(*) FROM market_signals AS signal WHERE signal.race_id = race.race_id AND is_alert) AS signals,
+    (SELECT max(extract(epoch FROM gap))::integer FROM (
+        SELECT polled_at - lag(polled_at) OVER (ORDER BY polled_at) AS gap FROM race_polls AS poll
+        WHERE poll.race_id = race.race_id
+            AND polled_at BETWEEN race.start_time - interval '5 minutes' AND race.start_time
+    ) AS gaps) AS longest_gap_s,
+    (SELECT jsonb_object_agg(runner_number, shares) FROM (
+        SELECT runner_number, jsonb_agg(flow.hold_percentage ORDER BY polling_timestamp) AS shares
+        FROM money_flow_history AS flow JOIN entrants USING (entrant_id)
+        WHERE flow.racing_day = race.racing_day AND flow.race_id = race.race_id AND time_to_start_s < 3600
+        GROUP BY runner_number
+    ) AS runners) AS shares
+FROM races AS race JOIN meetings USING (meeting_id) LEFT JOIN race_pools USING (race_id)
+WHERE race.race_id = ANY (%(race_ids)s) AND race.status IN ('final', 'abandoned')
+ORDER BY race.start_time
 """
 POLLS = """
 SELECT race_id, status, fetch_ms, transform_ms, write_ms, total_ms, quality_score,
@@ -203,15 +219,6 @@ class FollowedRace(Record):
     """All polls in the ledger."""
 
 
-class RecoveredRace(Record):
-    """A race whose polls failed until now."""
-
-    race_id: str
-    failed_polls: int
-    """Since the success before."""
-    failing_since: datetime
-
-
 class NextRace(Record):
     """A race that is yet to start."""
 
@@ -219,6 +226,34 @@ class NextRace(Record):
     title: str
     """Meeting and race number, for people."""
     start_time: datetime
+
+
+class SettledRace(Record):
+    """A race that is over: how it was followed, and the shares of its runners over the polls of its last hour."""
+
+    race_id: str
+    racing_day: date
+    meeting_name: str
+    race_number: int
+    status: str
+    polls: int
+    signals: int
+    win_pool_total: int | None
+    total_race_pool: int | None
+    longest_gap_s: int | None
+    """Between two polls of the last five minutes before the start."""
+    shares: dict[int, tuple[Decimal, ...]] | None
+    """Percent, by runner number."""
+
+    @property
+    def title(self) -> str:
+        """Meeting and race number, for people."""
+        return f"{self.meeting_name} R{self.race_number}"
+
+    @property
+    def key(self) -> str:
+        """Its readable name."""
+        return build_race_key(self.racing_day, self.meeting_name, self.race_number, self.race_id)
 
 
 class PollLine(Record):
@@ -292,10 +327,21 @@ def read_followed_races(connection: Connection, race_ids: Collection[str]) -> li
     return [FollowedRace(**row) for row in rows]
 
 
-def read_recovered_races(connection: Connection, race_ids: Collection[str], run_id: str) -> list[RecoveredRace]:
-    """Of races that a run has polled with success, those whose polls had failed since the success before."""
-    keys = [make_key(race_id) for race_id in race_ids]
-    return [RecoveredRace(**row) for row in _ask(connection, RECOVERED_RACES, race_ids=keys, run_id=make_key(run_id))]
+def read_race_keys(connection: Connection, race_ids: Collection[str]) -> dict[str, str]:
+    """The readable name of each of these races that is stored, by id."""
+    rows = _ask(connection, NAMES, race_ids=[make_key(race_id) for race_id in race_ids])
+    return {row["race_id"]: build_race_key(**row) for row in rows}
+
+
+def find_races(connection: Connection, key: RaceKey) -> list[str]:
+    """Ids of the races that a readable name may mean: one, unless two ids of a day begin alike."""
+    return [row["race_id"] for row in _ask(connection, NAMED, racing_day=key.racing_day, id_start=key.id_start)]
+
+
+def read_settled_races(connection: Connection, race_ids: Collection[str]) -> list[SettledRace]:
+    """Those of these races that are final or abandoned, by start."""
+    rows = _ask(connection, SETTLED, race_ids=[make_key(race_id) for race_id in race_ids])
+    return [SettledRace(**row) for row in rows]
 
 
 def read_live_races(

@@ -18,17 +18,20 @@ from raceday_dagster.errors import WriteError
 from raceday_dagster.racing.cadence import PolledRace
 from raceday_dagster.racing.events import RacingDay
 from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult, RowCounts
+from raceday_dagster.racing.race_key import RaceKey
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.store import day_list, ledger, queries, race_write
+from raceday_dagster.store.data_checks import DataRule, Violation, find_violations
 from raceday_dagster.store.decisions import FIRST_YEAR, LAST_YEAR, guess_racing_days, is_racing_day
 from raceday_dagster.store.engine import PoolGauge
-from raceday_dagster.store.queries import FollowedRace, OverdueRace, RaceToRecheck, RecoveredRace
+from raceday_dagster.store.ledger import PollRun, RecoveredRace
+from raceday_dagster.store.queries import FollowedRace, OverdueRace, RaceToRecheck, SettledRace
 from raceday_dagster.store.race_write import Poll, WriteReport
 from raceday_dagster.store.schema.partitions import choose_days, create_partitions
 from raceday_dagster.store.sql_errors import build_database_error, is_missing_partition
 from raceday_dagster.store.transaction import Transactions
 
-__all__ = ["Poll", "RaceStore", "WriteReport"]
+__all__ = ["Poll", "PollRun", "RaceStore", "WriteReport"]
 
 DEADLINE_S = 10.0
 LIST_DEADLINE_S = 30.0
@@ -99,26 +102,26 @@ class RaceStore:
             raise
         return report.model_copy(update={"write_ms": measure_ms(), "breakdown_ms": breakdown_ms})
 
-    def record_poll(self, result: ProcessResult, run_id: str, *, deadline_s: float = DEADLINE_S) -> None:
+    def record_poll(self, result: ProcessResult, run: PollRun, *, deadline_s: float = DEADLINE_S) -> None:
         """Puts a race that failed or was skipped into the ledger; a second time adds nothing.
 
         Raises:
             WriteError: It is not there.
         """
         self._transactions.run(
-            lambda transaction: ledger.record_polls(transaction, run_id, [result]),
+            lambda transaction: ledger.record_polls(transaction, run, [result]),
             race_id=result.race_id,
             deadline_s=deadline_s,
         )
 
-    def record_batch(self, run_id: str, outcome: BatchOutcome) -> None:
+    def record_batch(self, run: PollRun, outcome: BatchOutcome) -> None:
         """Puts a batch, and those of its races the ledger misses, into the ledger; a second time adds nothing.
 
         Raises:
             WriteError: Nothing of it is there.
         """
         self._transactions.run(
-            lambda transaction: ledger.record_batch(transaction, run_id, outcome), deadline_s=DEADLINE_S
+            lambda transaction: ledger.record_batch(transaction, run, outcome), deadline_s=DEADLINE_S
         )
 
     def write_racing_day(self, day: RacingDay) -> RowCounts:
@@ -172,7 +175,23 @@ class RaceStore:
     def read_recovered_races(self, race_ids: Collection[str], run_id: str) -> list[RecoveredRace]:
         """Those of these races, polled with success by a run, whose polls before it had failed. Raises
         ``DatabaseError``."""
-        return self._read(queries.read_recovered_races, race_ids, run_id)
+        return self._read(ledger.read_recovered_races, race_ids, run_id)
+
+    def read_race_keys(self, race_ids: Collection[str]) -> dict[str, str]:
+        """The readable names of those of these races that are stored, by id. Raises ``DatabaseError``."""
+        return self._read(queries.read_race_keys, race_ids)
+
+    def find_races(self, key: RaceKey) -> list[str]:
+        """Ids of the races that a readable name may mean. Raises ``DatabaseError``."""
+        return self._read(queries.find_races, key)
+
+    def read_settled_races(self, race_ids: Collection[str]) -> list[SettledRace]:
+        """Those of these races that are over, and how they were followed. Raises ``DatabaseError``."""
+        return self._read(queries.read_settled_races, race_ids)
+
+    def find_violations(self, rule: DataRule, racing_day: date) -> list[Violation]:
+        """The races of a racing day that break a rule of the data. Raises ``DatabaseError``."""
+        return self._read(find_violations, rule, racing_day)
 
     def read_races_to_recheck(self, racing_days: Sequence[date], now: datetime) -> list[RaceToRecheck]:
         """Races to ask about again: started ones of these days, overdue ones of the last week. ``now`` is the feed's.

@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from raceday_dagster.defs.assets import data_checks_job
 from raceday_dagster.defs.jobs import daily_baseline_job, evening_backfill_job, meeting_status_job
 from raceday_dagster.defs.ops.day import build_day_config
 from raceday_dagster.defs.ops.maintenance import maintenance_job
@@ -25,19 +26,19 @@ def choose_day_config(scheduled_at: datetime) -> RunConfig:
 
 
 def build_schedule(
-    job: dg.JobDefinition,
+    job_name: str,
     cron: str,
     description: str,
     build_run_config: Callable[[datetime], RunConfig] = choose_day_config,
     *,
     latest: timedelta | None = None,
 ) -> dg.ScheduleDefinition:
-    """A schedule of ``job``, on from the start, that asks for one run a tick however often the tick is repeated; for
+    """A schedule of a job, on from the start, that asks for one run a tick however often the tick is repeated; for
     none, later than ``latest`` after its time."""
 
     @dg.schedule(
-        name=f"{job.name}_schedule",
-        job=job,
+        name=f"{job_name}_schedule",
+        job_name=job_name,
         cron_schedule=cron,
         execution_timezone=NEW_ZEALAND.key,
         default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -48,7 +49,7 @@ def build_schedule(
         if latest is not None and datetime.now(UTC) - scheduled_at > latest:
             return dg.SkipReason(f"Too late for {scheduled_at.astimezone(NEW_ZEALAND):%H:%M}: left to the sensor")
         return dg.RunRequest(
-            run_key=f"{job.name} {scheduled_at.astimezone(NEW_ZEALAND).isoformat()}",
+            run_key=f"{job_name} {scheduled_at.astimezone(NEW_ZEALAND).isoformat()}",
             run_config=build_run_config(scheduled_at),
         )
 
@@ -57,25 +58,31 @@ def build_schedule(
 
 SCHEDULES: tuple[dg.ScheduleDefinition, ...] = (
     build_schedule(
-        maintenance_job,
+        maintenance_job.name,
         "0 4 * * *",
         "Every night at 04:00: history partitions made ahead and behind, old races and old runs removed.",
         lambda _scheduled_at: {},
     ),
     build_schedule(
-        daily_baseline_job,
+        daily_baseline_job.name,
         "0 6 * * *",
         "Every morning at 06:00: the racing day is loaded, and what yesterday left open is read again. The sensor "
         "first_baseline does it when nothing ran at 06:00.",
         latest=GRACE,  # from then on the sensor loads the day: two would do it at once
     ),
     build_schedule(
-        evening_backfill_job,
+        evening_backfill_job.name,
         "0 21 * * *",
         "Every evening at 21:00: results, dividends and corrections, and races that were missed.",
     ),
     build_schedule(
-        meeting_status_job,
+        data_checks_job.name,
+        "50 0-1,9-23 * * *",
+        "Every hour from 09:50 to 01:50: whether the stored data of the racing day keeps its rules.",
+        lambda _scheduled_at: {},
+    ),
+    build_schedule(
+        meeting_status_job.name,
         "*/15 0-1,6-23 * * *",
         "Every 15 minutes but from 02:00 to 06:00: statuses, starts, track and weather of the meetings.",
     ),

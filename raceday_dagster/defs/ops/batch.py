@@ -10,9 +10,10 @@ import dagster as dg
 from pydantic import Field
 
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
+from raceday_dagster.defs.assets import describe_batch, describe_settled
 from raceday_dagster.defs.concurrency import choose_concurrency, read_limit, read_requested_concurrency
 from raceday_dagster.defs.failures import failing_plainly
-from raceday_dagster.defs.partitions import build_mapping_key
+from raceday_dagster.defs.partitions import build_mapping_key, find_race
 from raceday_dagster.defs.reporting import (
     ProgressBoard,
     build_failure_tags,
@@ -31,8 +32,9 @@ from raceday_dagster.racing.cadence import plan_polls
 from raceday_dagster.racing.outcomes import BATCH_BUDGET_MS, BatchOutcome, ProcessResult, RaceFacts, WorkerUse
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.queries import FollowedRace, RecoveredRace
-from raceday_dagster.store.race_store import RaceStore
+from raceday_dagster.store.ledger import RecoveredRace
+from raceday_dagster.store.queries import FollowedRace
+from raceday_dagster.store.race_store import PollRun, RaceStore
 from raceday_dagster.workers.pool import TransformWorkers
 
 UNFINISHED = [
@@ -94,8 +96,18 @@ class SummariseBatch(dg.Config):
 
 def find_races_in_config(run_config: Mapping[str, Any]) -> tuple[str, ...]:
     """``race_ids`` of ``select_races`` in a run's config; empty without any."""
+    return tuple(str(race_id) for race_id in _read_selection(run_config).get("race_ids") or ())
+
+
+def describe_run(context: dg.OpExecutionContext) -> PollRun:
+    """The run of a step, as the ledger keeps it."""
+    due_at = parse_due_at(str(_read_selection(context.run.run_config).get("due_at") or ""))
+    return PollRun(run_id=context.run_id, lane=context.run.tags.get(LANE_TAG), due_at=due_at)
+
+
+def _read_selection(run_config: Mapping[str, Any]) -> Mapping[str, Any]:
     select_races = (run_config.get("ops") or {}).get("select_races") or {}
-    return tuple(str(race_id) for race_id in (select_races.get("config") or {}).get("race_ids") or ())
+    return select_races.get("config") or {}
 
 
 @dg.op(
@@ -134,7 +146,8 @@ def select_race(
         )
     with failing_plainly():
         race_store.ensure_partitions()
-    yield from send_races(context, [context.partition_key], race_store, progress_board, budget_ms=BATCH_BUDGET_MS)
+        race_id = find_race(race_store, context.partition_key)
+    yield from send_races(context, [race_id], race_store, progress_board, budget_ms=BATCH_BUDGET_MS)
 
 
 def send_races(
@@ -276,10 +289,11 @@ def summarise_batch(
     report_unanswered(context.run_id, outcome, list(stored.values()), datetime.now(UTC))
     if tags := build_failure_tags(outcome):
         context.instance.add_run_tags(context.run_id, tags)
+    _report_assets(context, batch, outcome, race_store)
     # The UI has the outcome even when the ledger cannot be written.
     yield dg.Output(outcome, metadata=build_summary_metadata(outcome))
     with failing_plainly():
-        race_store.record_batch(context.run_id, outcome)
+        race_store.record_batch(describe_run(context), outcome)
     policy = config.fail_run_when or FailRunWhen(settings.fail_run_when if is_live else "all")
     if is_failed(outcome, policy):
         raise dg.Failure(
@@ -288,6 +302,21 @@ def summarise_batch(
             "the summary is stored, and each race's reason is in its steps and in the table race_polls",
             allow_retries=False,
         )
+
+
+def _report_assets(context: dg.OpExecutionContext, batch: Batch, outcome: BatchOutcome, race_store: RaceStore) -> None:
+    """Tells the catalogue of a batch, unless it loads a day, and of the races that are over with it."""
+    if batch.budget_ms == BATCH_BUDGET_MS:
+        context.log_event(describe_batch(outcome, describe_run(context).due_at))
+    over = [race.race_id for race in outcome.races if is_over(race)]
+    try:
+        settled = race_store.read_settled_races(over) if over else []
+    except DatabaseError as error:
+        context.log.warning(f"The races that are over are not shown in the catalogue: {error}")
+        return
+    if settled:
+        for materialization in describe_settled(context.instance, settled):
+            context.log_event(materialization)
 
 
 def is_failed(outcome: BatchOutcome, policy: FailRunWhen) -> bool:

@@ -12,6 +12,7 @@ import time_machine
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from dagster._utils.schedules import schedule_execution_time_iterator  # what the daemon finds ticks with
 
+from raceday_dagster.definitions import defs
 from raceday_dagster.defs.automation.schedules import SCHEDULES
 from raceday_dagster.defs.jobs import JOBS
 from raceday_dagster.racing.calendar import NEW_ZEALAND
@@ -61,6 +62,7 @@ def list_ticks(name: str, day: date) -> list[datetime]:
 def test_every_schedule_is_on_from_the_start_and_keeps_new_zealands_clock() -> None:
     assert set(BY_NAME) == {
         "daily_baseline_schedule",
+        "data_checks_schedule",
         "evening_backfill_schedule",
         "maintenance_schedule",
         "meeting_status_schedule",
@@ -145,6 +147,5 @@ def test_a_repeated_tick_asks_for_the_same_run_and_the_next_one_for_another(name
 @pytest.mark.parametrize("name", sorted(BY_NAME))
 def test_what_a_tick_asks_for_is_a_config_its_job_takes(name: str) -> None:
     schedule = BY_NAME[name]
-    job = schedule.job
-    assert isinstance(job, dg.JobDefinition)
+    job = defs.resolve_job_def(schedule.job_name)
     assert dg.validate_run_config(job, evaluate(name, at(ORDINARY, 6)).run_config)
