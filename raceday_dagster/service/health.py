@@ -32,7 +32,7 @@ from raceday_dagster.store.schema.check import check_schema
 from raceday_dagster.store.sql_errors import describe_place
 
 LONGEST_SILENCE = timedelta(seconds=150)
-"""A daemon writes its heartbeat between its rounds only, and the scheduler has one a minute: two and a half of those."""
+"""A daemon writes its heartbeat between its rounds only, and the scheduler has one a minute: two and a half of them."""
 WARM_UP = timedelta(seconds=60)
 """Within it a service that has just started may not have polled everything yet, nor even begun."""
 DAY_GRACE = timedelta(minutes=15)
