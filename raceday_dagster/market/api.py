@@ -75,8 +75,8 @@ def make_api_routes(market: Market, parse_day: Callable[[str], date]) -> list[Ro
     return [
         Route(f"{API}/meetings", list_meetings),
         Route(f"{API}/races", list_races),
-        Route(f"{API}/races/{{race_id}}", show_race),
-        Route(f"{API}/races/{{race_id}}/entrants", list_entrants),
+        Route(f"{API}/races/{{race_id:path}}/entrants", list_entrants),
+        Route(f"{API}/races/{{race_id:path}}", show_race),
         Route(f"{API}/health", show_health),
         Route(f"{API}/openapi.json", describe),
     ]

@@ -92,7 +92,7 @@ def build_market_app(database_url: SecretStr | str | None) -> Starlette:
             Route(f"{HOME}/events", stream_polls),
             Route(f"{HOME}/static/{{name}}", _send_static),
             *make_api_routes(market, parse_day),
-            Route(f"{HOME}/{{race_id}}", show_race),
+            Route(f"{HOME}/{{race_id:path}}", show_race),
         ]
     )
 

@@ -98,7 +98,9 @@ class PollEvents:
     def _add(self, stream: _Stream) -> None:
         with self._lock:
             self._streams.add(stream)
-            if self._thread is None:
+            if self._thread is not None:
+                stream.put(RESYNC)  # what was committed since its page was made was told to others
+            else:
                 self._thread = threading.Thread(target=self._run, name="poll-events", daemon=True)
                 self._thread.start()
 

@@ -49,6 +49,8 @@ class Sheet:
 
     view: View
     buckets: list[str]
+    latest: int
+    """The place of the newest bucket that was seen; -1 for none."""
     lines: list[Line]
     totals: list[str]
     """All money of each bucket, dollars; empty in the view of prices."""
@@ -75,6 +77,7 @@ def build_sheet(runners: Iterable[Row], money: Iterable[Row], view: View) -> She
     return Sheet(
         view=view,
         buckets=[format_interval(bucket) for bucket in buckets],
+        latest=buckets.index(min(seen)) if seen else -1,
         lines=lines,
         totals=["" if total is None else format_dollars(total) for total in totals],
     )

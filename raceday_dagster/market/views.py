@@ -204,6 +204,8 @@ class Market:
 
     def read_race(self, race_id: str) -> RaceView | None:
         """A race; ``None`` for one that is not stored."""
+        if "\x00" in race_id:
+            return None  # PostgreSQL could not even be asked
         with self._reading() as (connection, now):
             found = _ask(connection, RACE, {"race_id": race_id})
             if not found:
@@ -260,10 +262,13 @@ class Market:
 
 def _choose_dividends(listed: list[Row]) -> list[Row]:
     """A final race carries each dividend twice, interim and final: the final ones, where there are any, the largest
-    pools first."""
+    pools first. The feed may leave each field out."""
     final = [row for row in listed if str(row.get("status", "")).lower() == "final"]
     ranks = {name: rank for rank, name in enumerate(DIVIDEND_ORDER)}
-    return sorted(final or listed, key=lambda row: ranks.get(row.get("product_name", ""), len(ranks)))
+    return [
+        {"product_name": row.get("product_name"), "runners": row.get("description"), "dividend": row.get("dividend")}
+        for row in sorted(final or listed, key=lambda row: ranks.get(row.get("product_name", ""), len(ranks)))
+    ]
 
 
 def _ask(connection: Connection, question: str, values: Mapping[str, Any]) -> list[Row]:

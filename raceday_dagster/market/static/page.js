@@ -102,8 +102,16 @@ function close() {
   stream = null;
 }
 
+// On a narrow screen the newest interval is what the reader came for.
+function showLatest() {
+  const box = document.getElementById("scroll-grid");
+  const latest = box?.querySelector("th.latest");
+  if (latest) box.scrollLeft = Math.max(0, latest.offsetLeft + latest.offsetWidth * 2 - box.clientWidth);
+}
+
 setClock();
 setInterval(tick, 1000);
+showLatest();
 open();
 // A page that nobody sees needs no connection: a browser has only six for a server.
 document.addEventListener("visibilitychange", () => {
