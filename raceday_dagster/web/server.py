@@ -20,7 +20,6 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster_webserver.version import __version__
 from dagster_webserver.webserver import DagsterWebserver
-from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from raceday_dagster.errors import SettingsError
@@ -56,8 +55,7 @@ def main(workspace: str, port: int, host: str, expose: bool, allow_host: tuple[s
         check_names(allow_host)
         with open_listener(host, port) as listener:
             names = LOOPBACK_HOSTS | {name.lower() for name in (host, *allow_host)}
-            rule = HostRule(names, any_address=expose)
-            serve_ui(workspace, listener, rule, Settings.from_environment().database_url, read_only=read_only)
+            serve_ui(workspace, listener, HostRule(names, any_address=expose), read_only=read_only)
     except KeyboardInterrupt:
         sys.exit(0)
     except (AddressError, SettingsError) as error:
@@ -66,16 +64,16 @@ def main(workspace: str, port: int, host: str, expose: bool, allow_host: tuple[s
         raise click.ClickException("DAGSTER_HOME is not set: whose runs are to be shown?") from None
 
 
-def serve_ui(
-    workspace: str, listener: socket.socket, hosts: HostRule, database_url: SecretStr | None, *, read_only: bool
-) -> None:
-    """Serves the instance of ``DAGSTER_HOME``, the code locations of ``workspace`` and the races of ``database_url``
+def serve_ui(workspace: str, listener: socket.socket, hosts: HostRule, *, read_only: bool) -> None:
+    """Serves the instance of ``DAGSTER_HOME``, the code locations of ``workspace`` and the races of ``DATABASE_URL``
     until a signal.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; everything is closed.
         DagsterHomeNotSetError: No instance is named.
+        SettingsError: A variable is wrong.
     """
+    market = build_market_app(Settings.from_environment().database_url)
     with DagsterInstance.get() as instance:
         instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, POOL_MAX_OVERFLOW)
         with WorkspaceProcessContext(
@@ -83,7 +81,7 @@ def serve_ui(
         ) as context:
             ui = DagsterWebserver(context, live_data_poll_rate=LIVE_DATA_POLL_MS).create_asgi_app()
             config = uvicorn.Config(
-                WebGuard(put_beside(ui, build_market_app(database_url)), hosts),
+                WebGuard(put_beside(ui, market), hosts),
                 log_level="warning",
                 lifespan="off",  # the UI has none, and uvicorn's is cancelled noisily on a signal
                 timeout_graceful_shutdown=STOP_TIMEOUT_S,
