@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_AHEAD, LOOK_BACK, PolledRace
 from raceday_dagster.racing.outcomes import Status
+from raceday_dagster.racing.race_key import RaceKey, build_race_key
 from raceday_dagster.racing.records import Record
 from raceday_dagster.store.ledger import make_key
 from raceday_dagster.store.sql_errors import build_database_error
@@ -123,6 +124,15 @@ FROM races JOIN meetings USING (meeting_id)
 WHERE start_time > %(after)s AND races.status NOT IN ('final', 'abandoned')
 ORDER BY start_time, race_id
 LIMIT %(limit)s
+"""
+NAMES = """
+SELECT race_id, race.racing_day, meeting_name, race_number
+FROM races AS race JOIN meetings USING (meeting_id)
+WHERE race_id = ANY (%(race_ids)s)
+"""
+NAMED = """
+SELECT race_id FROM races
+WHERE racing_day = %(racing_day)s AND left(race_id, length(%(id_start)s)) = %(id_start)s
 """
 POLLS = """
 SELECT race_id, status, fetch_ms, transform_ms, write_ms, total_ms, quality_score,
@@ -268,6 +278,17 @@ def read_followed_races(connection: Connection, race_ids: Collection[str]) -> li
     """These races as they are stored, in any order; those that are not stored are left out."""
     rows = _ask(connection, RACES_BY_ID, race_ids=[make_key(race_id) for race_id in race_ids])
     return [FollowedRace(**row) for row in rows]
+
+
+def read_race_keys(connection: Connection, race_ids: Collection[str]) -> dict[str, str]:
+    """The readable name of each of these races that is stored, by id."""
+    rows = _ask(connection, NAMES, race_ids=[make_key(race_id) for race_id in race_ids])
+    return {row["race_id"]: build_race_key(**row) for row in rows}
+
+
+def find_races(connection: Connection, key: RaceKey) -> list[str]:
+    """Ids of the races that a readable name may mean: one, unless two ids of a day begin alike."""
+    return [row["race_id"] for row in _ask(connection, NAMED, racing_day=key.racing_day, id_start=key.id_start)]
 
 
 def read_live_races(

@@ -18,6 +18,7 @@ from raceday_dagster.errors import WriteError
 from raceday_dagster.racing.cadence import PolledRace
 from raceday_dagster.racing.events import RacingDay
 from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult, RowCounts
+from raceday_dagster.racing.race_key import RaceKey
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.store import day_list, ledger, queries, race_write
 from raceday_dagster.store.decisions import FIRST_YEAR, LAST_YEAR, guess_racing_days, is_racing_day
@@ -169,6 +170,14 @@ class RaceStore:
     def read_followed_races(self, race_ids: Collection[str]) -> list[FollowedRace]:
         """Those of these races that are stored, and what became of their polls. Raises ``DatabaseError``."""
         return self._read(queries.read_followed_races, race_ids)
+
+    def read_race_keys(self, race_ids: Collection[str]) -> dict[str, str]:
+        """The readable names of those of these races that are stored, by id. Raises ``DatabaseError``."""
+        return self._read(queries.read_race_keys, race_ids)
+
+    def find_races(self, key: RaceKey) -> list[str]:
+        """Ids of the races that a readable name may mean. Raises ``DatabaseError``."""
+        return self._read(queries.find_races, key)
 
     def read_races_to_recheck(self, racing_days: Sequence[date], now: datetime) -> list[RaceToRecheck]:
         """Races to ask about again: started ones of these days, overdue ones of the last week. ``now`` is the feed's.

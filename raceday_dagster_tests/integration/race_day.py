@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import Engine, NullPool, create_engine, text
 
 from raceday_dagster.definitions import defs
+from raceday_dagster.racing.race_key import build_race_key, read_id_start
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.simulator.running import RunningSimulator, running_simulator
 
@@ -73,6 +74,20 @@ class RaceDay:
         """Rows of a query, over a connection of its own."""
         with self.engine.connect() as connection:
             return list(connection.execute(text(question), values).mappings())
+
+    def remove_partition(self, race_id: str) -> str:
+        """Removes a race from the partitions; returns the name it had there."""
+        keys = self.instance.get_dynamic_partitions("races")
+        (key,) = (key for key in keys if read_id_start(key) == read_id_start(race_id))
+        self.instance.delete_dynamic_partition("races", key)
+        return key
+
+    def name_race(self, race_id: str) -> str:
+        """The readable name of a stored race."""
+        (row,) = self.ask(
+            "SELECT racing_day, meeting_name, race_number, race_id FROM race_card WHERE race_id = :id", id=race_id
+        )
+        return build_race_key(**row)
 
     def read_polls(self, run_id: str) -> dict[str, Mapping[str, Any]]:
         """The ledger of a run by race."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.defs.concurrency import choose_concurrency, read_limit, read_requested_concurrency
 from raceday_dagster.defs.failures import failing_plainly
-from raceday_dagster.defs.partitions import build_mapping_key
+from raceday_dagster.defs.partitions import build_mapping_key, find_race
 from raceday_dagster.defs.reporting import (
     ProgressBoard,
     build_failure_tags,
@@ -142,7 +142,8 @@ def select_race(
         )
     with failing_plainly():
         race_store.ensure_partitions()
-    yield from send_races(context, [context.partition_key], race_store, progress_board, budget_ms=BATCH_BUDGET_MS)
+        race_id = find_race(race_store, context.partition_key)
+    yield from send_races(context, [race_id], race_store, progress_board, budget_ms=BATCH_BUDGET_MS)
 
 
 def send_races(

@@ -170,8 +170,9 @@ def write_meetings(
         created = race_store.ensure_partitions([day.racing_day])
         counts = race_store.write_racing_day(day)
         reread = race_store.read_races_to_recheck([day_before], day.generated_at)
-    race_ids = list(dict.fromkeys([*listed, *(race.race_id for race in reread)]))
-    registered = register_races(context.instance, race_ids)
+        race_ids = list(dict.fromkeys([*listed, *(race.race_id for race in reread)]))
+        keys = race_store.read_race_keys(race_ids)
+    registered = register_races(context.instance, keys.values())
     write_ms = round(1000 * (time.monotonic() - began_s))
     if not listed:
         get_logger(run_id=context.run_id).error(
@@ -231,8 +232,9 @@ def select_unsettled_races(
         race_store.ensure_partitions([day_before, day.racing_day])
         counts = race_store.write_racing_day(day)
         chosen = race_store.read_races_to_recheck([day_before, day.racing_day], day.generated_at)
-    race_ids = [race.race_id for race in chosen]
-    registered = register_races(context.instance, [*listed, *race_ids])
+        race_ids = [race.race_id for race in chosen]
+        keys = race_store.read_race_keys([*listed, *race_ids])
+    registered = register_races(context.instance, keys.values())
     found = Counter(race.reason for race in chosen)
     why = ", ".join(f"{found[reason]} {reason}" for reason in REASONS if found[reason])
     context.log.info(f"{len(race_ids)} races are not complete{f': {why}' if why else ''}")

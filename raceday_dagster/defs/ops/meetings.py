@@ -44,7 +44,8 @@ def update_meetings(context: dg.OpExecutionContext, day: RacingDay, race_store: 
             context.add_output_metadata({"loaded": False, "changed_meetings": 0, "changed_races": 0})
             return
         counts = race_store.write_racing_day(day)
-    registered = register_races(context.instance, order_races(day))
+        keys = race_store.read_race_keys(order_races(day))
+    registered = register_races(context.instance, keys.values())
     changed = {"changed_meetings": counts.meetings, "changed_races": counts.races, "partitions_registered": registered}
     write_ms = round(1000 * (time.monotonic() - began_s))
     get_logger(run_id=context.run_id).info(

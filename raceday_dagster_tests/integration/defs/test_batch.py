@@ -268,11 +268,21 @@ def test_no_part_of_the_password_is_in_anything_that_a_failing_run_leaves(
 def test_each_partition_of_a_backfill_polls_its_own_race(day: RaceDay) -> None:
     """As the UI launches them: one run a partition."""
     day.instance.add_dynamic_partitions("races", day.race_ids)
-    for race_id in day.race_ids[34:36]:
-        tags = {"dagster/partition": race_id, "dagster/backfill": "by-hand"}
+    first, second = day.race_ids[34:36]
+    for race_id, name in ((first, str), (second, str), (first, day.name_race)):
+        tags = {"dagster/partition": name(race_id), "dagster/backfill": "by-hand"}
         result = dg.execute_job(dg.reconstructable(process_race_job), instance=day.instance, tags=tags)
         assert result.success
         assert set(day.read_polls(result.run_id)) == {race_id}
+
+
+def test_a_partition_of_no_stored_race_is_one_line(day: RaceDay) -> None:
+    key = "2026-11-26 Te Rimu Downs R05 95bd6ff7"
+    day.instance.add_dynamic_partitions("races", [key])
+    tags = {"dagster/partition": key}
+    result = dg.execute_job(dg.reconstructable(process_race_job), instance=day.instance, tags=tags)
+    (failure,) = result.get_step_failure_events()
+    assert f"the partition {key!r} names no stored race" in str(failure.step_failure_data.user_failure_data)
 
 
 def test_a_poll_without_its_partition_is_refused(day: RaceDay) -> None:

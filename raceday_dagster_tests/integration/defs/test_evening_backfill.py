@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 from sqlalchemy import text
 
+from raceday_dagster.racing.race_key import read_id_start
 from raceday_dagster.store.queries import CHECK_AFTER
 from raceday_dagster_tests.integration.defs.day_runs import (
     EVENING,
@@ -34,7 +35,7 @@ def missed(day: RaceDay) -> str:
     race_id, *_others = list_races(day)
     with day.engine.begin() as connection:
         connection.execute(text("DELETE FROM races WHERE race_id = :race_id"), {"race_id": race_id})
-    day.instance.delete_dynamic_partition("races", race_id)
+    day.remove_partition(race_id)
     return race_id
 
 
@@ -86,7 +87,7 @@ def test_a_race_that_was_missed_altogether_is_stored_polled_and_a_partition(
 ) -> None:
     assert day.read_polls(evening.run_id)[missed]["status"] == "success"
     assert day.ask("SELECT 1 FROM entrants WHERE race_id = :race_id", race_id=missed)
-    assert missed in day.instance.get_dynamic_partitions("races")
+    assert read_id_start(missed) in map(read_id_start, day.instance.get_dynamic_partitions("races"))
     assert read_choice(evening)["never_polled"] == 1
     assert read_metadata(evening, "select_unsettled_races")["partitions_registered"] == 1
 
