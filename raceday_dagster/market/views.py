@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 from pydantic import SecretStr
@@ -266,7 +267,11 @@ def _choose_dividends(listed: list[Row]) -> list[Row]:
     final = [row for row in listed if str(row.get("status", "")).lower() == "final"]
     ranks = {name: rank for rank, name in enumerate(DIVIDEND_ORDER)}
     return [
-        {"product_name": row.get("product_name"), "runners": row.get("description"), "dividend": row.get("dividend")}
+        {
+            "product_name": row.get("product_name"),
+            "runners": row.get("description"),
+            "dividend": None if row.get("dividend") is None else Decimal(row["dividend"]),
+        }
         for row in sorted(final or listed, key=lambda row: ranks.get(row.get("product_name", ""), len(ranks)))
     ]
 
