@@ -13,8 +13,9 @@ try:
     import os
     import shlex
     import signal
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import UTC, date, datetime
+    from functools import partial
     from pathlib import Path
     from types import FrameType
     from typing import Any
@@ -209,26 +210,66 @@ def simulate(port: int, seed: int | None, speed: float, latency_ms: int, racing_
 
 
 @main.command()
-@click.argument("path", nargs=-1, required=True)
+@click.argument("path", nargs=-1)
+@click.option("--silks", is_flag=True, help="The racing day's silks that were never described, from DATABASE_URL.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="With --silks: at most so many.")
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Write what stock sites take.")
 @click.option("--max-concurrent", default=5, show_default=True, type=click.IntRange(1, 50), help="Images at once.")
 @click.option(
     "--timeout-s", default=30.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds for an image."
 )
 @click.option("--retries", default=1, show_default=True, type=click.IntRange(0, 10), help="Tries after the first.")
-def images(path: tuple[str, ...], csv_path: Path | None, max_concurrent: int, timeout_s: float, retries: int) -> None:
-    """Describe images (files, folders, URLs) with a vision API. Exits with 1 when one fails."""
-    from raceday_dagster.images.command import run_images  # as above
+def images(
+    path: tuple[str, ...],
+    silks: bool,
+    limit: int,
+    csv_path: Path | None,
+    max_concurrent: int,
+    timeout_s: float,
+    retries: int,
+) -> None:
+    """Describe images (files, folders, URLs) with a vision API. Exits with 1 when one fails.
 
-    code = run_images(
-        path,
+    With --silks the images are those that the runners of the racing day wear, and their descriptions are stored.
+    """
+    from raceday_dagster.images.command import run_images
+
+    if silks == bool(path):
+        raise click.UsageError("name images, or say --silks")
+    describe = partial(
+        run_images,
         csv_path=csv_path,
         environment=os.environ,
         max_concurrent=max_concurrent,
         timeout_s=timeout_s,
         retries=retries,
     )
-    sys.exit(code)
+    sys.exit(_describe_silks(describe, limit) if silks else describe(path))
+
+
+def _describe_silks(describe: Callable[..., int], limit: int) -> int:
+    from rich.console import Console
+
+    from raceday_dagster.defs.resources import open_race_store
+    from raceday_dagster.defs.silks import StoredDescriptions, find_silk_sources
+    from raceday_dagster.errors import ImagesError
+    from raceday_dagster.images.sources import is_on_this_machine
+    from raceday_dagster.racing.calendar import choose_current_racing_day
+    from raceday_dagster.sandbox.demo import load_simulated_day
+    from raceday_dagster.settings import Settings
+
+    settings = Settings.from_environment()
+    racing_day = choose_current_racing_day(datetime.now(UTC))
+    with open_race_store(settings) as race_store:
+        if not race_store.is_listed(racing_day):
+            if not is_on_this_machine(settings.nztab_api_url):
+                raise ImagesError(f"racing day {racing_day} is not loaded: run `raceday run daily_baseline` first")
+            load_simulated_day(Console(stderr=True), os.environ, _home(), racing_day)
+        sources = find_silk_sources(race_store, settings, racing_day, limit=limit)
+        if not sources:
+            click.echo(f"no silk of racing day {racing_day} is without a description")
+            return 0
+        return describe(sources, descriptions=StoredDescriptions(race_store))
 
 
 @main.group()

@@ -11,7 +11,7 @@
     ├── ImagesError               a batch of images cannot begin
     ├── ReportError               ``raceday report`` finds no such race or day, or cannot write its file
     └── StageError                one item failed in one stage; carries the verdict "is another try worth it?"
-        ├── ImageError            an image: stages "read", "compress", "describe", "validate"
+        ├── ImageError            an image: stages "read", "compress", "describe", "validate", "keep"
         └── PipelineError         a race
             ├── FetchError        stage "fetch"
             ├── TransformError    stage "transform"
@@ -26,7 +26,7 @@ from __future__ import annotations
 from typing import Literal
 
 Stage = Literal["fetch", "transform", "write"]
-ImageStage = Literal["read", "compress", "describe", "validate"]
+ImageStage = Literal["read", "compress", "describe", "validate", "keep"]
 
 
 class RacedayError(Exception):

@@ -12,10 +12,19 @@ from raceday_dagster.defs.ops.day import (
     select_unsettled_races,
     write_meetings,
 )
+from raceday_dagster.defs.ops.images import (
+    WantedImage,
+    clean_up_image,
+    compress_image,
+    describe_image,
+    select_images,
+    summarise_images,
+)
 from raceday_dagster.defs.ops.maintenance import maintenance_job
 from raceday_dagster.defs.ops.meetings import fetch_meeting_status, report_overdue_races, update_meetings
 from raceday_dagster.defs.ops.race import fetch_race, transform_race, write_race
 from raceday_dagster.defs.partitions import race_partitions
+from raceday_dagster.images import ImageBatch, ImageResult
 from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult
 
 # A live batch is worth nothing once its seconds have passed: the next poll is the retry.
@@ -23,6 +32,7 @@ NO_RUN_RETRY = {"dagster/max_retries": "0"}
 # A backfill by hand puts hundreds of runs into the queue, which lets one through at a time: what the day needs goes
 # before them, and maintenance, with half of this, behind the day's.
 BEFORE_BACKFILLS = {"dagster/priority": "10"}
+BEHIND_THE_DAY = {"dagster/priority": "5"}
 
 
 @dg.graph(description="One poll of one race: fetch → transform → write.")
@@ -70,6 +80,19 @@ def follow_meetings() -> None:
     report_overdue_races()
 
 
+@dg.graph(description="One image: compress → describe → clean up.")
+def process_image(wanted: WantedImage) -> ImageResult:
+    result: ImageResult = clean_up_image(describe_image(compress_image(wanted)))
+    return result
+
+
+@dg.graph(description="Several images at once, and their summary.")
+def describe_images() -> ImageBatch:
+    selected = select_images()
+    outcome: ImageBatch = summarise_images(selected.batch, selected.images.map(process_image).collect())
+    return outcome
+
+
 process_races_job = poll_races.to_job(
     name="process_races",
     description="Polls the races asked for by id, or every race that is due, five in flight.",
@@ -108,11 +131,20 @@ meeting_status_job = follow_meetings.to_job(
     tags={**NO_RUN_RETRY, **BEFORE_BACKFILLS},
 )
 
+process_images_job = describe_images.to_job(
+    name="process_images",
+    description="Has a vision API describe images, five in flight: those asked for, or the racing day's silks that "
+    "were never described. Needs the extra `images` and VISION_API_URL.",
+    executor_def=race_executor,
+    tags={**NO_RUN_RETRY, **BEHIND_THE_DAY},
+)
+
 JOBS = (
     process_races_job,
     process_race_job,
     daily_baseline_job,
     evening_backfill_job,
     meeting_status_job,
+    process_images_job,
     maintenance_job,
 )

@@ -5,7 +5,7 @@ Must not decide anything: what a race or a batch came to is in the values of ``r
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,7 @@ from raceday_dagster.racing.outcomes import (
     WRITE_BUDGET_MS,
     BatchOutcome,
     BatchProgress,
+    BatchResults,
     ProcessResult,
     RaceError,
     RaceFacts,
@@ -29,15 +30,15 @@ from raceday_dagster.racing.outcomes import (
 from raceday_dagster.store.engine import describe_utilisation
 from raceday_dagster.store.queries import FollowedRace
 
-SHOWN_RACES = 50
-"""Rows of the table in the UI; the table race_polls has them all."""
+SHOWN_ITEMS = 50
+"""Rows of the table in the UI; the tables race_polls and image_descriptions have them all."""
 FAILED_TAG = "raceday/failed"
 FAILED_RACES_TAG = "raceday/failed_races"
 LONGEST_TAG = 250
 
 
 class ProgressBoard:
-    """Counts the races of one run; safe to call from several steps at once.
+    """Counts the races or images of one run; safe to call from several steps at once.
 
     Where ``begin`` was not called (steps in processes of their own), nothing is reported: there is no total to measure
     against.
@@ -52,17 +53,17 @@ class ProgressBoard:
         self._ended: dict[Status, int] = {"success": 0, "skipped": 0, "failed": 0}
 
     def begin(self, total: int) -> None:
-        """The batch has ``total`` races and begins now."""
+        """The batch has ``total`` items and begins now."""
         with self._lock:
             self._total, self._began_s = total, self._monotonic()
 
-    def start_race(self) -> None:
-        """One more race is in flight."""
+    def start_item(self) -> None:
+        """One more item is in flight."""
         with self._lock:
             self._processing += 1
 
-    def end_race(self, status: Status, report: Callable[[BatchProgress], None]) -> None:
-        """One race has ended; reports where the batch stands now, one race after the other."""
+    def end_item(self, status: Status, report: Callable[[BatchProgress], None]) -> None:
+        """One item has ended; reports where the batch stands now, one item after the other."""
         with self._lock:
             self._processing -= 1
             self._ended[status] += 1
@@ -165,7 +166,7 @@ def end_race(context: dg.OpExecutionContext, result: ProcessResult, board: Progr
     else:
         log.info("batch_race_complete", race=result.title, status=result.status, timings=timings)
     batch_log = get_logger(run_id=context.run_id)
-    board.end_race(result.status, lambda progress: batch_log.info("batch_progress", **progress.model_dump()))
+    board.end_item(result.status, lambda progress: batch_log.info("batch_progress", **progress.model_dump()))
 
 
 def build_summary_metadata(outcome: BatchOutcome) -> dict[str, Any]:
@@ -189,8 +190,8 @@ def build_table(outcome: BatchOutcome) -> str:
     head = "| race | id | status | fetch ms | transform ms | write ms | total ms | rows | quality | note |\n"
     rule = "|---|---|---|--:|--:|--:|--:|--:|--:|---|\n"
     races = sorted(outcome.races, key=lambda race: (race.status != "failed", -race.timings.total_ms))
-    rows = "".join(_build_row(race) for race in races[:SHOWN_RACES])
-    more = len(races) - SHOWN_RACES
+    rows = "".join(_build_row(race) for race in races[:SHOWN_ITEMS])
+    more = len(races) - SHOWN_ITEMS
     return head + rule + rows + (f"\n… and {more} more in the table `race_polls`\n" if more > 0 else "")
 
 
@@ -312,17 +313,22 @@ def _describe(result: ProcessResult, verdict: RaceError) -> dict[str, str | int 
     }
 
 
-def _count(outcome: BatchOutcome) -> dict[str, int | str]:
+def count_items(outcome: BatchResults[Any], kind: str, slowest: str) -> dict[str, int | str]:
+    """The figures that every batch has; ``kind``: what its items are called; ``slowest``: the name of the slowest."""
     return {
-        "total_races": outcome.total_races,
+        f"total_{kind}s": len(outcome.items),
         "successes": outcome.successes,
         "skipped": outcome.skipped,
         "failures": outcome.failures,
         "retryable_failures": outcome.retryable_failures,
         "max_duration_ms": outcome.max_duration_ms,
         "batch_duration_ms": outcome.batch_duration_ms,
-        "slowest_race": name_race(outcome.slowest) if outcome.slowest else "",
+        f"slowest_{kind}": slowest,
     }
+
+
+def _count(outcome: BatchOutcome) -> dict[str, int | str]:
+    return count_items(outcome, "race", name_race(outcome.slowest) if outcome.slowest else "")
 
 
 def _build_row(race: ProcessResult) -> str:
@@ -341,4 +347,9 @@ def _build_row(race: ProcessResult) -> str:
         ),
         *(race.row_counts.total, quality, note),
     )
+    return build_row(cells)
+
+
+def build_row(cells: Iterable[object]) -> str:
+    """A row of a Markdown table."""
     return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |\n"

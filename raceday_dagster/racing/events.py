@@ -52,6 +52,8 @@ class Runner(Record):
     silk_colours: str | None = None
     silk_url_64x64: str | None = None
     silk_url_128x128: str | None = None
+    alt_silk_url_64x64: str | None = None
+    alt_silk_url_128x128: str | None = None
     runner_change: dict[str, str] | None = None
     odds: Odds = Odds()
 

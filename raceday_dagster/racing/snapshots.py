@@ -90,6 +90,8 @@ class EntrantRow(Record):
     silk_colours: str | None = None
     silk_url_64x64: str | None = None
     silk_url_128x128: str | None = None
+    alt_silk_url_64x64: str | None = None
+    alt_silk_url_128x128: str | None = None
     runner_change: dict[str, str] | None = None
     fixed_win_odds: Decimal | None = None
     fixed_place_odds: Decimal | None = None

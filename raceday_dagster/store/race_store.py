@@ -20,11 +20,13 @@ from raceday_dagster.racing.events import RacingDay
 from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult, RowCounts
 from raceday_dagster.racing.race_key import RaceKey
 from raceday_dagster.racing.snapshots import RaceSnapshot
-from raceday_dagster.store import day_list, ledger, queries, race_write
+from raceday_dagster.store import day_list, images, ledger, queries, race_write
+from raceday_dagster.store.data_checks import DataRule, Violation, find_violations
 from raceday_dagster.store.decisions import FIRST_YEAR, LAST_YEAR, guess_racing_days, is_racing_day
 from raceday_dagster.store.engine import PoolGauge
+from raceday_dagster.store.images import StoredDescription, StoredImage, UndescribedSilk
 from raceday_dagster.store.ledger import PollRun
-from raceday_dagster.store.queries import FollowedRace, OverdueRace, RaceToRecheck
+from raceday_dagster.store.queries import FollowedRace, OverdueRace, RaceToRecheck, SettledRace
 from raceday_dagster.store.race_write import Poll, WriteReport
 from raceday_dagster.store.schema.partitions import choose_days, create_partitions
 from raceday_dagster.store.sql_errors import build_database_error, is_missing_partition
@@ -34,6 +36,7 @@ __all__ = ["Poll", "PollRun", "RaceStore", "WriteReport"]
 
 DEADLINE_S = 10.0
 LIST_DEADLINE_S = 30.0
+IMAGE_DEADLINE_S = 5.0
 
 Asked = ParamSpec("Asked")
 Answer = TypeVar("Answer")
@@ -179,6 +182,14 @@ class RaceStore:
         """Ids of the races that a readable name may mean. Raises ``DatabaseError``."""
         return self._read(queries.find_races, key)
 
+    def read_settled_races(self, race_ids: Collection[str]) -> list[SettledRace]:
+        """Those of these races that are over, and how they were followed. Raises ``DatabaseError``."""
+        return self._read(queries.read_settled_races, race_ids)
+
+    def find_violations(self, rule: DataRule, racing_day: date) -> list[Violation]:
+        """The races of a racing day that break a rule of the data. Raises ``DatabaseError``."""
+        return self._read(find_violations, rule, racing_day)
+
     def read_races_to_recheck(self, racing_days: Sequence[date], now: datetime) -> list[RaceToRecheck]:
         """Races to ask about again: started ones of these days, overdue ones of the last week. ``now`` is the feed's.
         Raises ``DatabaseError``."""
@@ -189,6 +200,28 @@ class RaceStore:
     ) -> list[OverdueRace]:
         """Races of the last week not over two hours after their start. Raises ``DatabaseError``."""
         return self._read(queries.read_overdue_races, now, countries, categories)
+
+    # What a batch of images asks, and leaves.
+
+    def read_undescribed_silks(
+        self, racing_day: date, *, countries: Sequence[str], categories: Sequence[str], limit: int | None = None
+    ) -> list[UndescribedSilk]:
+        """Silks of a racing day without a description, the earliest race's first. Raises ``DatabaseError``."""
+        return self._read(
+            images.read_undescribed_silks, racing_day, countries=countries, categories=categories, limit=limit
+        )
+
+    def read_description(self, content_hash: str) -> StoredDescription | None:
+        """What was said of an image with this content. Raises ``DatabaseError``."""
+        return self._read(images.read_description, content_hash)
+
+    def record_image(self, image: StoredImage) -> None:
+        """Stores what became of an image; a failure leaves alone what was described before.
+
+        Raises:
+            WriteError: It is not there.
+        """
+        self._transactions.run(lambda transaction: images.record_image(transaction, image), deadline_s=IMAGE_DEADLINE_S)
 
     def _create_partitions(self, days: Iterable[date], race_id: str, deadline_s: float) -> list[str]:
         wanted = choose_days(self._utc_now(), days)

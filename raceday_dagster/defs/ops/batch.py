@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
+from raceday_dagster.defs.assets import describe_batch, report_settled
 from raceday_dagster.defs.concurrency import choose_concurrency, read_limit, read_requested_concurrency
 from raceday_dagster.defs.failures import failing_plainly
 from raceday_dagster.defs.partitions import build_mapping_key, find_race
@@ -27,7 +28,14 @@ from raceday_dagster.defs.reporting import (
 from raceday_dagster.errors import DatabaseError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.cadence import plan_polls
-from raceday_dagster.racing.outcomes import BATCH_BUDGET_MS, BatchOutcome, ProcessResult, RaceFacts, WorkerUse
+from raceday_dagster.racing.outcomes import (
+    BATCH_BUDGET_MS,
+    BatchOutcome,
+    BatchResults,
+    ProcessResult,
+    RaceFacts,
+    WorkerUse,
+)
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.queries import FollowedRace
@@ -85,8 +93,8 @@ class SummariseBatch(dg.Config):
 
     fail_run_when: FailRunWhen = Field(
         default=FailRunWhen.all,
-        description="Fail the run, after its summary is stored: when none of its races succeeded and one failed or is "
-        "not known to the API (all), when any failed as well (any), or never.",
+        description="Fail the run, after its summary is stored: when none of its races or images succeeded and one "
+        "failed or is not known to the API (all), when any failed as well (any), or never.",
     )
 
 
@@ -156,7 +164,7 @@ def send_races(
     metadata: Mapping[str, Any] | None = None,
 ) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
     """The outputs of an op that begins a batch: the batch, then each race under a mapping key of its own."""
-    batch = begin_batch(context, race_ids, race_store, board, budget_ms=budget_ms)
+    batch = begin_batch(context, len(race_ids), race_store, board, budget_ms=budget_ms)
     yield dg.Output(batch, "batch", metadata={"races": len(race_ids), **(metadata or {})})
     for race_id in race_ids:
         yield dg.DynamicOutput(race_id, build_mapping_key(race_id), "races")
@@ -164,13 +172,13 @@ def send_races(
 
 def begin_batch(
     context: dg.OpExecutionContext,
-    race_ids: Sequence[str],
+    total: int,
     race_store: RaceStore,
     board: ProgressBoard,
     *,
-    budget_ms: int,
+    budget_ms: int = BATCH_BUDGET_MS,
 ) -> Batch:
-    """Starts the clock, the counters and the log of a batch."""
+    """Starts the clock, the counters and the log of a batch of so many races or images."""
     gauge = race_store.gauge
     requested = read_requested_concurrency(context.run.run_config)
     batch = Batch(
@@ -181,10 +189,10 @@ def begin_batch(
         effective_concurrency=choose_concurrency(requested, read_limit(context.run.tags)),
     )
     gauge.reset_peak()
-    board.begin(len(race_ids))
+    board.begin(total)
     get_logger(run_id=context.run_id).info(
         "batch_start",
-        total=len(race_ids),
+        total=total,
         requested_concurrency=requested,
         effective_concurrency=batch.effective_concurrency,
         db_pool={"max": gauge.max, "in_use": gauge.in_use},
@@ -283,6 +291,7 @@ def summarise_batch(
     report_unanswered(context.run_id, outcome, list(stored.values()), datetime.now(UTC))
     if tags := build_failure_tags(outcome):
         context.instance.add_run_tags(context.run_id, tags)
+    _report_assets(context, batch, outcome, race_store)
     # The UI has the outcome even when the ledger cannot be written.
     yield dg.Output(outcome, metadata=build_summary_metadata(outcome))
     with failing_plainly():
@@ -296,7 +305,15 @@ def summarise_batch(
         )
 
 
-def is_failed(outcome: BatchOutcome, policy: FailRunWhen) -> bool:
+def _report_assets(context: dg.OpExecutionContext, batch: Batch, outcome: BatchOutcome, race_store: RaceStore) -> None:
+    """Tells the catalogue of a batch, unless it loads a day, and of the races that are over with it."""
+    if batch.budget_ms == BATCH_BUDGET_MS:
+        context.log_event(describe_batch(outcome, describe_run(context).due_at))
+    if over := [race.race_id for race in outcome.races if is_over(race)]:
+        report_settled(context, race_store, over)
+
+
+def is_failed(outcome: BatchResults[Any], policy: FailRunWhen) -> bool:
     """Whether the run of this batch is red under a policy. An empty batch never is."""
     if policy is FailRunWhen.never:
         return False

@@ -66,9 +66,9 @@ class DayLoad(Record):
 # What the jobs that begin with a day's list do alike.
 
 
-def build_day_config(racing_day: date) -> dict[str, Any]:
-    """Run config that names the racing day; in each of these jobs the same one."""
-    return {"ops": {"fetch_meetings": {"config": {"racing_day": racing_day.isoformat()}}}}
+def build_day_config(racing_day: date, op: str = "fetch_meetings") -> dict[str, Any]:
+    """Run config that names the racing day; in each of these jobs the same one, but for the ``op`` that takes it."""
+    return {"ops": {op: {"config": {"racing_day": racing_day.isoformat()}}}}
 
 
 def parse_racing_day(text: str, default: date) -> date:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from raceday_dagster.defs.assets import report_settled
 from raceday_dagster.defs.ops.day import RacingDayUnderWay, fetch_day, order_races, parse_racing_day, reporting_failure
 from raceday_dagster.defs.partitions import register_races
 from raceday_dagster.fetch.client import RacingApi
@@ -46,6 +47,7 @@ def update_meetings(context: dg.OpExecutionContext, day: RacingDay, race_store: 
         counts = race_store.write_racing_day(day)
         keys = race_store.read_race_keys(order_races(day))
     registered = register_races(context.instance, keys.values())
+    report_settled(context, race_store, order_races(day))
     changed = {"changed_meetings": counts.meetings, "changed_races": counts.races, "partitions_registered": registered}
     write_ms = round(1000 * (time.monotonic() - began_s))
     get_logger(run_id=context.run_id).info(

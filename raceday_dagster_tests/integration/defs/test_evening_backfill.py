@@ -9,7 +9,10 @@ import dagster as dg
 import pytest
 from sqlalchemy import text
 
+from raceday_dagster.definitions import defs
+from raceday_dagster.defs.assets import RACE_BATCHES, SETTLED_RACES
 from raceday_dagster.racing.race_key import read_id_start
+from raceday_dagster.store.data_checks import RULES, Violation, find_violations
 from raceday_dagster.store.queries import CHECK_AFTER
 from raceday_dagster_tests.integration.defs.day_runs import (
     EVENING,
@@ -149,3 +152,69 @@ def test_one_race_that_cannot_be_read_is_asked_again_and_does_not_stop_the_other
     repaired = run_day(day, "evening_backfill")
     assert set(day.read_polls(repaired.run_id)) == {broken}
     assert day.ask("SELECT 1 FROM race_results WHERE race_id = :race_id", race_id=broken)
+
+
+def test_the_catalogue_shows_each_race_that_is_over_once_by_its_readable_name(
+    day: RaceDay, evening: dg.JobExecutionResult
+) -> None:
+    assert evening.success
+    assert run_day(day, "meeting_status").success  # some races are over because the list says so
+    over = [row["race_id"] for row in day.ask("SELECT race_id FROM race_card WHERE is_over ORDER BY status DESC")]
+    assert day.instance.get_materialized_partitions(SETTLED_RACES.key) == {day.name_race(race_id) for race_id in over}
+    day.poll(over[:2])
+    found = dg.AssetRecordsFilter(asset_key=SETTLED_RACES.key, asset_partitions=[day.name_race(over[0])])
+    (record,) = day.instance.fetch_materializations(found, limit=5).records
+    assert record.asset_materialization is not None
+    said = {name: value.value for name, value in record.asset_materialization.metadata.items()}
+    assert said["race"].endswith(f"(/races/{over[0]})")
+    assert (said["race_id"], said["polls"], said["win_pool_dollars"] > 0) == (over[0], 2, True)
+    assert said["shares"].startswith("![shares](data:image/svg+xml;base64,")
+
+
+def test_the_catalogue_plots_the_figures_of_a_batch_and_leaves_out_the_load_of_a_day(
+    day: RaceDay, evening: dg.JobExecutionResult
+) -> None:
+    assert evening.success
+    before = day.instance.fetch_materializations(RACE_BATCHES.key, limit=99).records
+    run = day.poll(list_races(day)[:3])
+    newest, *others = day.instance.fetch_materializations(RACE_BATCHES.key, limit=99).records
+    assert (len(others), newest.run_id) == (len(before), run.run_id)
+    assert evening.run_id not in {record.run_id for record in (newest, *others)}
+    assert newest.asset_materialization is not None
+    figures = {name: value.value for name, value in newest.asset_materialization.metadata.items()}
+    assert (figures["races"], figures["failures"], figures["skipped"]) == (3, 0, 0)
+    assert figures["total_ms_max"] >= figures["total_ms_p50"] >= figures["fetch_ms_p50"] > 0
+    assert all(isinstance(value, int | float) for value in figures.values())
+
+
+def test_the_data_of_the_simulated_day_keeps_its_rules_and_what_breaks_one_is_named(
+    day: RaceDay, evening: dg.JobExecutionResult
+) -> None:
+    assert evening.success
+
+    def find_broken() -> dict[str, list[Violation]]:
+        with day.engine.connect() as connection:
+            found = {rule.name: find_violations(connection, rule, RACING_DAY) for rule in RULES}
+        return {name: violations for name, violations in found.items() if violations}
+
+    assert set(find_broken()) <= {"shares_add_up", "polled_on_cadence"}  # its races were polled twice, by hand
+    edits = {
+        "increments_add_up": "UPDATE entrants SET win_pool_amount = win_pool_amount + 1 WHERE win_pool_amount > 0",
+        "history_has_its_race": "UPDATE money_flow_history SET race_id = 'nobody' WHERE race_id = :race_id",
+        "shares_add_up": "UPDATE entrants SET hold_percentage = 50",
+        "result_in_time": "DELETE FROM race_results",
+    }
+    with day.engine.connect() as connection:
+        for name, edit in edits.items():
+            connection.execute(text(edit), {"race_id": list_races(day)[0]} if ":race_id" in edit else {})
+            (rule,) = (rule for rule in RULES if rule.name == name)
+            assert find_violations(connection, rule, RACING_DAY), name
+        connection.rollback()
+
+
+def test_the_job_data_checks_says_of_each_rule_whether_it_holds(day: RaceDay) -> None:
+    result = defs.resolve_job_def("data_checks").execute_in_process(instance=day.instance)
+    assert result.success
+    found = {each.check_name: each for each in result.get_asset_check_evaluations()}
+    assert set(found) == {rule.name for rule in RULES}
+    assert found["polled_on_cadence"].metadata["racing_day"].value

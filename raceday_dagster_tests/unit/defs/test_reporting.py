@@ -28,10 +28,10 @@ def test_the_board_always_adds_up() -> None:
     board = ProgressBoard(monotonic=lambda: next(clock))
     said: list[BatchProgress] = []
     board.begin(4)
-    board.start_race()
-    board.start_race()
-    board.end_race("success", said.append)
-    board.end_race("failed", said.append)
+    board.start_item()
+    board.start_item()
+    board.end_item("success", said.append)
+    board.end_item("failed", said.append)
     first, second = said
     assert (first.completed, first.processing, first.pending, first.eta_ms) == (1, 1, 2, 6_000)
     assert (second.successful, second.skipped, second.failed) == (1, 0, 1)
@@ -45,9 +45,9 @@ def test_races_that_end_at_once_are_reported_one_after_the_other() -> None:
     said: list[int] = []
 
     def run_race() -> None:
-        board.start_race()
+        board.start_item()
         all_in_flight.wait(10)
-        board.end_race("success", lambda progress: said.append(progress.completed))
+        board.end_item("success", lambda progress: said.append(progress.completed))
 
     races = [threading.Thread(target=run_race) for _ in range(8)]
     for race in races:
@@ -60,8 +60,8 @@ def test_races_that_end_at_once_are_reported_one_after_the_other() -> None:
 def test_a_board_that_never_began_has_nothing_to_say() -> None:
     board = ProgressBoard()
     said: list[BatchProgress] = []
-    board.start_race()
-    board.end_race("success", said.append)
+    board.start_item()
+    board.end_item("success", said.append)
     assert said == []
 
 
