@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from benchmarks.cadence import OVER
-from benchmarks.live_day import LiveDay, open_live_day
+from benchmarks.live_day import LiveDay, find_processes, open_live_day
 from benchmarks.soak import Soaked, soak, wait_for_batches
 from raceday_dagster.errors import DatabaseError, ServiceError
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
@@ -145,18 +145,6 @@ def find_worker(day: LiveDay, do: Callable[[psutil.Process], None]) -> psutil.Pr
             continue  # it ended meanwhile
         time.sleep(0.02)
     raise AssertionError("no run was seen")
-
-
-def find_processes(home: Path) -> dict[int, str]:
-    """Living processes that have this home in their environment: the service's, and the runs it started."""
-    found = {}
-    for process in psutil.process_iter():
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("RACEDAY_HOME") == str(home):
-                found[process.pid] = " ".join(process.cmdline())
-        except psutil.Error:
-            continue  # it ended meanwhile
-    return found
 
 
 def refuse_up(port: int, **environment: str) -> str:
