@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import linear_regression
+from statistics import linear_regression, median
 
 import psutil
 
@@ -81,12 +81,12 @@ class MemorySample:
 def find_growth_mb_h(samples: Sequence[MemorySample]) -> float | None:
     """Megabytes an hour by which a process grows without bound, ``None`` for one that does not.
 
-    Its first third does not count: caches and pools fill. Afterwards it grows if in its last third it never comes back
-    to what it had in the middle one, and if the slope of both is ``GROWTH_MB_H`` or more.
+    Its first third does not count: caches and pools fill. Afterwards it grows if half of its last third is above all of
+    the middle one, and if the slope of both is ``GROWTH_MB_H`` or more.
     """
     third = len(samples) // 3
     middle, last = samples[third : 2 * third], samples[2 * third :]
-    if third < 3 or min(sample.mb for sample in last) <= max(sample.mb for sample in middle):
+    if third < 3 or median(sample.mb for sample in last) <= max(sample.mb for sample in middle):
         return None
     both = samples[third:]
     slope = linear_regression([sample.at_s for sample in both], [sample.mb for sample in both]).slope * 3_600

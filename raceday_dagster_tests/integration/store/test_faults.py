@@ -207,21 +207,31 @@ def test_a_value_no_column_takes_is_a_typed_error(store: RaceStore, column: str,
     assert not caught.value.retryable
 
 
-def test_a_process_killed_at_any_statement_leaves_nothing_and_the_next_one_everything(database_url: str) -> None:
+@pytest.mark.parametrize("name", killed_writer.ANSWERS)
+def test_a_process_killed_at_any_statement_leaves_nothing_and_the_next_one_everything(
+    database_url: str, name: str
+) -> None:
+    answer = killed_writer.ANSWERS[name]()
     with open_store(database_url) as store:
         make_partitions(store)
-        write(store, make_finished())
+        if name == "later":
+            write(store, make_snapshot(), run_id="before")
+        with watch_statements(store.engine) as statements:
+            write(store, answer)
         undisturbed = read_tables(database_url, without=ROW_TIMES | MEASURED)
-    with open_store(database_url):
+    with open_store(database_url) as store:
+        if name == "later":
+            write(store, make_snapshot(), run_id="before")
         ended = subprocess.run(
-            [sys.executable, "-m", killed_writer.__name__, database_url, str(STATEMENTS)],
+            [sys.executable, "-m", killed_writer.__name__, database_url, name, str(len(statements.sent))],
             capture_output=True,
             text=True,
             timeout=60,
             check=True,
         )
+    assert len(statements.sent) >= STATEMENTS
     killed = json.loads(ended.stdout)
-    assert killed == [{"signal": 9, "rows": 0}] * STATEMENTS
+    assert killed == [{"signal": 9, "has_changed": False}] * (len(statements.sent) + 1)
     assert read_tables(database_url, without=ROW_TIMES | MEASURED) == undisturbed
 
 
