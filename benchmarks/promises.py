@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.cadence import SLOT_S, LiveRace, Outage, Poll, choose_interval, judge
@@ -98,19 +98,21 @@ def check_tables(day: LiveDay, faults: Sequence[Fault], began_at: datetime, ende
 
 
 def find_late_polls(races: Iterable[LiveRace], polls: Sequence[Poll], faults: Sequence[Fault]) -> Mapping[str, float]:
-    """By kind of fault: the longest gap across one of a race that was due every 15 seconds, in seconds."""
+    """By kind of fault: the longest gap across one of a race that was due every 15 seconds, in seconds.
+
+    A gap counts for the newest fault that had begun when it ended.
+    """
     starts = {race.race_id: race.start_time for race in races}
     longest: dict[str, float] = {}
-    for race_id, own in groupby(
-        sorted(polls, key=lambda poll: (poll.race_id, poll.polled_at)), lambda poll: poll.race_id
-    ):
-        for earlier, later in pairwise(own):
-            if choose_interval(starts[race_id] - earlier.polled_at) > timedelta(seconds=SLOT_S):
-                continue
+    in_order = sorted(polls, key=lambda poll: (poll.race_id, poll.polled_at))
+    for earlier, later in pairwise(in_order):
+        if earlier.race_id != later.race_id:
+            continue
+        begun = [fault for fault in faults if fault.outage.began_at <= later.polled_at]
+        is_near = choose_interval(starts[later.race_id] - earlier.polled_at) == timedelta(seconds=SLOT_S)
+        if begun and is_near and begun[-1].outage.measure_overlap(earlier.polled_at, later.polled_at):
             gap_s = (later.polled_at - earlier.polled_at).total_seconds()
-            for fault in faults:
-                if fault.outage.measure_overlap(earlier.polled_at, later.polled_at):
-                    longest[fault.kind] = max(longest.get(fault.kind, 0.0), gap_s)
+            longest[begun[-1].kind] = max(longest.get(begun[-1].kind, 0.0), gap_s)
     return longest
 
 
