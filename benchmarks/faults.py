@@ -186,9 +186,12 @@ def main() -> None:
     folder.chmod(0o755)  # the account of the database must enter it
     home, temporary = folder / "home", folder / "tmp"
     temporary.mkdir(mode=0o755)
-    with open_live_day(home, latency_ms=LATENCY_MS, TMPDIR=str(temporary)) as day:
-        promises = run_campaign(day, timedelta(minutes=arguments.minutes), arguments.seed)
-    promises += check_left_over(find_processes(home), home, temporary)
+    try:
+        with open_live_day(home, latency_ms=LATENCY_MS, TMPDIR=str(temporary)) as day:
+            promises = run_campaign(day, timedelta(minutes=arguments.minutes), arguments.seed)
+        promises += check_left_over(find_processes(home), home, temporary)
+    finally:
+        EmbeddedPostgres(home).stop()  # which a service that died leaves
     print_promises(promises)
     if any(promise.broken for promise in promises):
         sys.exit(f"kept for a look: {folder}")

@@ -84,8 +84,13 @@ class LiveDay:
     def find_run_workers(self) -> list[psutil.Process]:
         """Processes that execute a run at this moment."""
         pids = [json.loads(row["value"])["pid"] for row in self.ask(RUN_WORKERS, "DAGSTER_PG_URL")]
-        workers = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-        return [worker for worker in workers if worker.status() != psutil.STATUS_ZOMBIE]
+        workers = []
+        for pid in pids:
+            with suppress(psutil.NoSuchProcess):  # its run has ended meanwhile
+                worker = psutil.Process(pid)
+                if worker.status() != psutil.STATUS_ZOMBIE:
+                    workers.append(worker)
+        return workers
 
     @contextmanager
     def connect(self, variable: str = "DATABASE_URL") -> Iterator[Engine]:
@@ -253,12 +258,14 @@ def wait_until_up(day: LiveDay) -> None:
 
 
 def find_processes(home: Path) -> dict[int, str]:
-    """Living processes that have this home in their environment: the service's, and the runs it started."""
+    """Living processes that have this home in their environment or command: the service's, its runs, its database."""
     found = {}
     for process in psutil.process_iter():
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("RACEDAY_HOME") == str(home):
-                found[process.pid] = " ".join(process.cmdline())
+            command, environment = " ".join(process.cmdline()), process.environ()
+            is_ours = environment.get("RACEDAY_HOME") == str(home) or f"{home}/" in command
+            if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                found[process.pid] = command
         except psutil.Error:
             continue  # it ended meanwhile
     return found
