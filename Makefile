@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check definitions format dev up production newest browser bench freshness soak faults clean
+.PHONY: help demo test check definitions format dev docs up production newest browser bench freshness soak faults clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,10 @@ format: $(INSTALLED)  ## Format the code and mend what can be mended
 
 dev: $(INSTALLED)  ## The Dagster UI on a simulated racing day, at http://127.0.0.1:3000
 	@$(BIN)/raceday sandbox -- dagster dev -w workspace.yaml -h 127.0.0.1 -p 3000
+
+docs: $(INSTALLED)  ## Write docs/data.md from the comments of the database's views
+	@$(BIN)/raceday sandbox -- $(BIN)/python -m raceday_dagster.store.schema.documentation > docs/data.md.new
+	@mv docs/data.md.new docs/data.md
 
 up: $(INSTALLED)  ## The whole day, unattended: daemon, code server and UI at http://127.0.0.1:3000
 	@exec $(BIN)/raceday up

@@ -14,7 +14,7 @@ from raceday_dagster.defs.resources import RESOURCES, open_race_store
 from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.racing.outcomes import BatchOutcome, ConnectionUse, ProcessResult, Timings, WorkerUse
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.race_store import Poll, RaceStore
+from raceday_dagster.store.race_store import Poll, PollRun, RaceStore
 from raceday_dagster.workers.pool import TransformWorkers
 
 
@@ -80,7 +80,7 @@ def run_threads(run_id: str, race_ids: Sequence[str]) -> BatchOutcome:
             db_pool=ConnectionUse(max=store.gauge.max, peak=store.gauge.peak),
             workers=WorkerUse(total=settings.transform_workers, busy_peak=0, queue_depth_peak=0, restarts=0),
         )
-        store.record_batch(run_id, outcome)
+        store.record_batch(PollRun(run_id=run_id), outcome)
     assert outcome.successes == len(race_ids)
     return outcome
 

@@ -1,7 +1,7 @@
-"""The two histories: what a poll adds to them. Rows are only ever added, at the end, and compared in the database.
+"""The histories: what a poll adds to them. Rows are only ever added, at the end, and compared in the database.
 
-Each is one statement that reads the previous rows of all entrants and inserts what follows from them, under the lock
-of the race. Both name the racing day, so that one partition is looked at.
+Each is one statement that reads the rows stored before and inserts what follows from them, under the lock of the
+race. Each names the racing day, so that one partition is looked at.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from raceday_dagster.racing.records import Record
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.store.decisions import ObservedEntrants
+from raceday_dagster.store.schema.tables import POOL_TOTALS
 from raceday_dagster.store.transaction import Transaction
 from raceday_dagster.store.upsert import LARGEST_STATEMENT, dump_row
 
@@ -93,6 +94,17 @@ ORDER BY given.entrant_id, given.type
 ON CONFLICT DO NOTHING
 """
 
+ADD_POOL_TOTALS = "\n".join(
+    (
+        "INSERT INTO pool_history (racing_day, race_id, polling_timestamp, event_timestamp, time_to_start_s,",
+        f"time_interval, {', '.join(POOL_TOTALS)})",
+        "SELECT %(racing_day)s, race_id, %(polling_timestamp)s, %(event_timestamp)s, %(time_to_start_s)s,",
+        f"%(time_interval)s, {', '.join(POOL_TOTALS)}",
+        "FROM race_pools WHERE race_id = %(race_id)s",
+        "ON CONFLICT DO NOTHING",
+    )
+)
+
 
 def add_money_flow(
     transaction: Transaction, snapshot: RaceSnapshot, racing_day: date, observed: ObservedEntrants
@@ -103,8 +115,6 @@ def add_money_flow(
     """
     values = {
         **_poll_values(snapshot, racing_day),
-        "time_to_start_s": snapshot.time_to_start_s,
-        "time_interval": snapshot.time_interval,
         "interval_type": snapshot.interval_type,
         "starts": observed == "every",
         "only_changed": observed == "changed",
@@ -117,12 +127,19 @@ def add_odds(transaction: Transaction, snapshot: RaceSnapshot, racing_day: date)
     return _add(transaction, "odds_history", ADD_ODDS, snapshot.odds, _poll_values(snapshot, racing_day))
 
 
+def add_pool_totals(transaction: Transaction, snapshot: RaceSnapshot, racing_day: date) -> None:
+    """Adds the totals of ``race_pools`` as they are stored now: an answer may have carried only some of them."""
+    transaction.run("pool_history", ADD_POOL_TOTALS, _poll_values(snapshot, racing_day))
+
+
 def _poll_values(snapshot: RaceSnapshot, racing_day: date) -> dict[str, Any]:
     return {
         "racing_day": racing_day,
         "race_id": snapshot.race_id,
         "event_timestamp": snapshot.event_timestamp,
         "polling_timestamp": snapshot.polling_timestamp,
+        "time_to_start_s": snapshot.time_to_start_s,
+        "time_interval": snapshot.time_interval,
     }
 
 

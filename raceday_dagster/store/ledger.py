@@ -19,6 +19,7 @@ from datetime import datetime
 from typing import Any
 
 from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult, RowCounts
+from raceday_dagster.racing.records import Record
 from raceday_dagster.store.schema.tables import COUNTED_TABLES, batches, race_polls
 from raceday_dagster.store.transaction import Transaction
 from raceday_dagster.store.upsert import LARGEST_STATEMENT
@@ -27,8 +28,10 @@ _POLL_COLUMNS = tuple(column.name for column in race_polls.columns)
 _POLL_KEY = ("run_id", "race_id")
 _BATCH_COLUMNS = tuple(column.name for column in batches.columns)
 
+# A poll is announced when it is committed: to listeners of the channel `raceday`, once, however often it is recorded.
 INSERT_POLLS = "\n".join(
     (
+        "WITH recorded AS (",
         f"INSERT INTO race_polls AS stored ({', '.join(_POLL_COLUMNS)})",
         f"SELECT {', '.join(_POLL_COLUMNS)}",
         "FROM jsonb_populate_recordset(NULL::race_polls, %(rows)s::jsonb)",
@@ -36,6 +39,9 @@ INSERT_POLLS = "\n".join(
         "ON CONFLICT (run_id, race_id) DO UPDATE",
         f"SET {', '.join(f'{name} = EXCLUDED.{name}' for name in _POLL_COLUMNS if name not in _POLL_KEY)}",
         "WHERE stored.status = 'failed' AND EXCLUDED.status <> 'failed'",
+        "RETURNING race_id, polled_at, status)",
+        "SELECT pg_notify('raceday', json_build_object(",
+        "'race_id', race_id, 'polled_at', polled_at, 'status', status)::text) FROM recorded",
     )
 )
 READ_COUNTS = "\n".join(
@@ -57,19 +63,29 @@ INSERT_BATCH = "\n".join(
 )
 
 
-def record_polls(transaction: Transaction, run_id: str, races: Sequence[ProcessResult]) -> None:
+class PollRun(Record):
+    """The run that polls. A run that was started by hand has no lane and no due time."""
+
+    run_id: str
+    lane: str | None = None
+    """Which way its run came to be launched: ``live`` past the queue, ``queued`` through it."""
+    due_at: datetime | None = None
+    """When its races fell due."""
+
+
+def record_polls(transaction: Transaction, run: PollRun, races: Sequence[ProcessResult]) -> None:
     """Adds the polls of a run that the ledger does not have, of two of one race the last."""
-    rows = list({row["race_id"]: row for row in (_build_poll_row(race, run_id) for race in races)}.values())
+    rows = list({row["race_id"]: row for row in (_build_poll_row(race, run) for race in races)}.values())
     for start in range(0, len(rows), LARGEST_STATEMENT):
         part = json.dumps(rows[start : start + LARGEST_STATEMENT])
         transaction.run("race_polls", INSERT_POLLS, {"rows": part})
 
 
-def record_batch(transaction: Transaction, run_id: str, outcome: BatchOutcome) -> None:
+def record_batch(transaction: Transaction, run: PollRun, outcome: BatchOutcome) -> None:
     """Adds those races of a batch that the ledger misses, and the batch unless the ledger has one of that run."""
-    record_polls(transaction, run_id, outcome.races)
+    record_polls(transaction, run, outcome.races)
     values = {
-        "run_id": make_key(run_id),
+        "run_id": make_key(run.run_id),
         "pool_max": outcome.db_pool.max,
         "pool_peak": outcome.db_pool.peak,
         **{name: getattr(outcome, name) for name in _BATCH_COLUMNS if hasattr(outcome, name)},
@@ -84,12 +100,14 @@ def read_written(transaction: Transaction, *, run_id: str, race_id: str, polled_
     return None if row is None else RowCounts(**row)
 
 
-def _build_poll_row(result: ProcessResult, run_id: str) -> dict[str, Any]:
+def _build_poll_row(result: ProcessResult, run: PollRun) -> dict[str, Any]:
     counts = result.row_counts.model_dump()
     error = result.error
     return {
-        "run_id": make_key(run_id),
+        "run_id": make_key(run.run_id),
         "race_id": make_key(result.race_id),
+        "lane": run.lane,
+        "due_at": run.due_at.isoformat() if run.due_at else None,
         "polled_at": result.polled_at.isoformat(),
         "status": result.status,
         **result.timings.model_dump(),

@@ -22,13 +22,14 @@ from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.store import day_list, ledger, queries, race_write
 from raceday_dagster.store.decisions import FIRST_YEAR, LAST_YEAR, guess_racing_days, is_racing_day
 from raceday_dagster.store.engine import PoolGauge
+from raceday_dagster.store.ledger import PollRun
 from raceday_dagster.store.queries import FollowedRace, OverdueRace, RaceToRecheck
 from raceday_dagster.store.race_write import Poll, WriteReport
 from raceday_dagster.store.schema.partitions import choose_days, create_partitions
 from raceday_dagster.store.sql_errors import build_database_error, is_missing_partition
 from raceday_dagster.store.transaction import Transactions
 
-__all__ = ["Poll", "RaceStore", "WriteReport"]
+__all__ = ["Poll", "PollRun", "RaceStore", "WriteReport"]
 
 DEADLINE_S = 10.0
 LIST_DEADLINE_S = 30.0
@@ -99,26 +100,26 @@ class RaceStore:
             raise
         return report.model_copy(update={"write_ms": measure_ms(), "breakdown_ms": breakdown_ms})
 
-    def record_poll(self, result: ProcessResult, run_id: str, *, deadline_s: float = DEADLINE_S) -> None:
+    def record_poll(self, result: ProcessResult, run: PollRun, *, deadline_s: float = DEADLINE_S) -> None:
         """Puts a race that failed or was skipped into the ledger; a second time adds nothing.
 
         Raises:
             WriteError: It is not there.
         """
         self._transactions.run(
-            lambda transaction: ledger.record_polls(transaction, run_id, [result]),
+            lambda transaction: ledger.record_polls(transaction, run, [result]),
             race_id=result.race_id,
             deadline_s=deadline_s,
         )
 
-    def record_batch(self, run_id: str, outcome: BatchOutcome) -> None:
+    def record_batch(self, run: PollRun, outcome: BatchOutcome) -> None:
         """Puts a batch, and those of its races the ledger misses, into the ledger; a second time adds nothing.
 
         Raises:
             WriteError: Nothing of it is there.
         """
         self._transactions.run(
-            lambda transaction: ledger.record_batch(transaction, run_id, outcome), deadline_s=DEADLINE_S
+            lambda transaction: ledger.record_batch(transaction, run, outcome), deadline_s=DEADLINE_S
         )
 
     def write_racing_day(self, day: RacingDay) -> RowCounts:

@@ -24,6 +24,7 @@ from raceday_dagster.store.decisions import (
     choose_status,
     label_race,
 )
+from raceday_dagster.store.ledger import PollRun
 from raceday_dagster.store.transaction import Transaction
 from raceday_dagster.store.upsert import Upsert, dump_row, dump_values, write_rows
 
@@ -93,10 +94,9 @@ WHERE meetings.meeting_id = derived.meeting_id AND meetings.status <> derived.st
 """
 
 
-class Poll(Record):
+class Poll(PollRun):
     """What is known of a poll before its write: whose it is, and what the stages before took."""
 
-    run_id: str
     fetch_ms: int = 0
     transform_ms: int = 0
     elapsed_before_ms: int = 0
@@ -152,6 +152,8 @@ def write_race(
     races = write_rows(transaction, RACE, [_race_row(snapshot, racing_day, change)])
     entrants = _write_entrants(transaction, snapshot, stored)
     pools = write_rows(transaction, POOLS, _pools_rows(snapshot))
+    if pools:
+        history.add_pool_totals(transaction, snapshot, racing_day)
     money_flow = odds = 0
     # Only polls write entrants and pools, so a change in them means that this answer was not stored before.
     if entrants or pools or not stored.has_poll_of(snapshot.event_timestamp):
@@ -254,7 +256,7 @@ def _record(transaction: Transaction, snapshot: RaceSnapshot, poll: Poll, write_
         quality_score=snapshot.quality.score,
         **came_to,
     )
-    ledger.record_polls(transaction, poll.run_id, [result])
+    ledger.record_polls(transaction, poll, [result])
 
 
 def _meeting_row(snapshot: RaceSnapshot, racing_day: date) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from raceday_dagster.racing.outcomes import BATCH_BUDGET_MS, BatchOutcome, Proce
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.queries import FollowedRace
-from raceday_dagster.store.race_store import RaceStore
+from raceday_dagster.store.race_store import PollRun, RaceStore
 from raceday_dagster.workers.pool import TransformWorkers
 
 UNFINISHED = [
@@ -92,8 +92,18 @@ class SummariseBatch(dg.Config):
 
 def find_races_in_config(run_config: Mapping[str, Any]) -> tuple[str, ...]:
     """``race_ids`` of ``select_races`` in a run's config; empty without any."""
+    return tuple(str(race_id) for race_id in _read_selection(run_config).get("race_ids") or ())
+
+
+def describe_run(context: dg.OpExecutionContext) -> PollRun:
+    """The run of a step, as the ledger keeps it."""
+    due_at = parse_due_at(str(_read_selection(context.run.run_config).get("due_at") or ""))
+    return PollRun(run_id=context.run_id, lane=context.run.tags.get(LANE_TAG), due_at=due_at)
+
+
+def _read_selection(run_config: Mapping[str, Any]) -> Mapping[str, Any]:
     select_races = (run_config.get("ops") or {}).get("select_races") or {}
-    return tuple(str(race_id) for race_id in (select_races.get("config") or {}).get("race_ids") or ())
+    return select_races.get("config") or {}
 
 
 @dg.op(
@@ -275,7 +285,7 @@ def summarise_batch(
     # The UI has the outcome even when the ledger cannot be written.
     yield dg.Output(outcome, metadata=build_summary_metadata(outcome))
     with failing_plainly():
-        race_store.record_batch(context.run_id, outcome)
+        race_store.record_batch(describe_run(context), outcome)
     if is_failed(outcome, config.fail_run_when):
         raise dg.Failure(
             f"{outcome.failures} of {outcome.total_races} races failed "

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import dagster as dg
 
+from raceday_dagster.defs.ops.batch import describe_run
 from raceday_dagster.defs.reporting import ProgressBoard, end_race, fail_race, skip_race
 from raceday_dagster.errors import FetchError, TransformError, WriteError
 from raceday_dagster.fetch.client import RacingApi
@@ -175,7 +176,7 @@ def _write(context: dg.OpExecutionContext, race: TransformedRace, race_store: Ra
     log.info("write_start")
     began_s = time.monotonic()
     poll = Poll(
-        run_id=context.run_id,
+        **describe_run(context).model_dump(),
         fetch_ms=race.timings.fetch_ms,
         transform_ms=race.timings.transform_ms,
         elapsed_before_ms=measure_ms(race.started_s),
@@ -216,7 +217,7 @@ def _record(context: dg.OpExecutionContext, result: ProcessResult, race_store: R
     """Puts a race that was not written into the ledger. If the database refuses even that, the log has it and the
     summary of the batch tries once more."""
     try:
-        race_store.record_poll(result, context.run_id, deadline_s=LEDGER_DEADLINE_S)
+        race_store.record_poll(result, describe_run(context), deadline_s=LEDGER_DEADLINE_S)
     except WriteError as error:
         get_logger(race_id=result.race_id, run_id=context.run_id).error("ledger_failed", error=str(error))
     return result

@@ -1,7 +1,7 @@
 """The schema: every table, key, check and index, and nothing else. ``migrations`` must lead to exactly this.
 
 Text ids; instants are ``timestamptz``; racing days are plain dates (labels, not instants); money is integer cents; odds
-are ``numeric(10,2)``; shares are percent, ``numeric(6,2)``. ``NULL`` means "not known". The two history tables are
+are ``numeric(10,2)``; shares are percent, ``numeric(6,2)``. ``NULL`` means "not known". The history tables are
 partitioned by racing day (see ``partitions``) and have no foreign key: creating a partition would otherwise wait for
 every race write in flight.
 """
@@ -37,7 +37,7 @@ NAMES = {
     "fk": "fk_%(table_name)s_%(column_0_name)s",
     "ck": "ck_%(table_name)s_%(constraint_name)s",
 }
-PARTITIONED_TABLES = ("money_flow_history", "odds_history")
+PARTITIONED_TABLES = ("money_flow_history", "odds_history", "pool_history")
 
 metadata = MetaData(naming_convention=NAMES)
 
@@ -151,15 +151,17 @@ entrants = Table(
     postgresql_with={"fillfactor": 80},
 )
 
+POOL_TOTALS = (
+    *(f"{product}_pool_total" for product in ("win", "place", "quinella", "trifecta", "exacta", "first4")),
+    "total_race_pool",
+    "multi_leg_pool_total",
+)
+
 race_pools = Table(
     "race_pools",
     metadata,
     Column("race_id", ForeignKey("races.race_id", ondelete="CASCADE"), primary_key=True),
-    *_counts(
-        (f"{product}_pool_total" for product in ("win", "place", "quinella", "trifecta", "exacta", "first4")),
-        BigInteger,
-    ),
-    *_counts(("total_race_pool", "multi_leg_pool_total"), BigInteger),
+    *_counts(POOL_TOTALS, BigInteger),
     Column("currency", Text, nullable=False, server_default="NZD"),
     Column("source", Text, nullable=False),
     Column("data_quality_score", Integer),
@@ -218,6 +220,41 @@ odds_history = Table(
     postgresql_partition_by="RANGE (racing_day)",
 )
 
+pool_history = Table(
+    "pool_history",
+    metadata,
+    Column("racing_day", Date),
+    Column("race_id", Text, nullable=False),
+    *_columns(Instant, "polling_timestamp", "event_timestamp", nullable=False),
+    Column("time_to_start_s", Integer, nullable=False),
+    Column("time_interval", Numeric(9, 1), nullable=False),
+    *_columns(BigInteger, *POOL_TOTALS, nullable=False),
+    PrimaryKeyConstraint("racing_day", "race_id", "polling_timestamp"),
+    postgresql_partition_by="RANGE (racing_day)",
+)
+"""The totals of ``race_pools`` after each poll that changed one."""
+
+market_signals = Table(
+    "market_signals",
+    metadata,
+    Column("race_id", ForeignKey("races.race_id", ondelete="CASCADE"), nullable=False),
+    *_columns(Text, "entrant_id", "kind", nullable=False),
+    *_columns(Instant, "polling_timestamp", "compared_with", nullable=False),
+    Column("racing_day", Date, nullable=False),
+    Column("time_to_start_s", Integer, nullable=False),
+    Column("time_interval", Numeric(9, 1), nullable=False),
+    *_columns(Numeric(12, 2), "value_before", "value_now", "change", nullable=False),
+    Column("tier", Text, nullable=False),
+    *_columns(Boolean, "is_alert", "is_strong", "after_scratching", nullable=False),
+    Column("computed_from", JSONB, nullable=False),
+    Column("created_at", Instant, nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("race_id", "polling_timestamp", "entrant_id", "kind"),
+    _one_of("kind", "money", "share", "price"),
+    Index("ix_market_signals_racing_day", "racing_day", text("polling_timestamp DESC")),
+)
+"""What moved: one row a runner, poll and kind. ``change`` is in percentage points of money or share, or percent of the
+price, positive when it shortens."""
+
 COUNTED_TABLES = (
     "meetings",
     "races",
@@ -240,6 +277,8 @@ race_polls = Table(
     Column("quality_score", Integer),
     *_columns(Text, "error_stage", "error_type", "error_message"),
     Column("retryable", Boolean),
+    Column("lane", Text),
+    Column("due_at", Instant),
     PrimaryKeyConstraint("run_id", "race_id"),
     _one_of("status", "success", "skipped", "failed"),
     _one_of("error_stage", "fetch", "transform", "write"),

@@ -16,7 +16,7 @@ from raceday_dagster_tests.integration.store.store_fixture import observe, open_
 
 OLD_DAY = date(2025, 7, 1)
 BEFORE = date(2025, 7, 10)
-MONEY, ODDS = (name_partition(table, OLD_DAY) for table in PARTITIONED_TABLES)
+MONEY, ODDS, POOLS = (name_partition(table, OLD_DAY) for table in PARTITIONED_TABLES)
 
 FILL_MONEY = """
 INSERT INTO money_flow_history
@@ -29,6 +29,12 @@ FILL_ODDS = """
 INSERT INTO odds_history
 SELECT %(day)s, 'race-' || number %% 5, 'entrant-' || number, 'fixed_win', 2.50,
     timestamptz '1999-12-31 23:59:59.999999+00', now()
+FROM generate_series(1, %(rows)s) AS number
+"""
+FILL_POOLS = """
+INSERT INTO pool_history
+SELECT %(day)s, 'race-' || number %% 5, timestamptz '2025-07-01 00:50:00+00' + number * interval '1 second', now(), 600,
+    10.5, number, 2, 3, 4, 5, 6, 7, 9007199254740993
 FROM generate_series(1, %(rows)s) AS number
 """
 PARTITION_NAMES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '_history_[0-9]{4}_' ORDER BY 1"
@@ -48,7 +54,7 @@ def open_old_day(database_url: str, *, rows: int = 20, pool_max: int = 3) -> Ite
 
 def add_rows(database_url: str, rows: int, day: date = OLD_DAY) -> None:
     with observe(database_url) as run:
-        for statement in (FILL_MONEY, FILL_ODDS):
+        for statement in (FILL_MONEY, FILL_ODDS, FILL_POOLS):
             run(statement, {"day": day, "rows": rows})
 
 

@@ -16,6 +16,7 @@ from raceday_dagster_tests.integration.archive.archive_fixture import (
     MONEY,
     ODDS,
     OLD_DAY,
+    POOLS,
     add_rows,
     archive,
     ask_parquet,
@@ -31,7 +32,7 @@ from raceday_dagster_tests.integration.archive.archive_fixture import (
 from raceday_dagster_tests.integration.store.store_fixture import observe
 
 DAY = timedelta(days=1)
-FILES = [f"money_flow_history/{MONEY}.parquet", f"odds_history/{ODDS}.parquet"]
+FILES = [f"money_flow_history/{MONEY}.parquet", f"odds_history/{ODDS}.parquet", f"pool_history/{POOLS}.parquet"]
 TYPES = {
     "racing_day": "DATE",
     "polling_timestamp": "TIMESTAMP WITH TIME ZONE",
@@ -66,8 +67,8 @@ def store(database_url: str) -> Iterator[RaceStore]:
 def test_an_old_day_becomes_a_file_a_table_and_leaves(store: RaceStore, database_url: str, tmp_path: Path) -> None:
     store.gauge.reset_peak()
     steps = archive(store, tmp_path)
-    assert count_stages(steps) == {"detached": 2, "exported": 2, "dropped": 2}
-    assert [step.rows for step in steps if step.stage == "dropped"] == [20, 20]
+    assert count_stages(steps) == {"detached": 3, "exported": 3, "dropped": 3}
+    assert [step.rows for step in steps if step.stage == "dropped"] == [20, 20, 20]
     assert list_files(tmp_path) == FILES
     assert list_partitions(database_url) == []
     assert store.gauge.peak == 1
@@ -88,7 +89,7 @@ def test_a_file_holds_every_value_in_the_type_it_had(store: RaceStore, database_
         for text in HOSTILE:
             values = {"day": OLD_DAY, "text": text, "moment": moment}
             run("INSERT INTO odds_history VALUES (%(day)s, %(text)s, 'e', 'pool_win', 1.05, %(moment)s, now())", values)
-    tables = {name: read_table(database_url, name) for name in (MONEY, ODDS)}
+    tables = {name: read_table(database_url, name) for name in (MONEY, ODDS, POOLS)}
     assert len(tables[ODDS]) == 20 + len(HOSTILE)
     archive(store, tmp_path)
     for file, rows in zip(FILES, tables.values(), strict=True):
@@ -110,7 +111,7 @@ def in_utc(rows: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
 def test_a_day_without_a_row_leaves_without_a_file(database_url: str, tmp_path: Path) -> None:
     with open_old_day(database_url, rows=0) as store:
         steps = archive(store, tmp_path)
-    assert count_stages(steps) == {"detached": 2, "dropped": 2}
+    assert count_stages(steps) == {"detached": 3, "dropped": 3}
     assert list_files(tmp_path) == []
     assert list_partitions(database_url) == []
 
@@ -130,11 +131,11 @@ def test_a_run_that_ends_before_the_drop_is_not_exported_again(
     store: RaceStore, database_url: str, tmp_path: Path
 ) -> None:
     stop_after(store, tmp_path, "exported")
-    assert list_partitions(database_url) == [MONEY, ODDS]
+    assert list_partitions(database_url) == [MONEY, ODDS, POOLS]
     made = (tmp_path / FILES[0]).stat().st_mtime_ns
     first, *_ = steps = archive(store, tmp_path)
     assert (first.stage, first.partition, first.exported_before) == ("dropped", MONEY, True)
-    assert count_stages(steps)["exported"] == 1
+    assert count_stages(steps)["exported"] == 2
     assert (tmp_path / FILES[0]).stat().st_mtime_ns == made
     assert list_files(tmp_path) == FILES
 
@@ -150,7 +151,7 @@ def test_a_replay_of_an_archived_day_becomes_a_second_file(store: RaceStore, tmp
     store.ensure_partitions([OLD_DAY])
     add_rows(database_url, 4)
     archive(store, tmp_path)
-    assert len(list_files(tmp_path)) == 6
+    assert len(list_files(tmp_path)) == 9
 
 
 def test_a_leftover_that_a_replay_attaches_and_fills_is_exported_whole(
@@ -160,7 +161,7 @@ def test_a_leftover_that_a_replay_attaches_and_fills_is_exported_whole(
     assert ODDS not in store.ensure_partitions([OLD_DAY])
     with observe(database_url) as run:
         run(f"UPDATE {MONEY} SET hold_percentage = 99 WHERE entrant_id = 'entrant-1'")
-    assert count_stages(archive(store, tmp_path)) == {"detached": 2, "exported": 2, "dropped": 2}
+    assert count_stages(archive(store, tmp_path)) == {"detached": 3, "exported": 3, "dropped": 3}
     second = read_parquet(tmp_path / "money_flow_history" / f"{MONEY}_2.parquet")
     assert len(second) == len(read_parquet(tmp_path / FILES[0])) == 20
     assert [row[8] for row in second if row[2] == "entrant-1"] == [Decimal("99.00")]
@@ -217,7 +218,7 @@ def test_old_days_of_the_ledger_become_files_and_leave(store: RaceStore, databas
     aside = set_aside(store.engine, "race_polls", OLD_DAY, rows_at_once=3)  # and the run ends here
     steps = archive(store, tmp_path, ledger_before=BEFORE)
     assert steps[-1].stage == "dropped"
-    assert [step.rows for step in steps if step.stage == "dropped"] == [20, 20, 7, 7, 7, 7]
+    assert [step.rows for step in steps if step.stage == "dropped"] == [20, 20, 20, 7, 7, 7, 7]
     assert archive(store, tmp_path, ledger_before=BEFORE) == []
     with observe(database_url) as run:
         left = {table: run(f"SELECT * FROM {table}") for table in ledger}

@@ -25,6 +25,7 @@ from raceday_dagster_tests.integration.archive.archive_fixture import (
     MONEY,
     ODDS,
     OLD_DAY,
+    POOLS,
     archive,
     count_stages,
     list_files,
@@ -72,8 +73,8 @@ def test_races_are_written_while_a_detach_waits_for_an_older_write(
                 assert report.row_counts.money_flow_history == 8
             assert run(WAITING_DETACH)[0][0] == 1
             assert not archiving.done()
-        assert count_stages(archiving.result(30)) == {"detached": 2, "exported": 2, "dropped": 2}
-    assert len(list_files(tmp_path)) == 2
+        assert count_stages(archiving.result(30)) == {"detached": 3, "exported": 3, "dropped": 3}
+    assert len(list_files(tmp_path)) == 3
 
 
 def test_a_detach_that_waits_too_long_is_cut_off_and_ended_by_the_next_run(
@@ -90,9 +91,9 @@ def test_a_detach_that_waits_too_long_is_cut_off_and_ended_by_the_next_run(
         assert (caught.value.race_id, caught.value.retryable) == ("replayed", False)
     assert [(step.stage, step.partition) for step in steps[:1]] == [("not_detached", MONEY)]
     assert "something else uses it for too long" in steps[0].reason
-    assert [step.partition for step in steps[1:]] == [ODDS] * 3  # the other table's day is archived all the same
+    assert [step.partition for step in steps[1:]] == [ODDS] * 3 + [POOLS] * 3  # the other tables are archived
     assert count_stages(archive(store, tmp_path)) == {"detached": 1, "exported": 1, "dropped": 1}
-    assert len(list_files(tmp_path)) == 2
+    assert len(list_files(tmp_path)) == 3
     assert list_partitions(database_url) == []
 
 
@@ -159,7 +160,7 @@ def test_a_table_that_somebody_reads_is_left_to_the_next_run(
     assert [(step.stage, step.partition) for step in steps if step.reason] == [("not_archived", MONEY)]
     assert "could not obtain lock" in steps[2].reason
     assert count_stages(archive(store, tmp_path)) == {"dropped": 1}
-    assert len(list_files(tmp_path)) == 2
+    assert len(list_files(tmp_path)) == 3
 
 
 def test_a_full_disk_costs_nothing_and_is_one_line(database_url: str, tmp_path: Path) -> None:
@@ -167,11 +168,11 @@ def test_a_full_disk_costs_nothing_and_is_one_line(database_url: str, tmp_path: 
         with largest_file(200_000):
             steps = archive(store, tmp_path)
         failed = [step for step in steps if step.stage == "not_archived"]
-        assert [step.partition for step in failed] == [MONEY, ODDS]
+        assert [step.partition for step in failed] == [MONEY, ODDS, POOLS]
         assert all(step.reason.startswith("the archive folder: File too large; make room") for step in failed)
         assert list_files(tmp_path) == []
-        assert list_partitions(database_url) == [MONEY, ODDS]
-        assert count_stages(archive(store, tmp_path)) == {"exported": 2, "dropped": 2}
+        assert list_partitions(database_url) == [MONEY, ODDS, POOLS]
+        assert count_stages(archive(store, tmp_path)) == {"exported": 3, "dropped": 3}
     assert len(read_parquet(tmp_path / "money_flow_history" / f"{MONEY}.parquet")) == 5_000
 
 
@@ -201,7 +202,7 @@ def test_wherever_a_run_is_killed_the_next_one_finishes_and_exports_nothing_twic
         folder = tmp_path / str(number)
         with open_old_day(database_url, rows=4) as store:
             with observe(database_url) as run:
-                run(f"DROP TABLE {ODDS}")  # one table tells it all
+                run(f"DROP TABLE {ODDS}, {POOLS}")  # one table tells it all
             try:
                 with watch_statements(store.engine, at=number, action=kill) as statements:
                     archive(store, folder)
@@ -230,7 +231,7 @@ def test_a_folder_that_cannot_be_made_leaves_all_where_it_was(
 def test_two_runs_do_not_share_a_folder(store: RaceStore, tmp_path: Path) -> None:
     with open_folder(tmp_path), pytest.raises(ArchiveError, match="in use by another process"):
         archive(store, tmp_path)
-    assert len(archive(store, tmp_path)) == 6
+    assert len(archive(store, tmp_path)) == 9
 
 
 def test_a_column_of_an_unknown_type_keeps_its_partition(store: RaceStore, database_url: str, tmp_path: Path) -> None:

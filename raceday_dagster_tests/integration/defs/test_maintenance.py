@@ -74,23 +74,23 @@ def test_each_step_does_its_part_and_a_second_run_changes_nothing(
     assert first.success
     started = [event.step_key for event in first.all_events if event.event_type == dg.DagsterEventType.STEP_START]
     assert started == list(OPS)
-    assert read_metadata(first, "create_history_partitions")["partitions_created"] == 10
+    assert read_metadata(first, "create_history_partitions")["partitions_created"] == 15
     today = now.astimezone(NEW_ZEALAND).date()
     days = {name_partition(table, today + ahead * DAY) for table in PARTITIONED_TABLES for ahead in range(5)}
     with observe(database_url) as run:
         assert {name for (name,) in run("SELECT inhrelid::regclass::text FROM pg_inherits")} >= days
     archived = read_metadata(first, "archive_history")
-    assert archived["partitions_dropped"] == archived["partitions_detached"] == 10
-    assert (archived["partitions_exported"], archived["rows_archived"]) == (2, 40)
+    assert archived["partitions_dropped"] == archived["partitions_detached"] == 15
+    assert (archived["partitions_exported"], archived["rows_archived"]) == (3, 60)
     assert list_partitions(database_url) == []
-    assert len(list_files(house.folder)) == 2
+    assert len(list_files(house.folder)) == 3
     assert house.instance.get_dynamic_partitions(RACES) == ["young"]
     assert read_metadata(first, "remove_old_partitions")["partitions_removed"] == 2
     assert not house.instance.has_run(run_id)
     lines = [line for line in read_log(capfd.readouterr().err) if line.get("run_id") == first.run_id]
     events = [line["event"] for line in lines]
     assert events[:2] == ["partition_creation_start", "partition_creation_complete"]
-    assert events.count("partition_detached") == 10
+    assert events.count("partition_detached") == 15
 
     second = house.run()
     assert second.success
@@ -98,7 +98,7 @@ def test_each_step_does_its_part_and_a_second_run_changes_nothing(
     assert read_metadata(second, "archive_history")["partitions_dropped"] == 0
     assert read_metadata(second, "remove_old_partitions")["partitions_removed"] == 0
     assert read_metadata(second, "delete_old_runs")["runs_deleted"] == 0
-    assert len(list_files(house.folder)) == 2
+    assert len(list_files(house.folder)) == 3
 
 
 def test_a_step_that_fails_makes_the_run_red_and_leaves_the_others_their_work(
@@ -113,7 +113,7 @@ def test_a_step_that_fails_makes_the_run_red_and_leaves_the_others_their_work(
     assert failure.step_key == "archive_history"
     assert "correct ARCHIVE_DIR" in str(failure.step_failure_data.user_failure_data)
     assert read_metadata(result, "archive_history")["partitions_detached"] == 0
-    assert len(list_partitions(database_url)) == 2
+    assert len(list_partitions(database_url)) == 3
     assert house.instance.get_dynamic_partitions(RACES) == []
     assert not house.instance.has_run(run_id)
 
@@ -197,7 +197,7 @@ def test_a_race_is_written_again_and_again_meanwhile(house: Housekeeping, databa
         polling.join()
         engine.dispose()
     assert result.success
-    assert read_metadata(result, "archive_history")["partitions_dropped"] == 10
+    assert read_metadata(result, "archive_history")["partitions_dropped"] == 15
     assert len(statuses) > 1
     assert set(statuses) == {"written"}
     with observe(database_url) as run:

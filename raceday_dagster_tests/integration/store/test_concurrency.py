@@ -183,7 +183,7 @@ def test_a_partition_is_made_while_a_race_is_being_written(store: RaceStore, dat
     with open_store(database_url) as other, watch_statements(store.engine, at=8, action=make) as statements:
         assert write(store, make_snapshot()).row_counts.money_flow_history == 8
     assert statements.fired == 1
-    assert made == ["money_flow_history_2025_03_01", "odds_history_2025_03_01"]
+    assert made == ["money_flow_history_2025_03_01", "odds_history_2025_03_01", "pool_history_2025_03_01"]
 
 
 def test_nothing_stays_on_a_session_that_a_pooler_would_give_to_somebody_else(

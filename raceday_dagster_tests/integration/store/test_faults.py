@@ -33,7 +33,7 @@ from raceday_dagster_tests.integration.store.store_fixture import (
 )
 from raceday_dagster_tests.write_snapshots import make_snapshot
 
-STATEMENTS = 10
+STATEMENTS = 11
 """Of the first write of a race with results, whose meeting's status may follow."""
 
 
@@ -64,7 +64,7 @@ def failing(store: RaceStore, **fault: Any) -> Iterator[tuple[Statements, pytest
         yield statements, caught
 
 
-def test_a_finished_race_takes_ten_statements(store: RaceStore) -> None:
+def test_a_finished_race_takes_eleven_statements(store: RaceStore) -> None:
     with watch_statements(store.engine) as statements:
         write(store, make_finished())
     assert len(statements.sent) == STATEMENTS

@@ -16,7 +16,7 @@ from raceday_dagster.racing.outcomes import (
     Timings,
     WorkerUse,
 )
-from raceday_dagster.store.race_store import RaceStore
+from raceday_dagster.store.race_store import PollRun, RaceStore
 from raceday_dagster_tests.integration.store.store_fixture import open_store, read_tables, write
 from raceday_dagster_tests.write_snapshots import make_snapshot
 
@@ -53,7 +53,7 @@ def make_batch(*races: ProcessResult) -> BatchOutcome:
 
 def test_a_failure_is_recorded_once_with_its_reason(store: RaceStore, database_url: str) -> None:
     for _ in range(2):
-        store.record_poll(make_failure("race-9"), "run-1")
+        store.record_poll(make_failure("race-9"), PollRun(run_id="run-1"))
     [row] = read_tables(database_url)["race_polls"]
     assert (row["status"], row["error_stage"], row["error_type"]) == ("failed", "fetch", "FetchError")
     assert (row["error_message"], row["retryable"]) == ("503 three times", True)
@@ -64,19 +64,19 @@ def test_a_committed_success_is_not_replaced_by_a_failure_that_only_looked_like_
     store: RaceStore, database_url: str
 ) -> None:
     write(store, make_snapshot(), run_id="run-1")
-    store.record_poll(make_failure("race-1"), "run-1")
+    store.record_poll(make_failure("race-1"), PollRun(run_id="run-1"))
     assert read_tables(database_url)["race_polls"][0]["status"] == "success"
 
 
 def test_a_success_replaces_a_failure_of_the_same_run(store: RaceStore, database_url: str) -> None:
-    store.record_poll(make_failure("race-1"), "run-1")
+    store.record_poll(make_failure("race-1"), PollRun(run_id="run-1"))
     write(store, make_snapshot(), run_id="run-1")
     [row] = read_tables(database_url)["race_polls"]
     assert (row["status"], row["error_stage"], row["money_flow_history_rows"]) == ("success", None, 8)
 
 
 def test_a_reason_with_text_postgresql_refuses_is_recorded_all_the_same(store: RaceStore, database_url: str) -> None:
-    store.record_poll(make_failure("race-\x00", message="it said \x00 and \ud800"), "run-\x00")
+    store.record_poll(make_failure("race-\x00", message="it said \x00 and \ud800"), PollRun(run_id="run-\x00"))
     [row] = read_tables(database_url)["race_polls"]
     assert row["error_message"] == "it said \N{REPLACEMENT CHARACTER} and ?"
 
@@ -87,7 +87,7 @@ def test_a_batch_is_recorded_once_and_fills_what_the_ledger_misses(store: RaceSt
     skipped = ProcessResult(race_id="race-2", status="skipped", polled_at=AT)
     outcome = make_batch(done, skipped, make_failure("race-3"))
     for _ in range(2):
-        store.record_batch("run-1", outcome)
+        store.record_batch(PollRun(run_id="run-1"), outcome)
     tables = read_tables(database_url)
     assert [(row["race_id"], row["status"]) for row in tables["race_polls"]] == [
         ("race-1", "success"),
@@ -116,7 +116,7 @@ def test_a_batch_is_recorded_once_and_fills_what_the_ledger_misses(store: RaceSt
 
 
 def test_an_empty_batch_is_recorded_too(store: RaceStore, database_url: str) -> None:
-    store.record_batch("run-1", make_batch())
+    store.record_batch(PollRun(run_id="run-1"), make_batch())
     assert read_tables(database_url)["batches"][0]["total_races"] == 0
 
 
@@ -125,7 +125,7 @@ def test_ids_no_index_takes_cost_no_race_its_ledger_row(store: RaceStore, databa
     ids = [noise, f"{noise}!", "race-\x00", "race-\N{REPLACEMENT CHARACTER}", "race-\ud800", "race-?", "race-1"]
     outcome = make_batch(*(make_failure(race_id) for race_id in [*ids, "race-1"]))
     for _ in range(2):
-        store.record_batch("run-1", outcome)
+        store.record_batch(PollRun(run_id="run-1"), outcome)
     rows = read_tables(database_url)["race_polls"]
     assert len(rows) == len(ids)
     assert max(len(row["race_id"]) for row in rows) < 200

@@ -10,7 +10,7 @@ import pytest
 from raceday_dagster.errors import DatabaseError
 from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.queries import ANSWERED, POLLED_RACES, read_live_races
-from raceday_dagster.store.race_store import RaceStore
+from raceday_dagster.store.race_store import PollRun, RaceStore
 from raceday_dagster_tests.integration.store.lists import make_list
 from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, write
 from raceday_dagster_tests.integration.store.test_ledger import make_failure
@@ -41,10 +41,10 @@ def test_the_schedule_goes_by_the_ledger_and_by_nothing_later_than_its_clock(sto
     store.write_racing_day(make_list(RACES))
     now = START - timedelta(minutes=5)
     earlier, later = now - timedelta(seconds=20), now + timedelta(hours=1)
-    store.record_poll(make_failure("race-1", polled_at=earlier - timedelta(minutes=1)), "run-1")
-    store.record_poll(make_failure("race-1", polled_at=earlier), "run-2")
-    store.record_poll(make_failure("race-1", polled_at=later), "run-3")
-    store.record_poll(make_failure("race-3", polled_at=later), "run-3")
+    store.record_poll(make_failure("race-1", polled_at=earlier - timedelta(minutes=1)), PollRun(run_id="run-1"))
+    store.record_poll(make_failure("race-1", polled_at=earlier), PollRun(run_id="run-2"))
+    store.record_poll(make_failure("race-1", polled_at=later), PollRun(run_id="run-3"))
+    store.record_poll(make_failure("race-3", polled_at=later), PollRun(run_id="run-3"))
     seen = store.read_polled_races(now, countries=["NZ"], categories=["T"])
     times = {race.race_id: (race.last_poll_time, race.newest_poll_time) for race in seen}
     assert times["race-1"] == (earlier, later)
@@ -55,7 +55,7 @@ def test_the_schedule_goes_by_the_ledger_and_by_nothing_later_than_its_clock(sto
 def test_the_ledger_says_which_races_of_which_runs_have_their_answer(store: RaceStore) -> None:
     odd = "run-\x00"
     for run_id, race_id in (("run-1", "race-1"), ("run-2", "race-2"), (odd, "race-1"), ("run-3", "race-1")):
-        store.record_poll(make_failure(race_id), run_id)
+        store.record_poll(make_failure(race_id), PollRun(run_id=run_id))
     asked = {"run-1": ["race-1", "race-2"], "run-2": ["race-1", "race-2"], odd: ["race-1"], "run-4": ["race-1"]}
     assert store.read_answered(asked) == {("run-1", "race-1"), ("run-2", "race-2"), (odd, "race-1")}
     assert store.read_answered({}) == set()
@@ -102,17 +102,17 @@ def test_a_poll_that_was_skipped_is_no_good_poll(store: RaceStore) -> None:
     answered_at, _error = read_live(store)
     assert answered_at is not None
     skipped = make_failure("race-1", polled_at=answered_at + MINUTE, message="unknown, or stale")
-    store.record_poll(skipped.model_copy(update={"status": "skipped"}), "run-2")
+    store.record_poll(skipped.model_copy(update={"status": "skipped"}), PollRun(run_id="run-2"))
     assert read_live(store) == (answered_at, "unknown, or stale")
 
 
 def test_a_poll_that_failed_does_not_count_and_its_reason_is_read_until_another_succeeds(store: RaceStore) -> None:
     store.write_racing_day(make_list(["race-1"]))
-    store.record_poll(make_failure("race-1", polled_at=START - 60 * MINUTE, message="refused"), "run-0")
+    store.record_poll(make_failure("race-1", polled_at=START - 60 * MINUTE, message="refused"), PollRun(run_id="run-0"))
     assert read_live(store) == (None, "refused")
     write(store, make_snapshot(), run_id="run-1")
     succeeded_at, error = read_live(store)
     assert succeeded_at is not None
     assert error is None
-    store.record_poll(make_failure("race-1", polled_at=succeeded_at + MINUTE, message="503"), "run-2")
+    store.record_poll(make_failure("race-1", polled_at=succeeded_at + MINUTE, message="503"), PollRun(run_id="run-2"))
     assert read_live(store) == (succeeded_at, "503")

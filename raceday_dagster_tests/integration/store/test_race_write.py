@@ -216,7 +216,7 @@ def test_runners_that_carry_different_fields_take_one_statement(store: RaceStore
         report = write(store, with_entrants(snapshot, mixed))
     assert report.row_counts.entrants == 8
     assert sum("INSERT INTO entrants" in statement for statement in statements.sent) == 1
-    assert len(statements.sent) == 9
+    assert len(statements.sent) == 10
 
 
 def test_a_final_result_is_not_overwritten_by_an_interim_one(store: RaceStore, database_url: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from raceday_dagster.racing.snapshots import ResultsRow
 from raceday_dagster.store.queries import CHECK_AFTER, GIVEN_UP_AFTER, OVERDUE_RACES, RACES_TO_RECHECK
-from raceday_dagster.store.race_store import RaceStore
+from raceday_dagster.store.race_store import PollRun, RaceStore
 from raceday_dagster_tests.integration.store.lists import make_list
 from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, write
 from raceday_dagster_tests.integration.store.test_ledger import make_failure
@@ -52,7 +52,7 @@ def test_whatever_the_list_says_of_a_race_never_polled_it_is_asked_about(store: 
 
 def test_a_poll_that_failed_is_no_poll(store: RaceStore) -> None:
     store.write_racing_day(make_list())
-    store.record_poll(make_failure("race-1", polled_at=START + SECOND), "run-1")
+    store.record_poll(make_failure("race-1", polled_at=START + SECOND), PollRun(run_id="run-1"))
     assert read(store, START + timedelta(minutes=1)) == {"race-1": "never_polled"}
 
 
