@@ -154,6 +154,29 @@ def health(*, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("race_or_day")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file to write.")
+@click.option(
+    "--format", "kind", type=click.Choice(["html", "csv", "parquet"]), help="By default what FILE ends with, or html."
+)
+def report(race_or_day: str, output: Path | None, kind: Any) -> None:
+    """Write the page of a race (its id) or a racing day (2026-01-31) to one file, or the table behind it.
+
+    Reads DATABASE_URL, or without it the database of the `raceday up` that runs in RACEDAY_HOME.
+    """
+    from raceday_dagster.market.report import write_report
+    from raceday_dagster.service.service_files import read_state
+    from raceday_dagster.settings import Settings
+
+    database_url = Settings.from_environment().database_url
+    if database_url is None and (state := read_state(_home())) is not None:  # the service that runs in RACEDAY_HOME
+        database_url = Settings.from_environment(state.environment).database_url
+    if database_url is None:
+        database_url = Settings.from_environment().require_database_url()
+    click.echo(write_report(race_or_day, database_url, output=output, kind=kind))
+
+
+@main.command()
 @click.option(
     "--port", default=0, show_default=True, type=click.IntRange(0, 65_535), help="Port on 127.0.0.1; 0 is any free one."
 )

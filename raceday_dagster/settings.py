@@ -128,6 +128,8 @@ def _secret_header_value(value: object) -> SecretStr:
 
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+FailRunWhen = Literal["all", "any", "never"]
+LogFormat = Literal["auto", "json", "text"]
 DEFAULT_LOG_LEVEL: LogLevel = "info"
 
 
@@ -140,6 +142,12 @@ def read_log_level() -> str:
     here, and ``Settings`` refuses it."""
     level = os.environ.get("LOG_LEVEL", "").strip().lower()
     return level if level in get_args(LogLevel) else DEFAULT_LOG_LEVEL
+
+
+def is_log_for_people(*, on_terminal: bool) -> bool:
+    """What ``LOG_FORMAT`` says of the form of the logs: by default text on a terminal. A wrong one counts as not set,
+    as above."""
+    return {"json": False, "text": True}.get(os.environ.get("LOG_FORMAT", "").strip().lower(), on_terminal)
 
 
 class ApiIdentity(BaseModel):
@@ -170,7 +178,9 @@ class Settings(BaseModel):
     race_categories: Categories = ("T", "H")
     raceday_home: Path = Path(".raceday")
     archive_dir: Path | None = None
+    fail_run_when: Annotated[FailRunWhen, BeforeValidator(_lower)] = "all"
     log_level: Annotated[LogLevel, BeforeValidator(_lower)] = DEFAULT_LOG_LEVEL
+    log_format: Annotated[LogFormat, BeforeValidator(_lower)] = "auto"
     keep_runs_hours: int = Field(default=48, ge=1, le=8760)
     keep_ledger_days: int = Field(default=90, ge=8, le=3650)
     dagster_pg_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None

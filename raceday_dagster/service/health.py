@@ -32,8 +32,7 @@ from raceday_dagster.store.schema.check import check_schema
 from raceday_dagster.store.sql_errors import describe_place
 
 LONGEST_SILENCE = timedelta(seconds=150)
-"""A daemon writes its heartbeat every 30 s, but between its rounds only, and the scheduler has one a minute: two and a
-half of those."""
+"""A daemon writes its heartbeat between its rounds only, and the scheduler has one a minute: two and a half of them."""
 WARM_UP = timedelta(seconds=60)
 """Within it a service that has just started may not have polled everything yet, nor even begun."""
 DAY_GRACE = timedelta(minutes=15)
@@ -162,9 +161,11 @@ def is_warming_up(up_since: datetime | None, now: datetime) -> bool:
 def judge_heartbeats(heartbeats: Mapping[str, datetime | None], now: datetime, up_since: datetime | None) -> Check:
     """Whether every daemon gave a sign of life lately."""
     silent = [
-        f"{name} (never seen)" if beat is None else f"{name} ({describe_age(now - beat)} ago)"
+        f"{name} (never seen)"
+        if beat is None
+        else f"{name} ({describe_age(abs(now - beat))} {'ago' if beat <= now else 'ahead of the clock'})"
         for name, beat in sorted(heartbeats.items())
-        if beat is None or now - beat > LONGEST_SILENCE
+        if beat is None or abs(now - beat) > LONGEST_SILENCE
     ]
     if silent and is_warming_up(up_since, now):
         return Check("warning", f"daemon: the service has just started; no heartbeat yet of {', '.join(silent)}")

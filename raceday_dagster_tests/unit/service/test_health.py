@@ -57,6 +57,7 @@ def judge(*races: FollowedRace, up_since: datetime | None = LONG_AGO) -> list[Ch
         (280, 90, False),  # last answered 6 min 10 s before the start, when 30 s was its cadence
         (280, 91, True),
         (120, None, True),
+        (120, -600, True),  # the clock ran ahead when it was answered
     ],
 )
 def test_a_live_race_fails_after_three_intervals_without_a_new_answer(
