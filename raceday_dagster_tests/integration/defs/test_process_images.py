@@ -22,7 +22,7 @@ from raceday_dagster.definitions import defs
 from raceday_dagster.store.images import read_silks
 from raceday_dagster_tests.integration.defs.day_runs import read_failure, read_metadata
 from raceday_dagster_tests.integration.postgres_fixture import order
-from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_module_day, read_log
+from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_race_day, read_log
 from raceday_dagster_tests.waiting import wait_for
 
 VISION = "/vision/v1"
@@ -34,12 +34,9 @@ def process_images_job() -> dg.JobDefinition:
 
 
 @pytest.fixture(scope="module")
-def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
-    with (
-        open_module_day(database_url, tmp_path_factory, VISION_API_KEY=KEY) as opened,
-        pytest.MonkeyPatch.context() as m,
-    ):
-        m.setenv("VISION_API_URL", opened.simulator.vision_url)
+def day(database_url: str) -> Iterator[RaceDay]:
+    with open_race_day(database_url, VISION_API_KEY=KEY) as opened, pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("VISION_API_URL", opened.simulator.vision_url)
         yield opened
 
 
