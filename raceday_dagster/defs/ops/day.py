@@ -32,7 +32,7 @@ DAY_BUDGET_MS = 15 * 60 * 1000
 LIST_DEADLINE_S = 60.0
 
 
-class FetchMeetings(dg.Config):
+class ChosenDay(dg.Config):
     """Which racing day."""
 
     racing_day: str = Field(
@@ -117,7 +117,7 @@ def build_list_op(
     @dg.op(name=name, description=description, tags={"dagster/priority": str(priority)})
     def fetch_list(
         context: dg.OpExecutionContext,
-        config: FetchMeetings,
+        config: ChosenDay,
         settings: dg.ResourceParam[Settings],
         racing_api: dg.ResourceParam[RacingApi],
     ) -> RacingDay:

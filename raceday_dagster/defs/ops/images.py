@@ -15,8 +15,8 @@ import dagster as dg
 from pydantic import Field
 
 from raceday_dagster.defs.failures import failing_plainly
-from raceday_dagster.defs.ops.batch import Batch, SummariseBatch, begin_batch, is_failed
-from raceday_dagster.defs.ops.day import FetchMeetings, parse_racing_day
+from raceday_dagster.defs.ops.batch import Batch, FailRunWhen, SummariseBatch, begin_batch, is_failed
+from raceday_dagster.defs.ops.day import ChosenDay, parse_racing_day
 from raceday_dagster.defs.reporting import FAILED_TAG, SHOWN_ITEMS, ProgressBoard, build_row, count_items
 from raceday_dagster.defs.silks import find_silk_sources
 from raceday_dagster.images import ImageBatch, ImageResult, ImageSource, find_sources
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LONGEST_SLUG = 60
 
 
-class SelectImages(FetchMeetings):
+class SelectImages(ChosenDay):
     """Which images to describe, and what each may take."""
 
     sources: list[str] = Field(
@@ -167,7 +167,7 @@ def summarise_images(
     if outcome.failures:
         context.instance.add_run_tags(context.run_id, {FAILED_TAG: str(outcome.failures)})
     yield dg.Output(outcome, metadata={**figures, "images": dg.MetadataValue.md(build_image_table(outcome))})
-    if is_failed(outcome, config.fail_run_when):
+    if is_failed(outcome, config.fail_run_when or FailRunWhen.all):
         raise dg.Failure(
             f"{outcome.failures} of {len(outcome.items)} images failed ({outcome.retryable_failures} may succeed in "
             f"another run), {outcome.skipped} were known; each image's reason is in its steps and in the table "
