@@ -160,11 +160,8 @@ def end_race(context: dg.OpExecutionContext, result: ProcessResult, board: Progr
     else:
         log.info("batch_race_complete", race=result.title, status=result.status, timings=timings)
     batch_log = get_logger(run_id=context.run_id)
-    board.end_item(
-        result,
-        result.title or result.race_id,
-        lambda progress: batch_log.info("batch_progress", **progress.model_dump()),
-    )
+    name = result.title or result.race_id
+    board.end_item(result, name, lambda progress: batch_log.info("batch_progress", **progress.model_dump()))
 
 
 def build_summary_metadata(outcome: BatchOutcome) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Shared by all threads of a process. What is written and read stands in ``race_wr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -21,7 +21,7 @@ from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.store import day_list, images, ledger, race_write
 from raceday_dagster.store.decisions import FIRST_YEAR, LAST_YEAR, guess_racing_days, is_racing_day
 from raceday_dagster.store.engine import PoolGauge
-from raceday_dagster.store.images import StoredDescription, StoredImage, UndescribedSilk
+from raceday_dagster.store.images import StoredImage
 from raceday_dagster.store.ledger import PollRun
 from raceday_dagster.store.race_write import Poll, WriteReport
 from raceday_dagster.store.schema.partitions import choose_days, create_partitions
@@ -159,20 +159,6 @@ class RaceStore:
                 return query(connection, *args, **kwargs)
         except SQLAlchemyError as error:
             raise build_database_error(self.engine, error) from error
-
-    # What a batch of images asks, and leaves.
-
-    def read_undescribed_silks(
-        self, racing_day: date, *, countries: Sequence[str], categories: Sequence[str], limit: int | None = None
-    ) -> list[UndescribedSilk]:
-        """Silks of a racing day without a description, the earliest race's first. Raises ``DatabaseError``."""
-        return self.read(
-            images.read_undescribed_silks, racing_day, countries=countries, categories=categories, limit=limit
-        )
-
-    def read_description(self, content_hash: str) -> StoredDescription | None:
-        """What was said of an image with this content. Raises ``DatabaseError``."""
-        return self.read(images.read_description, content_hash)
 
     def record_image(self, image: StoredImage) -> None:
         """Stores what became of an image; a failure leaves alone what was described before.
