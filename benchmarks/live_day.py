@@ -72,6 +72,14 @@ class LiveDay:
         os.kill(pid, signal.SIGKILL)
         return pid
 
+    def stop(self, *children: str) -> None:
+        """SIGSTOP to some of its children, by name: they hang. Returns when they stand still."""
+        pids = [int(self.read_state()["children"][child]) for child in children]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        while any(psutil.Process(pid).status() != psutil.STATUS_STOPPED for pid in pids):
+            time.sleep(0.01)
+
     def find_run_workers(self) -> list[psutil.Process]:
         """Processes that execute a run at this moment."""
         pids = [json.loads(row["value"])["pid"] for row in self.ask(RUN_WORKERS, "DAGSTER_PG_URL")]
@@ -139,8 +147,11 @@ class LiveDay:
 
 
 @contextmanager
-def open_live_day(home: Path, *, latency_ms: int, categories: str = "T,H") -> Iterator[LiveDay]:
-    """``raceday up`` with its state in ``home``, until the block ends; what it prints goes to ``home``/up.log."""
+def open_live_day(
+    home: Path, *, latency_ms: int, categories: str = "T,H", more: Mapping[str, str] | None = None
+) -> Iterator[LiveDay]:
+    """``raceday up`` with its state in ``home`` and ``more`` of an environment, until the block ends; what it prints
+    goes to ``home``/up.log."""
     port = _find_free_port()
     environment = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
     home.mkdir(parents=True, exist_ok=True)
@@ -149,7 +160,7 @@ def open_live_day(home: Path, *, latency_ms: int, categories: str = "T,H") -> It
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--feed-latency-ms", str(latency_ms)],
-            env={**environment, "RACEDAY_HOME": str(home), "RACE_CATEGORIES": categories},
+            env={**environment, "RACEDAY_HOME": str(home), "RACE_CATEGORIES": categories, **(more or {})},
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -10,6 +10,7 @@ import sys
 
 try:
     import fcntl
+    import json
     import os
     import shlex
     import signal
@@ -138,14 +139,41 @@ def up(
 
 
 @main.command()
-def health() -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def health(*, as_json: bool) -> None:
     """Say whether the service does its work: a line for each check. Exits with 1 when one fails."""
-    from raceday_dagster.service.health import check_health, is_healthy
+    from raceday_dagster.service.health import check_health, describe_health, is_healthy
 
     checks = check_health(os.environ, datetime.now(UTC))
-    for check in checks:
-        click.echo(check)
+    if as_json:
+        click.echo(json.dumps(describe_health(checks)))
+    else:
+        for check in checks:
+            click.echo(check)
     sys.exit(0 if is_healthy(checks) else 1)
+
+
+@main.command()
+@click.argument("race_or_day")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file to write.")
+@click.option(
+    "--format", "kind", type=click.Choice(["html", "csv", "parquet"]), help="By default what FILE ends with, or html."
+)
+def report(race_or_day: str, output: Path | None, kind: Any) -> None:
+    """Write the page of a race (its id) or a racing day (2026-01-31) to one file, or the table behind it.
+
+    Reads DATABASE_URL, or without it the database of the `raceday up` that runs in RACEDAY_HOME.
+    """
+    from raceday_dagster.market.report import write_report
+    from raceday_dagster.service.service_files import read_state
+    from raceday_dagster.settings import Settings
+
+    database_url = Settings.from_environment().database_url
+    if database_url is None and (state := read_state(_home())) is not None:  # the service that runs in RACEDAY_HOME
+        database_url = Settings.from_environment(state.environment).database_url
+    if database_url is None:
+        database_url = Settings.from_environment().require_database_url()
+    click.echo(write_report(race_or_day, database_url, output=output, kind=kind))
 
 
 @main.command()

@@ -29,6 +29,7 @@ from raceday_dagster.racing.outcomes import (
     Timings,
 )
 from raceday_dagster.store.engine import describe_utilisation
+from raceday_dagster.store.ledger import RecoveredRace
 from raceday_dagster.store.queries import FollowedRace
 
 SHOWN_ITEMS = 50
@@ -244,6 +245,19 @@ def report_live_polls(run_id: str, outcome: BatchOutcome, counts: Mapping[str, i
                 total_polls=counts.get(race.race_id, 1),
                 seconds_to_start=seconds_to_start,
             )
+
+
+def report_recovered(run_id: str, outcome: BatchOutcome, recovered: Sequence[RecoveredRace]) -> None:
+    """One line for each race that was polled with success after polls of it had failed."""
+    races = {race.race_id: race for race in outcome.races}
+    for before in recovered:
+        race = races[before.race_id]
+        get_logger(race_id=race.race_id, run_id=run_id).info(
+            "race_recovered",
+            race=race.title,
+            failed_polls=before.failed_polls,
+            seconds=round((race.polled_at - before.failing_since).total_seconds()),
+        )
 
 
 def is_over(race: ProcessResult) -> bool:

@@ -120,8 +120,12 @@ class OddsRow(Record):
     odds: Decimal
 
 
+VALID_FROM = 80
+"""The least score of an answer that counts as valid."""
+
+
 class Quality(Record):
-    """How far the payload can be trusted: 0 to 100, valid from 80. It never fails a race."""
+    """How far the payload can be trusted: 0 to 100, valid from ``VALID_FROM``. It never fails a race."""
 
     score: int
     valid: bool

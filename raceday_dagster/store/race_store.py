@@ -7,7 +7,7 @@ Shared by all threads of a process. What is written and read stands in ``race_wr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -17,18 +17,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from raceday_dagster.errors import WriteError
 from raceday_dagster.racing.events import RacingDay
 from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult, RowCounts
+from raceday_dagster.racing.signals import Thresholds
 from raceday_dagster.racing.snapshots import RaceSnapshot
-from raceday_dagster.store import day_list, images, ledger, race_write
+from raceday_dagster.store import day_list, images, ledger, race_write, signals
 from raceday_dagster.store.decisions import FIRST_YEAR, LAST_YEAR, guess_racing_days, is_racing_day
 from raceday_dagster.store.engine import PoolGauge
 from raceday_dagster.store.images import StoredImage
 from raceday_dagster.store.ledger import PollRun
 from raceday_dagster.store.race_write import Poll, WriteReport
 from raceday_dagster.store.schema.partitions import choose_days, create_partitions
+from raceday_dagster.store.signals import FoundSignals, StoredPoll
 from raceday_dagster.store.sql_errors import build_database_error, is_missing_partition
 from raceday_dagster.store.transaction import Transactions
 
-__all__ = ["Poll", "PollRun", "RaceStore", "WriteReport"]
+__all__ = ["FoundSignals", "Poll", "PollRun", "RaceStore", "StoredPoll", "WriteReport"]
 
 DEADLINE_S = 10.0
 LIST_DEADLINE_S = 30.0
@@ -120,6 +122,18 @@ class RaceStore:
         """
         self._transactions.run(
             lambda transaction: ledger.record_batch(transaction, run, outcome), deadline_s=DEADLINE_S
+        )
+
+    def add_signals(
+        self, polls: Sequence[StoredPoll], thresholds: Thresholds, *, deadline_s: float = DEADLINE_S
+    ) -> FoundSignals:
+        """Finds the signals of stored polls, at most one of a race, and stores them; a second time adds nothing.
+
+        Raises:
+            WriteError: None of them is stored.
+        """
+        return self._transactions.run(
+            lambda transaction: signals.add_signals(transaction, polls, thresholds), deadline_s=deadline_s
         )
 
     def write_racing_day(self, day: RacingDay) -> RowCounts:

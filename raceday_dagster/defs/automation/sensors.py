@@ -10,6 +10,7 @@ import dagster as dg
 
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.dagster_plugins.run_launcher import find_run_worker
+from raceday_dagster.defs.automation.alerts import alerts
 from raceday_dagster.defs.automation.due_races import Runs, Stored, request_due_races
 from raceday_dagster.defs.failures import refusing_plainly
 from raceday_dagster.defs.jobs import daily_baseline_job, process_races_job
@@ -159,7 +160,7 @@ def first_baseline(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.Sk
     return request_first_load(SensorReader(context), read_utc_clock())
 
 
-SENSORS = (due_races, first_baseline)
+SENSORS = (due_races, first_baseline, alerts)
 
 
 @contextmanager

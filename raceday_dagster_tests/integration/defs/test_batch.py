@@ -13,6 +13,7 @@ import pytest
 
 from raceday_dagster.defs.resources import RaceStoreResource
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster_tests.integration.defs.day_runs import check_stage_timings
 from raceday_dagster_tests.integration.postgres_fixture import order
 from raceday_dagster_tests.integration.race_day import (
     IDENTITY,
@@ -281,6 +282,7 @@ def test_each_partition_of_a_backfill_polls_its_own_race(day: RaceDay) -> None:
         result = dg.execute_job(dg.reconstructable(process_race_job), instance=day.instance, tags=tags)
         assert result.success
         assert set(day.read_polls(result.run_id)) == {race_id}
+        check_stage_timings(day, result)
 
 
 def test_a_partition_of_no_stored_race_is_one_line(day: RaceDay) -> None:

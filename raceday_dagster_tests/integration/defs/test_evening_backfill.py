@@ -18,6 +18,7 @@ from raceday_dagster_tests.integration.defs.day_runs import (
     EVENING,
     NEXT_DAY,
     NIGHT,
+    check_stage_timings,
     list_races,
     read_metadata,
     run_day,
@@ -71,6 +72,10 @@ def test_every_race_that_has_started_is_asked_about_and_no_other(day: RaceDay, e
     assert any(race["status"] == "abandoned" for race in left_alone)
     assert sum(read_choice(evening).values()) == len(polled)
     assert day.simulator.requests()["events_in_flight_peak"] <= 5
+
+
+def test_the_milliseconds_of_each_stage_are_in_the_metadata(day: RaceDay, evening: dg.JobExecutionResult) -> None:
+    check_stage_timings(day, evening)
 
 
 def test_results_and_dividends_are_there(day: RaceDay, evening: dg.JobExecutionResult) -> None:

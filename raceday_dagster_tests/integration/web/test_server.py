@@ -115,6 +115,15 @@ def test_the_ui_is_served_and_cannot_be_framed(web: Web) -> None:
     assert requests.get(f"{web.url}/server_info", timeout=ANSWER_S).json()["dagster_webserver_version"]
 
 
+def test_the_pages_of_the_races_are_behind_the_same_guard_and_say_what_they_lack(web: Web) -> None:
+    page = requests.get(f"{web.url}/races", timeout=ANSWER_S)
+    assert page.status_code == 503
+    assert "DATABASE_URL is not set" in page.text
+    assert page.headers["X-Frame-Options"] == "DENY"
+    assert requests.get(f"{web.url}/races", headers={"Origin": EVIL}, timeout=ANSWER_S).status_code == 403
+    assert requests.get(f"{web.url}/racesx", timeout=ANSWER_S).status_code == 200  # a page of Dagster's
+
+
 def test_a_websocket_opens_for_the_ui_and_for_no_other_page(web: Web) -> None:
     assert shake_hands(web, Origin=web.url) == "HTTP/1.1 101 Switching Protocols"
     assert shake_hands(web, Origin=EVIL).startswith("HTTP/1.1 403 ")
