@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check definitions format dev docs up production newest browser faketime bench freshness soak clean
+.PHONY: help demo test check definitions format dev docs up production newest browser faketime bench freshness soak faults clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -86,6 +86,19 @@ freshness: $(INSTALLED)  ## Measure the way from a race falling due to its rows,
 MINUTES ?= 10
 soak: $(INSTALLED)  ## Follow a simulated day for ten minutes (MINUTES=60 for an hour), stopping a daemon and killing a run
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
+
+# Each of these files breaks something on the real database, the real simulator or in real processes, and shows that it broke.
+FAULT_TESTS = $(addprefix raceday_dagster_tests/integration/,fetch store archive/test_archive_faults.py workers defs/test_batch.py \
+  defs/test_repeated_batch.py dagster_plugins sandbox/test_postgres_crashes.py service/test_lost_runs.py)
+SEED ?= 1
+EXAMPLES ?= 100000
+
+faults: MINUTES = 60
+faults: $(INSTALLED)  ## Break everything on purpose: the fault tests, 100,000 mutated answers, random faults for an hour (MINUTES=10, SEED=2)
+	@$(TEST) $(FAULT_TESTS)
+	@echo "$(EXAMPLES) mutated answers, seed $(SEED)"
+	@FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q --hypothesis-seed=$(SEED) raceday_dagster_tests/unit/fetch/test_wire_fuzz.py
+	@$(BIN)/python -m benchmarks.faults --minutes $(MINUTES) --seed $(SEED)
 
 clean:  ## Remove the virtual environment and the sandbox's state
 	@! [ -x $(BIN)/raceday ] || $(BIN)/raceday db stop

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from benchmarks.cadence import Batch, LiveRace, Outage, Poll, Verdict, find_percentile, judge
-from benchmarks.live_day import EVENTS, HALF_RACES, SIZE, LiveDay, open_live_day
+from benchmarks.live_day import EVENTS, HALF_RACES, SIZE, DayWatch, LiveDay, open_live_day
 
 LATENCY_MS = 300
 LOADED_WITHIN_S = 120
@@ -36,6 +36,7 @@ class Soaked:
     cpu_s: Mapping[str, float]
     events: int
     sizes_mb: Mapping[str, float]
+    memory: Mapping[str, str]
 
 
 def main() -> None:
@@ -57,14 +58,15 @@ def soak(day: LiveDay, span: timedelta, *, kills: bool) -> Soaked:
     began_at = wait_for_batches(day)
     cpu_s, (events,) = day.read_cpu_s(), day.ask(EVENTS, "DAGSTER_PG_URL")
     outages: list[Outage] = []
-    wait_until(began_at + span / 3)
-    if kills:
-        with outage(outages):
-            day.stop("daemon")
-        wait_until(began_at + span * 2 / 3)
-        with outage(outages):
-            kill_run(day)
-    wait_until(began_at + span)
+    with DayWatch(day) as watch:
+        wait_until(began_at + span / 3)
+        if kills:
+            with outage(outages):
+                day.stop("daemon")
+            wait_until(began_at + span * 2 / 3)
+            with outage(outages):
+                kill_run(day)
+        wait_until(began_at + span)
     ended_at = datetime.now(UTC)
     races, polls, batches = day.read_races(), day.read_polls(), day.read_batches()
     (events_after,) = day.ask(EVENTS, "DAGSTER_PG_URL")
@@ -83,6 +85,7 @@ def soak(day: LiveDay, span: timedelta, *, kills: bool) -> Soaked:
         cpu_s={name: used_s - cpu_s.get(name, 0.0) for name, used_s in day.read_cpu_s().items()},
         events=events_after["count"] - events["count"],
         sizes_mb=sizes,
+        memory=watch.describe_memory(),
     )
 
 
@@ -141,6 +144,7 @@ def print_soaked(soaked: Soaked) -> None:
         **{f"CPU-s an hour, {name}": f"{used_s / hours:.0f}" for name, used_s in soaked.cpu_s.items()},
         "event rows an hour": f"{soaked.events / hours:.0f}",
         **{f"database {name}, MB at the end": f"{size:.0f}" for name, size in soaked.sizes_mb.items()},
+        **{f"memory, MB at the start and the end, {name}": told for name, told in soaked.memory.items()},
     }
     for name, value in rows.items():
         print(f"| {name} | {value} |")

@@ -290,6 +290,19 @@ class TestRunServerThatWorks:
         assert wait_for(lambda: not server.process.children(), SOON_S)
         assert server.process.is_running()
 
+    def test_socket_that_somebody_removed_is_made_again_and_said_once(self, server: RunServerProcess) -> None:
+        server.socket.unlink()
+        assert wait_for(lambda: "run_server_socket_made_again" in server.log.read_text(), SOON_S)
+        assert server.socket.stat().st_mode & 0o777 == 0o600
+        process, pipe = start_echo(0)
+        with pipe:
+            assert pipe.recv(100)
+            pipe.send(b".")
+            process.join()
+        assert process.exitcode == 0
+        process.close()
+        assert server.log.read_text().count("run_server_socket_made_again") == 1
+
     def test_second_server_for_a_home_is_refused(self, server: RunServerProcess) -> None:
         command, environment = build_run_server_command(server.home)
         second = subprocess.run(command, env=environment, capture_output=True, timeout=SOON_S, check=False)

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from benchmarks.cadence import OVER, SLOT_S
-from benchmarks.live_day import LiveDay, open_live_day
+from benchmarks.live_day import LiveDay, find_processes, open_live_day
 from benchmarks.soak import Soaked, soak, wait_for_batches
 from raceday_dagster.errors import DatabaseError, ServiceError
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
@@ -98,7 +98,7 @@ def day(home: Path) -> Iterator[LiveDay]:
 def second(day: LiveDay, clock_variables: dict[str, str]) -> Iterator[LiveDay]:
     """The service that follows one that was killed; its clock can be set where there is a library for it."""
     assert day.process.poll() is not None
-    with open_live_day(day.home, latency_ms=LATENCY_MS, more=clock_variables) as second:
+    with open_live_day(day.home, latency_ms=LATENCY_MS, **clock_variables) as second:
         yield second
 
 
@@ -167,18 +167,6 @@ def find_worker(day: LiveDay, do: Callable[[psutil.Process], None]) -> psutil.Pr
             continue  # it ended meanwhile
         time.sleep(0.02)
     raise AssertionError("no run was seen")
-
-
-def find_processes(home: Path) -> dict[int, str]:
-    """Living processes that have this home in their environment: the service's, and the runs it started."""
-    found = {}
-    for process in psutil.process_iter():
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("RACEDAY_HOME") == str(home):
-                found[process.pid] = " ".join(process.cmdline())
-        except psutil.Error:
-            continue  # it ended meanwhile
-    return found
 
 
 def refuse_up(port: int, **environment: str) -> str:
