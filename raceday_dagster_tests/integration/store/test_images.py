@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from raceday_dagster.store.images import StoredImage, find_silk, read_description, read_silks, read_undescribed_silks
+from raceday_dagster.store.images import (
+    StoredImage,
+    find_silk,
+    read_description,
+    read_silks,
+    read_undescribed_silks,
+)
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, write
 from raceday_dagster_tests.write_snapshots import START, make_snapshot, name_entrant
