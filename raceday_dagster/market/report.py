@@ -36,14 +36,16 @@ def write_report(
     market = Market(database_url)
     try:
         found = _read(market, wanted)
+        silks = market.read_silks(found.race["race_id"]) if isinstance(found, RaceView) else {}
     finally:
         market.close()
     name = f"day-{found.racing_day}" if isinstance(found, DayView) else f"race-{found.race['race_id']}"
     path = output or Path(f"{''.join(letter if letter.isalnum() else '-' for letter in name)}.{kind}")
     try:
         if kind == "html":
-            render = render_day(found, is_file=True) if isinstance(found, DayView) else render_race(found, is_file=True)
-            path.write_text(render, encoding="utf-8")
+            is_day = isinstance(found, DayView)
+            page = render_day(found, is_file=True) if is_day else render_race(found, is_file=True, silks=silks)
+            path.write_text(page, encoding="utf-8")
         else:
             _write_table(found, path, kind)
     except OSError as error:
