@@ -74,6 +74,7 @@ class Verdict:
     most_live_at_once: int = 0
     last_minutes_gaps_s: list[float] = field(default_factory=list)
     outage_gaps_s: list[float] = field(default_factory=list)
+    """Of the same races, while something was down."""
     lags_s: list[float] = field(default_factory=list)
     """From due to committed, races in their last five minutes or started."""
     far_lags_s: list[float] = field(default_factory=list)
@@ -103,6 +104,11 @@ def judge(
     verdict.failed = [f"{poll.race_id} {poll.reason}" for poll in polls if poll.status == "failed"]
     for race_id, own in live.items():
         _judge_race(verdict, starts[race_id], own, ended_at, outages)
+        for earlier, later in pairwise(own):
+            # By when they were due: an answer that takes ten seconds arrives in the slot of the next poll.
+            slots = {due_at[poll.run_id].timestamp() // SLOT_S for poll in (earlier, later)}
+            if len(slots) == 1:
+                verdict.twice.append(f"{race_id} at {later.polled_at:%H:%M:%S}")
         for poll in own:
             lag_s = (poll.committed_at - due_at[poll.run_id]).total_seconds()
             is_near = starts[race_id].start_time - due_at[poll.run_id] <= LAST_MINUTES
@@ -137,14 +143,10 @@ def _judge_race(
         gap = later.polled_at - earlier.polled_at
         interval = choose_interval(race.start_time - earlier.polled_at)
         excused = _excuse(outages, earlier.polled_at, later.polled_at)
-        if excused:
-            verdict.outage_gaps_s.append(gap.total_seconds())
-        elif interval == timedelta(seconds=SLOT_S):
-            verdict.last_minutes_gaps_s.append(gap.total_seconds())
+        if interval == timedelta(seconds=SLOT_S):
+            (verdict.outage_gaps_s if excused else verdict.last_minutes_gaps_s).append(gap.total_seconds())
         if gap > interval + TOLERANCE + excused:
             verdict.missed.append(f"{race.race_id}: {gap.total_seconds():.1f} s after {earlier.polled_at:%H:%M:%S}")
-        if earlier.polled_at.timestamp() // SLOT_S == later.polled_at.timestamp() // SLOT_S:
-            verdict.twice.append(f"{race.race_id} at {later.polled_at:%H:%M:%S}")
     last = polls[-1].polled_at
     patience = choose_interval(race.start_time - last) + TOLERANCE + _excuse(outages, last, ended_at)
     if race.status not in OVER and ended_at - last > patience:

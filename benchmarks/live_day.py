@@ -3,6 +3,7 @@
 Belongs here: starting it, ending it, reading the ledger and Dagster's runs. What is good or bad is in ``cadence``.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -10,21 +11,28 @@ import socket
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from threading import Event, Thread
+from typing import Any, Self
 
 import psutil
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
+from sqlalchemy.exc import OperationalError
 
 from benchmarks.cadence import Batch, LiveRace, Poll
-from benchmarks.measure import NOT_OURS, read_cpu_s
+from benchmarks.measure import NOT_OURS, MemorySample, find_growth_mb_h, read_cpu_s, read_memory_mb
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 
+POSTGRES = "postgres"
 READY_WITHIN_S = 120
+SAMPLE_EVERY_S = 0.5
+MEMORY_EVERY = 10
+"""Samples of connections."""
 STOP_WITHIN_S = 30
 
 POLLS = """
@@ -48,6 +56,7 @@ RUN_WORKERS = """
 SELECT worker.value FROM run_tags AS worker JOIN runs AS run ON run.run_id = worker.run_id
 WHERE worker.key = 'raceday/worker' AND run.status IN ('STARTING', 'STARTED')
 """
+CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE usename = :role"
 EVENTS = "SELECT count(*) FROM event_logs"
 SIZE = "SELECT pg_database_size(current_database())"
 
@@ -72,11 +81,24 @@ class LiveDay:
         os.kill(pid, signal.SIGKILL)
         return pid
 
+    def stop(self, *children: str) -> None:
+        """SIGSTOP to some of its children, by name: they hang. Returns when they stand still."""
+        pids = [int(self.read_state()["children"][child]) for child in children]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        while any(psutil.Process(pid).status() != psutil.STATUS_STOPPED for pid in pids):
+            time.sleep(0.01)
+
     def find_run_workers(self) -> list[psutil.Process]:
         """Processes that execute a run at this moment."""
         pids = [json.loads(row["value"])["pid"] for row in self.ask(RUN_WORKERS, "DAGSTER_PG_URL")]
-        workers = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-        return [worker for worker in workers if worker.status() != psutil.STATUS_ZOMBIE]
+        workers = []
+        for pid in pids:
+            with suppress(psutil.NoSuchProcess):  # its run has ended meanwhile
+                worker = psutil.Process(pid)
+                if worker.status() != psutil.STATUS_ZOMBIE:
+                    workers.append(worker)
+        return workers
 
     @contextmanager
     def connect(self, variable: str = "DATABASE_URL") -> Iterator[Engine]:
@@ -130,17 +152,83 @@ class LiveDay:
 
     def read_cpu_s(self) -> dict[str, float]:
         """CPU-seconds so far by part; run workers count for the run server that forks them."""
-        pids = self.read_state()["children"]
-        parts = {name: psutil.Process(int(pid)) for name, pid in pids.items()}
-        postgres = EmbeddedPostgres(self.home).status().pid
-        if postgres is not None:
-            parts["postgres"] = psutil.Process(postgres)
-        return {name: read_cpu_s(root) for name, root in parts.items()}
+        return {name: read_cpu_s(root) for name, root in self._find_parts().items()}
+
+    def read_memory_mb(self) -> dict[tuple[str, int], float]:
+        """Megabytes by part and pid: PostgreSQL with its backends, each other part alone, without its run workers."""
+        parts = self._find_parts() | {"raceday up": psutil.Process(self.process.pid)}
+        taken = {}
+        for name, root in parts.items():
+            with suppress(psutil.NoSuchProcess):  # it was killed meanwhile
+                mb = read_memory_mb(root) if name == POSTGRES else root.memory_info().rss / 2**20
+                taken[name, root.pid] = mb
+        return taken
+
+    def _find_parts(self) -> dict[str, psutil.Process]:
+        found = {}
+        for name, pid in {**self.read_state()["children"], POSTGRES: EmbeddedPostgres(self.home).status().pid}.items():
+            with suppress(psutil.NoSuchProcess):  # it was killed meanwhile
+                found[name] = psutil.Process(pid)
+        return found
+
+
+class DayWatch:
+    """Samples a live day from outside while the block runs: the memory of each part, the application's connections."""
+
+    def __init__(self, day: LiveDay) -> None:
+        self.most_connections = 0
+        self._memory: dict[tuple[str, int], list[MemorySample]] = defaultdict(list)
+        self._day = day
+        self._stop = Event()
+        self._thread = Thread(target=self._watch)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def describe_memory(self) -> dict[str, str]:
+        """By part: megabytes at the start and at the end, and by how much its longest-lived process grows an hour."""
+        told = {}
+        for name in dict.fromkeys(name for name, _pid in self._memory):
+            lives = [samples for (other, _pid), samples in self._memory.items() if other == name]
+            growth = find_growth_mb_h(max(lives, key=len))
+            told[name] = f"{lives[0][0].mb:.0f}, {lives[-1][-1].mb:.0f}"
+            if growth is not None:
+                told[name] += f", **grows by {growth:.0f} an hour**"
+        return told
+
+    def _watch(self) -> None:
+        role = make_url(self._day.read_state()["environment"]["DATABASE_URL"]).username
+        while not self._stop.is_set():
+            try:
+                with self._day.connect() as engine:
+                    self._sample(engine.execution_options(isolation_level="AUTOCOMMIT"), role)
+            except OperationalError:  # it is being restarted
+                self._stop.wait(SAMPLE_EVERY_S)
+
+    def _sample(self, engine: Engine, role: str | None) -> None:
+        with engine.connect() as connection:
+            for number in itertools.count():
+                taken = int(connection.scalar(text(CONNECTIONS), {"role": role}) or 0)
+                self.most_connections = max(self.most_connections, taken)
+                if number % MEMORY_EVERY == 0:
+                    for process, mb in self._day.read_memory_mb().items():
+                        self._memory[process].append(MemorySample(time.monotonic(), mb))
+                if self._stop.wait(SAMPLE_EVERY_S):
+                    return
 
 
 @contextmanager
-def open_live_day(home: Path, *, latency_ms: int, categories: str = "T,H") -> Iterator[LiveDay]:
-    """``raceday up`` with its state in ``home``, until the block ends; what it prints goes to ``home``/up.log."""
+def open_live_day(home: Path, *, latency_ms: int, categories: str = "T,H", **variables: str) -> Iterator[LiveDay]:
+    """``raceday up`` with its state in ``home``, until the block ends; what it prints goes to ``home``/up.log.
+
+    Args:
+        variables: More of its environment.
+    """
     port = _find_free_port()
     environment = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
     home.mkdir(parents=True, exist_ok=True)
@@ -149,7 +237,7 @@ def open_live_day(home: Path, *, latency_ms: int, categories: str = "T,H") -> It
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--feed-latency-ms", str(latency_ms)],
-            env={**environment, "RACEDAY_HOME": str(home), "RACE_CATEGORIES": categories},
+            env={**environment, "RACEDAY_HOME": str(home), "RACE_CATEGORIES": categories, **variables},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -175,6 +263,20 @@ def wait_until_up(day: LiveDay) -> None:
         if day.process.poll() is not None or time.monotonic() > give_up_at_s:
             raise RuntimeError(f"raceday up did not come up: {day.log.read_text(errors='replace')[-2000:]}")
         time.sleep(0.2)
+
+
+def find_processes(home: Path) -> dict[int, str]:
+    """Living processes that have this home in their environment or command: the service's, its runs, its database."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            command, environment = " ".join(process.cmdline()), process.environ()
+            is_ours = environment.get("RACEDAY_HOME") == str(home) or f"{home}/" in command
+            if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                found[process.pid] = command
+        except psutil.Error:
+            continue  # it ended meanwhile
+    return found
 
 
 def _read_epoch(seconds: float | None) -> datetime | None:

@@ -1,4 +1,4 @@
-"""``make soak``: ``raceday up`` for ten minutes, with the daemon and a run killed in the middle, and what came of it.
+"""``make soak``: ``raceday up`` for ten minutes, in which a daemon hangs and a run is killed, and what came of it.
 
 Exits with 1 when a poll was missed or made twice outside the two outages, or when a race is half there.
 """
@@ -14,12 +14,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from benchmarks.cadence import Batch, LiveRace, Outage, Poll, Verdict, find_percentile, judge
-from benchmarks.live_day import EVENTS, HALF_RACES, SIZE, LiveDay, open_live_day
+from benchmarks.live_day import EVENTS, HALF_RACES, SIZE, DayWatch, LiveDay, open_live_day
 
 LATENCY_MS = 300
 LOADED_WITHIN_S = 120
 RECOVERED_WITHIN = timedelta(seconds=45)
-"""After a kill: a new daemon, its first tick, and the next slot."""
+"""From when it hangs: it is noticed, a new daemon comes up, its first tick, and the next slot."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,14 @@ class Soaked:
     cpu_s: Mapping[str, float]
     events: int
     sizes_mb: Mapping[str, float]
+    memory: Mapping[str, str]
 
 
 def main() -> None:
     """Runs the soak in a folder of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="how long races are followed (default 10)")
-    parser.add_argument("--no-kills", action="store_true", help="let everything live")
+    parser.add_argument("--no-kills", action="store_true", help="let everything live and work")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="raceday-soak-") as folder:
         with open_live_day(Path(folder), latency_ms=LATENCY_MS) as day:
@@ -57,14 +58,15 @@ def soak(day: LiveDay, span: timedelta, *, kills: bool) -> Soaked:
     began_at = wait_for_batches(day)
     cpu_s, (events,) = day.read_cpu_s(), day.ask(EVENTS, "DAGSTER_PG_URL")
     outages: list[Outage] = []
-    wait_until(began_at + span / 3)
-    if kills:
-        with outage(outages):
-            day.kill("daemon")
-        wait_until(began_at + span * 2 / 3)
-        with outage(outages):
-            kill_run(day)
-    wait_until(began_at + span)
+    with DayWatch(day) as watch:
+        wait_until(began_at + span / 3)
+        if kills:
+            with outage(outages):
+                day.stop("daemon")
+            wait_until(began_at + span * 2 / 3)
+            with outage(outages):
+                kill_run(day)
+        wait_until(began_at + span)
     ended_at = datetime.now(UTC)
     races, polls, batches = day.read_races(), day.read_polls(), day.read_batches()
     (events_after,) = day.ask(EVENTS, "DAGSTER_PG_URL")
@@ -83,6 +85,7 @@ def soak(day: LiveDay, span: timedelta, *, kills: bool) -> Soaked:
         cpu_s={name: used_s - cpu_s.get(name, 0.0) for name, used_s in day.read_cpu_s().items()},
         events=events_after["count"] - events["count"],
         sizes_mb=sizes,
+        memory=watch.describe_memory(),
     )
 
 
@@ -134,13 +137,14 @@ def print_soaked(soaked: Soaked) -> None:
         "most races in their last minutes in one batch": verdict.most_live_at_once,
         "missed, made twice, failed": f"{len(verdict.missed)}, {len(verdict.twice)}, {len(verdict.failed)}",
         "gap in the last five minutes, s: p50, p99, max": _describe(gaps, (0.5, 0.99, 1)),
-        "gap across a kill, s: max": _describe(verdict.outage_gaps_s, (1,)),
+        "gap across an outage, s: max": _describe(verdict.outage_gaps_s, (1,)),
         "due to committed, last five minutes, s: p50, p95, max": _describe(lags, (0.5, 0.95, 1)),
         "due to committed, races further away, s: p50, p95, max": _describe(far, (0.5, 0.95, 1)),
         "half races": len(soaked.half_races),
         **{f"CPU-s an hour, {name}": f"{used_s / hours:.0f}" for name, used_s in soaked.cpu_s.items()},
         "event rows an hour": f"{soaked.events / hours:.0f}",
         **{f"database {name}, MB at the end": f"{size:.0f}" for name, size in soaked.sizes_mb.items()},
+        **{f"memory, MB at the start and the end, {name}": told for name, told in soaked.memory.items()},
     }
     for name, value in rows.items():
         print(f"| {name} | {value} |")

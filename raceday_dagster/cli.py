@@ -10,6 +10,7 @@ import sys
 
 try:
     import fcntl
+    import json
     import os
     import shlex
     import signal
@@ -138,13 +139,17 @@ def up(
 
 
 @main.command()
-def health() -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def health(*, as_json: bool) -> None:
     """Say whether the service does its work: a line for each check. Exits with 1 when one fails."""
-    from raceday_dagster.service.health import check_health, is_healthy
+    from raceday_dagster.service.health import check_health, describe_health, is_healthy
 
     checks = check_health(os.environ, datetime.now(UTC))
-    for check in checks:
-        click.echo(check)
+    if as_json:
+        click.echo(json.dumps(describe_health(checks)))
+    else:
+        for check in checks:
+            click.echo(check)
     sys.exit(0 if is_healthy(checks) else 1)
 
 
@@ -257,11 +262,12 @@ def _describe_silks(describe: Callable[..., int], limit: int) -> int:
     from raceday_dagster.racing.calendar import choose_current_racing_day
     from raceday_dagster.sandbox.demo import load_simulated_day
     from raceday_dagster.settings import Settings
+    from raceday_dagster.store.queries import is_listed
 
     settings = Settings.from_environment()
     racing_day = choose_current_racing_day(datetime.now(UTC))
     with open_race_store(settings) as race_store:
-        if not race_store.is_listed(racing_day):
+        if not race_store.read(is_listed, racing_day):
             if not is_on_this_machine(settings.nztab_api_url):
                 raise ImagesError(f"racing day {racing_day} is not loaded: run `raceday run daily_baseline` first")
             load_simulated_day(Console(stderr=True), os.environ, _home(), racing_day)

@@ -37,6 +37,7 @@ from raceday_dagster.dagster_plugins.forked_process import (
     CallRequest,
     Ending,
     Message,
+    PingRequest,
     Refusal,
     RunRequest,
     at_path,
@@ -62,12 +63,15 @@ CANCEL_WITHIN_S = 0.8
 RECORD_WITHIN_S = 1.0
 """For what was killed to be recorded."""
 RECORD_AGAIN_S = 1.0
+LOOK_FOR_SOCKET_S = 2.0
+"""How often: as long as the socket is gone, each run is launched the slow way."""
 
 CRASHED = os.EX_SOFTWARE
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 HANDLED_SIGNALS = (*STOP_SIGNALS, signal.SIGCHLD)
 
-_REQUEST: TypeAdapter[RunRequest | CallRequest] = TypeAdapter(RunRequest | CallRequest)
+Request = RunRequest | CallRequest | PingRequest
+_REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
 
 
 class RunServer:
@@ -112,7 +116,27 @@ class RunServer:
         finally:
             os.umask(mask)
         listener.listen(64)
+        self._inode = self._path.stat().st_ino
         return listener
+
+    def _look_for_socket(self) -> None:
+        """Makes a socket again that a cleaner of old files removed: nobody would find this server any more."""
+        if self._is_told_to_stop:
+            return
+        self._timers.enter(LOOK_FOR_SOCKET_S, 0, self._look_for_socket)
+        try:
+            with suppress(FileNotFoundError):
+                if self._path.stat().st_ino == self._inode:
+                    return
+            listener = self._listen()
+        except OSError as error:
+            warn("run_server_socket_is_gone", path=str(self._path), error=str(error))
+            return
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        self._listener = listener
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        warn("run_server_socket_made_again", path=str(self._path), reason="somebody had removed it")
 
     def serve(self) -> None:
         """Returns when the server was told to stop and has ended its runs. Call it in the main thread."""
@@ -122,7 +146,8 @@ class RunServer:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # one that is ignored would not wake anybody up
         for number in STOP_SIGNALS:
             signal.signal(number, self._note_stop)
-        pause_s: float | None = None
+        self._look_for_socket()
+        pause_s = self._timers.run(blocking=False)
         while not self._is_told_to_stop or self._children or self._unrecorded:
             for key, _ in self._selector.select(pause_s):
                 key.data()
@@ -146,7 +171,11 @@ class RunServer:
         answer: Message
         try:
             raw, descriptors, _flags, _address = socket.recv_fds(connection, LONGEST_MESSAGE, 1)
-            answer = identify(self._fork_for(_REQUEST.validate_json(raw), descriptors, connection))
+            request = _REQUEST.validate_json(raw)
+            if isinstance(request, PingRequest):
+                answer = identify(os.getpid())
+            else:
+                answer = identify(self._fork_for(request, descriptors, connection))
         except (OSError, ValidationError, ValueError) as error:
             answer = Refusal(error=f"{type(error).__name__}: {error}")
         for descriptor in descriptors:

@@ -17,8 +17,8 @@ from raceday_dagster.defs.partitions import RACES, race_partitions, register_rac
 from raceday_dagster.errors import DatabaseError
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.racing.outcomes import BatchOutcome
-from raceday_dagster.store.data_checks import RULES, Violation
-from raceday_dagster.store.queries import SettledRace
+from raceday_dagster.store.data_checks import RULES, Violation, find_violations
+from raceday_dagster.store.queries import SettledRace, read_race_keys, read_settled_races
 from raceday_dagster.store.race_store import RaceStore
 
 STAGES = ("fetch_ms", "transform_ms", "write_ms", "total_ms")
@@ -76,12 +76,12 @@ def describe_settled(
     Raises:
         DatabaseError: The database cannot be used.
     """
-    keys = race_store.read_race_keys(race_ids)
+    keys = race_store.read(read_race_keys, race_ids)
     if not keys:
         return
     shown = dg.AssetRecordsFilter(asset_key=SETTLED_RACES.key, asset_partitions=list(keys.values()))
     known = {record.partition_key for record in instance.fetch_materializations(shown, limit=len(keys)).records}
-    settled = race_store.read_settled_races([race_id for race_id, key in keys.items() if key not in known])
+    settled = race_store.read(read_settled_races, [race_id for race_id, key in keys.items() if key not in known])
     register_races(instance, [race.key for race in settled])
     for race in settled:
         yield dg.AssetMaterialization("settled_races", partition=race.key, metadata=build_settled_metadata(race))
@@ -140,7 +140,7 @@ def check_data(race_store: dg.ResourceParam[RaceStore]) -> Iterable[dg.AssetChec
     """Asks whether the stored data of the racing day under way keeps its rules."""
     racing_day = choose_current_racing_day(datetime.now(UTC))
     for rule in RULES:
-        violations = race_store.find_violations(rule, racing_day)
+        violations = race_store.read(find_violations, rule, racing_day)
         yield dg.AssetCheckResult(
             asset_key=RACE_BATCHES.key,
             check_name=rule.name,

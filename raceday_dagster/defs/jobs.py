@@ -7,8 +7,7 @@ from raceday_dagster.defs.ops.batch import select_race, select_races, summarise_
 from raceday_dagster.defs.ops.day import (
     fetch_evening_meetings,
     fetch_meetings,
-    report_daily_baseline,
-    report_evening_backfill,
+    report_day,
     select_unsettled_races,
     write_meetings,
 )
@@ -59,7 +58,7 @@ def poll_race() -> BatchOutcome:
 def load_racing_day() -> BatchOutcome:
     written = write_meetings(fetch_meetings())
     races = written.races.map(process_race).collect()
-    report_daily_baseline(written.load, races)
+    report_day.alias("report_daily_baseline")(written.load, races)
     outcome: BatchOutcome = summarise_batch(written.batch, races)
     return outcome
 
@@ -69,7 +68,7 @@ def complete_racing_day() -> BatchOutcome:
     # The day is chosen under one name in every job: ops, fetch_meetings, config, racing_day.
     selected = select_unsettled_races(fetch_evening_meetings.alias("fetch_meetings")())
     races = selected.races.map(process_race).collect()
-    report_evening_backfill(selected.backfill, races)
+    report_day.alias("report_evening_backfill")(selected.load, races)
     outcome: BatchOutcome = summarise_batch(selected.batch, races)
     return outcome
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import dagster as dg
 
 from raceday_dagster.racing.race_key import parse_race_key, read_id_start
+from raceday_dagster.store.queries import find_races
 from raceday_dagster.store.race_store import RaceStore
 
 RACES = "races"
@@ -42,7 +43,7 @@ def find_race(race_store: RaceStore, key: str) -> str:
     named = parse_race_key(key)
     if named is None:
         return key
-    found = race_store.find_races(named)
+    found = race_store.read(find_races, named)
     if len(found) == 1:
         return found[0]
     raise dg.Failure(

@@ -4,7 +4,7 @@ Must not decide anything: what a race or a batch came to is in the values of ``r
 """
 
 import threading
-import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +21,7 @@ from raceday_dagster.racing.outcomes import (
     BatchOutcome,
     BatchProgress,
     BatchResults,
+    ItemResult,
     ProcessResult,
     RaceError,
     RaceFacts,
@@ -28,6 +29,7 @@ from raceday_dagster.racing.outcomes import (
     Timings,
 )
 from raceday_dagster.store.engine import describe_utilisation
+from raceday_dagster.store.ledger import RecoveredRace
 from raceday_dagster.store.queries import FollowedRace
 
 SHOWN_ITEMS = 50
@@ -44,45 +46,38 @@ class ProgressBoard:
     against.
     """
 
-    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._total = 0
-        self._began_s = 0.0
         self._processing = 0
-        self._ended: dict[Status, int] = {"success": 0, "skipped": 0, "failed": 0}
+        self._items_ms = 0
+        self._ended: Counter[Status] = Counter()
 
     def begin(self, total: int) -> None:
         """The batch has ``total`` items and begins now."""
-        with self._lock:
-            self._total, self._began_s = total, self._monotonic()
+        self._total = total
 
     def start_item(self) -> None:
         """One more item is in flight."""
         with self._lock:
             self._processing += 1
 
-    def end_item(self, status: Status, report: Callable[[BatchProgress], None]) -> None:
+    def end_item(self, item: ItemResult, name: str, report: Callable[[BatchProgress], None]) -> None:
         """One item has ended; reports where the batch stands now, one item after the other."""
         with self._lock:
             self._processing -= 1
-            self._ended[status] += 1
-            if not self._total:
-                return
-            completed = sum(self._ended.values())
-            elapsed_s = self._monotonic() - self._began_s
-            report(
-                BatchProgress(
-                    total=self._total,
-                    completed=completed,
-                    successful=self._ended["success"],
-                    skipped=self._ended["skipped"],
-                    failed=self._ended["failed"],
-                    processing=self._processing,
-                    pending=self._total - completed - self._processing,
-                    eta_ms=round(1000 * elapsed_s / completed * (self._total - completed)),
+            self._ended[item.status] += 1
+            self._items_ms += item.total_ms
+            if self._total:
+                report(
+                    BatchProgress.of(
+                        self._ended,
+                        total=self._total,
+                        processing=self._processing,
+                        items_ms=self._items_ms,
+                        current=name,
+                    )
                 )
-            )
 
 
 def fail_race(
@@ -166,7 +161,8 @@ def end_race(context: dg.OpExecutionContext, result: ProcessResult, board: Progr
     else:
         log.info("batch_race_complete", race=result.title, status=result.status, timings=timings)
     batch_log = get_logger(run_id=context.run_id)
-    board.end_item(result.status, lambda progress: batch_log.info("batch_progress", **progress.model_dump()))
+    name = result.title or result.race_id
+    board.end_item(result, name, lambda progress: batch_log.info("batch_progress", **progress.model_dump()))
 
 
 def build_summary_metadata(outcome: BatchOutcome) -> dict[str, Any]:
@@ -249,6 +245,19 @@ def report_live_polls(run_id: str, outcome: BatchOutcome, counts: Mapping[str, i
                 total_polls=counts.get(race.race_id, 1),
                 seconds_to_start=seconds_to_start,
             )
+
+
+def report_recovered(run_id: str, outcome: BatchOutcome, recovered: Sequence[RecoveredRace]) -> None:
+    """One line for each race that was polled with success after polls of it had failed."""
+    races = {race.race_id: race for race in outcome.races}
+    for before in recovered:
+        race = races[before.race_id]
+        get_logger(race_id=race.race_id, run_id=run_id).info(
+            "race_recovered",
+            race=race.title,
+            failed_polls=before.failed_polls,
+            seconds=round((race.polled_at - before.failing_since).total_seconds()),
+        )
 
 
 def is_over(race: ProcessResult) -> bool:

@@ -7,7 +7,7 @@ from raceday_dagster.errors import DatabaseError, ImageError, WriteError
 from raceday_dagster.images import Description, ImageResult, ImageSource, build_silk_source
 from raceday_dagster.images.sources import is_on_this_machine, name_host
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.images import StoredImage, UndescribedSilk
+from raceday_dagster.store.images import StoredImage, UndescribedSilk, read_description, read_undescribed_silks
 from raceday_dagster.store.race_store import RaceStore
 
 
@@ -20,7 +20,7 @@ class StoredDescriptions:
     def find(self, content_hash: str) -> Description | None:
         """What was said of an image with this content. Raises ``ImageError``, stage "keep"."""
         try:
-            stored = self._race_store.read_description(content_hash)
+            stored = self._race_store.read(read_description, content_hash)
         except DatabaseError as error:
             raise ImageError(str(error), stage="keep", retryable=True) from error
         return None if stored is None else Description(**stored.model_dump())
@@ -60,8 +60,12 @@ def find_silk_sources(
     Raises:
         DatabaseError: The database cannot be used.
     """
-    silks = race_store.read_undescribed_silks(
-        racing_day, countries=settings.race_countries, categories=settings.race_categories, limit=limit
+    silks = race_store.read(
+        read_undescribed_silks,
+        racing_day,
+        countries=settings.race_countries,
+        categories=settings.race_categories,
+        limit=limit,
     )
     sources = (_build_source(silk, settings.nztab_api_url) for silk in silks)
     return tuple(source for source in sources if source)

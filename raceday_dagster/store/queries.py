@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal, get_args
@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_AHEAD, LOOK_BACK, PolledRace
+from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_AHEAD, LOOK_BACK, PolledRace, is_without_answer
 from raceday_dagster.racing.outcomes import Status
 from raceday_dagster.racing.race_key import RaceKey, build_race_key
 from raceday_dagster.racing.records import Record
@@ -355,6 +355,15 @@ def read_live_races(
     values = {"from_start": now - LIVE_LOOK_BACK, "to_start": now + LAST_MINUTES}
     chosen = {"countries": list(countries), "categories": list(categories)}
     return [FollowedRace(**row) for row in ask_engine(engine, LIVE_RACES, **values, **chosen)]
+
+
+def find_late_races(races: Iterable[FollowedRace], now: datetime) -> list[FollowedRace]:
+    """Those of some live races that are still polled and have had no new answer for three intervals."""
+    return [
+        race
+        for race in races
+        if now - race.start_time < LOOK_BACK and is_without_answer(race.start_time, race.answered_at, now)
+    ]
 
 
 def read_races_since(engine: Engine, since: datetime) -> set[str]:

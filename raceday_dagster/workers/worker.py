@@ -8,25 +8,20 @@ import signal
 import socket
 import struct
 import sys
-import tempfile
-import threading
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import connection, forkserver, util
+from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
 from typing import Protocol
 
 from raceday_dagster.workers.entry import Calculation, name_calculation, serve_descriptor
+from raceday_dagster.workers.socket_folder import make_socket_folder
 
 START_TIMEOUT_S = 30.0
 """For an interpreter and its imports on a machine under load."""
 EXIT_TIMEOUT_S = 2.0
 """For the exit code of a process that has closed its pipe, or was killed."""
-LONGEST_TEMP_DIR = 70
-"""In bytes; a socket's path may have 104, and multiprocessing appends to the folder's."""
 PRELOAD = ["raceday_dagster.workers.preload"]
-
-_moving = threading.Lock()
 
 
 class WorkerProcess(Protocol):
@@ -148,7 +143,7 @@ def start_by_fork_server(pipe: Connection, calculation: Calculation | None) -> W
         OSError: The server gave no process.
     """
     forkserver.set_forkserver_preload(PRELOAD)
-    _move_sockets_to_a_short_path()
+    make_socket_folder()
     # What the server starts inherits the mask: Ctrl-C is the parent's business from the first instruction on.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -202,15 +197,3 @@ class _ForkedProcess:
 
     def close(self) -> None:
         os.close(self._status)
-
-
-def _move_sockets_to_a_short_path() -> None:
-    """Has multiprocessing put its folder of sockets where the path leaves room for their names."""
-    with _moving:
-        usual = tempfile.gettempdir()
-        if len(os.fsencode(usual)) > LONGEST_TEMP_DIR:
-            tempfile.tempdir = "/tmp"  # noqa: S108  a private folder in it
-        try:
-            util.get_temp_dir()
-        finally:
-            tempfile.tempdir = usual

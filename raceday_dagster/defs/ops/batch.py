@@ -22,10 +22,12 @@ from raceday_dagster.defs.reporting import (
     log_pool_use,
     log_summary,
     report_live_polls,
+    report_recovered,
     report_unanswered,
     warn_of_budgets,
 )
-from raceday_dagster.errors import DatabaseError
+from raceday_dagster.defs.signals import NO_SIGNALS, build_signal_metadata, find_batch_signals, send_signals
+from raceday_dagster.errors import DatabaseError, WriteError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.cadence import plan_polls
 from raceday_dagster.racing.outcomes import (
@@ -38,7 +40,8 @@ from raceday_dagster.racing.outcomes import (
 )
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.queries import FollowedRace
+from raceday_dagster.store.ledger import RecoveredRace, read_recovered_races
+from raceday_dagster.store.queries import FollowedRace, read_followed_races, read_polled_races
 from raceday_dagster.store.race_store import PollRun, RaceStore
 from raceday_dagster.workers.pool import TransformWorkers
 
@@ -91,10 +94,11 @@ class FailRunWhen(Enum):
 class SummariseBatch(dg.Config):
     """How to judge a batch."""
 
-    fail_run_when: FailRunWhen = Field(
-        default=FailRunWhen.all,
+    fail_run_when: FailRunWhen | None = Field(
+        default=None,
         description="Fail the run, after its summary is stored: when none of its races or images succeeded and one "
-        "failed or is not known to the API (all), when any failed as well (any), or never.",
+        "failed or is not known to the API (all), when any failed as well (any), or never. Not set: FAIL_RUN_WHEN for "
+        "the runs of the sensor, all for others.",
     )
 
 
@@ -203,7 +207,9 @@ def begin_batch(
 
 def _read_due_races(context: dg.OpExecutionContext, settings: Settings, race_store: RaceStore) -> list[str]:
     now = datetime.now(UTC)
-    stored = race_store.read_polled_races(now, countries=settings.race_countries, categories=settings.race_categories)
+    stored = race_store.read(
+        read_polled_races, now, countries=settings.race_countries, categories=settings.race_categories
+    )
     due = plan_polls(stored, (), now).race_ids
     if not due:
         known = f"{len(stored)} races are stored around now" if stored else "no race is stored around now"
@@ -261,6 +267,7 @@ def summarise_batch(
     config: SummariseBatch,
     batch: Batch,
     races: list[ProcessResult],
+    settings: dg.ResourceParam[Settings],
     race_store: dg.ResourceParam[RaceStore],
     transform_workers: dg.ResourceParam[TransformWorkers],
 ) -> Iterator[dg.Output[BatchOutcome]]:
@@ -288,15 +295,22 @@ def summarise_batch(
     warn_of_budgets(context, outcome)
     if is_live:
         report_live_polls(context.run_id, outcome, {race_id: race.polls for race_id, race in stored.items()})
+        report_recovered(context.run_id, outcome, _read_recovered(context, outcome, race_store))
     report_unanswered(context.run_id, outcome, list(stored.values()), datetime.now(UTC))
     if tags := build_failure_tags(outcome):
         context.instance.add_run_tags(context.run_id, tags)
+    not_recorded = _record_batch(context, outcome, race_store)
+    # A database that has just refused the ledger is not asked again.
+    found = NO_SIGNALS if not_recorded else find_batch_signals(context, outcome, settings, race_store)
     _report_assets(context, batch, outcome, race_store)
     # The UI has the outcome even when the ledger cannot be written.
-    yield dg.Output(outcome, metadata=build_summary_metadata(outcome))
+    yield dg.Output(outcome, metadata={**build_summary_metadata(outcome), **build_signal_metadata(found)})
+    send_signals(context, found.news, settings)
     with failing_plainly():
-        race_store.record_batch(describe_run(context), outcome)
-    if is_failed(outcome, config.fail_run_when):
+        if not_recorded is not None:
+            raise not_recorded
+    policy = config.fail_run_when or FailRunWhen(settings.fail_run_when if is_live else "all")
+    if is_failed(outcome, policy):
         raise dg.Failure(
             f"{outcome.failures} of {outcome.total_races} races failed "
             f"({outcome.retryable_failures} may succeed at the next poll), {outcome.skipped} were skipped; "
@@ -313,6 +327,15 @@ def _report_assets(context: dg.OpExecutionContext, batch: Batch, outcome: BatchO
         report_settled(context, race_store, over)
 
 
+def _record_batch(context: dg.OpExecutionContext, outcome: BatchOutcome, race_store: RaceStore) -> WriteError | None:
+    """Puts the batch into the ledger; the error if it is not there."""
+    try:
+        race_store.record_batch(describe_run(context), outcome)
+    except WriteError as error:
+        return error
+    return None
+
+
 def is_failed(outcome: BatchResults[Any], policy: FailRunWhen) -> bool:
     """Whether the run of this batch is red under a policy. An empty batch never is."""
     if policy is FailRunWhen.never:
@@ -326,10 +349,21 @@ def _read_stored(
     """What is stored of these races, by id: their names, when they last had an answer, how often they were polled."""
     race_ids = [race.race_id for race in races]
     try:
-        return {race.race_id: race for race in race_store.read_followed_races(race_ids)} if race_ids else {}
+        return {race.race_id: race for race in race_store.read(read_followed_races, race_ids)} if race_ids else {}
     except DatabaseError as error:
         context.log.warning(f"The names and polls of races could not be read: {error}")
         return {}
+
+
+def _read_recovered(
+    context: dg.OpExecutionContext, outcome: BatchOutcome, race_store: RaceStore
+) -> Sequence[RecoveredRace]:
+    race_ids = [race.race_id for race in outcome.races if race.success]
+    try:
+        return race_store.read(read_recovered_races, race_ids, context.run_id) if race_ids else ()
+    except DatabaseError as error:
+        context.log.warning(f"Whether the polls before had failed could not be read: {error}")
+        return ()
 
 
 def _name_from_store(race: ProcessResult, stored: Mapping[str, FollowedRace]) -> ProcessResult:

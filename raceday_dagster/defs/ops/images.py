@@ -15,8 +15,8 @@ import dagster as dg
 from pydantic import Field
 
 from raceday_dagster.defs.failures import failing_plainly
-from raceday_dagster.defs.ops.batch import Batch, SummariseBatch, begin_batch, is_failed
-from raceday_dagster.defs.ops.day import RacingDayUnderWay, parse_racing_day
+from raceday_dagster.defs.ops.batch import Batch, FailRunWhen, SummariseBatch, begin_batch, is_failed
+from raceday_dagster.defs.ops.day import ChosenDay, parse_racing_day
 from raceday_dagster.defs.reporting import FAILED_TAG, SHOWN_ITEMS, ProgressBoard, build_row, count_items
 from raceday_dagster.defs.silks import find_silk_sources
 from raceday_dagster.images import ImageBatch, ImageResult, ImageSource, find_sources
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LONGEST_SLUG = 60
 
 
-class SelectImages(RacingDayUnderWay):
+class SelectImages(ChosenDay):
     """Which images to describe, and what each may take."""
 
     sources: list[str] = Field(
@@ -142,10 +142,7 @@ def clean_up_image(
     _report(context, result, failed_here=image.error is None and result.error is not None)
     log = get_logger(run_id=context.run_id)
     log.info("image_complete", image=result.name, status=result.status, timings=result.timings.model_dump())
-    progress_board.end_item(
-        result.status,
-        lambda progress: log.info("batch_progress", **{**progress.model_dump(), "current": result.name}),
-    )
+    progress_board.end_item(result, result.name, lambda progress: log.info("batch_progress", **progress.model_dump()))
     return result
 
 
@@ -170,7 +167,7 @@ def summarise_images(
     if outcome.failures:
         context.instance.add_run_tags(context.run_id, {FAILED_TAG: str(outcome.failures)})
     yield dg.Output(outcome, metadata={**figures, "images": dg.MetadataValue.md(build_image_table(outcome))})
-    if is_failed(outcome, config.fail_run_when):
+    if is_failed(outcome, config.fail_run_when or FailRunWhen.all):
         raise dg.Failure(
             f"{outcome.failures} of {len(outcome.items)} images failed ({outcome.retryable_failures} may succeed in "
             f"another run), {outcome.skipped} were known; each image's reason is in its steps and in the table "
@@ -228,7 +225,9 @@ def build_image_metadata(image: ImageInProgress | ImageResult) -> dict[str, Any]
         shown |= {"bytes_before": facts.bytes_before, "bytes_after": facts.bytes_after}
         for when, (width, height) in (("before", facts.size_before), ("after", facts.size_after)):
             shown[f"size_{when}"] = f"{width} x {height}"
-        shown["preview"] = dg.MetadataValue.md(f"![](data:{PREVIEW_TYPE};base64,{b64encode(facts.preview).decode()})")
+        if isinstance(image, ImageResult):  # once is enough: metadata is kept with every event
+            picture = b64encode(facts.preview).decode()
+            shown["preview"] = dg.MetadataValue.md(f"![](data:{PREVIEW_TYPE};base64,{picture})")
     if said := image.description:
         shown |= {"title": said.title, "keywords": ", ".join(said.keywords), "category": said.category}
     if error := image.error:

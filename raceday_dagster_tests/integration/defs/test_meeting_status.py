@@ -18,12 +18,12 @@ from raceday_dagster_tests.integration.defs.day_runs import (
     read_metadata,
     run_day,
 )
-from raceday_dagster_tests.integration.race_day import FIRST_START, RACING_DAY, RaceDay, open_module_day, read_log
+from raceday_dagster_tests.integration.race_day import FIRST_START, RACING_DAY, RaceDay, open_race_day, read_log
 
 
 @pytest.fixture(scope="module")
-def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
-    with open_module_day(database_url, tmp_path_factory, speed=0, RACE_COUNTRIES="NZ", RACE_CATEGORIES="H") as opened:
+def day(database_url: str) -> Iterator[RaceDay]:
+    with open_race_day(database_url, speed=0, RACE_COUNTRIES="NZ", RACE_CATEGORIES="H") as opened:
         yield opened
 
 

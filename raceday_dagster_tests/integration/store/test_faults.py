@@ -113,11 +113,12 @@ def test_a_backend_terminated_twice_is_a_failure_worth_another_poll(store: RaceS
     assert count_rows(database_url) == 0
 
 
-def test_a_failure_that_passes_is_tried_once_more(store: RaceStore) -> None:
-    with watch_statements(store.engine, at=5, action=fail_with("40001")) as statements:
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03", "57014", "57P01"])
+def test_a_failure_that_passes_is_tried_once_more(store: RaceStore, sqlstate: str) -> None:
+    with watch_statements(store.engine, at=5, action=fail_with(sqlstate)) as statements:
         assert write(store, make_finished()).row_counts.races == 1
     assert statements.fired == 1
-    with failing(store, at=5, times=9, action=fail_with("40001")) as (statements, caught):
+    with failing(store, at=5, times=9, action=fail_with(sqlstate)) as (statements, caught):
         write(store, make_snapshot("race-2"))
     assert (statements.fired, caught.value.retryable) == (2, True)
 
@@ -207,21 +208,30 @@ def test_a_value_no_column_takes_is_a_typed_error(store: RaceStore, column: str,
     assert not caught.value.retryable
 
 
-def test_a_process_killed_at_any_statement_leaves_nothing_and_the_next_one_everything(database_url: str) -> None:
+@pytest.mark.parametrize("name", killed_writer.WRITES)
+def test_a_process_killed_at_any_statement_leaves_nothing_and_the_next_one_everything(
+    database_url: str, name: str
+) -> None:
     with open_store(database_url) as store:
         make_partitions(store)
-        write(store, make_finished())
+        if name != "first":
+            write(store, make_snapshot(), run_id="before")
+        with watch_statements(store.engine) as statements:
+            killed_writer.WRITES[name](store)
         undisturbed = read_tables(database_url, without=ROW_TIMES | MEASURED)
-    with open_store(database_url):
+    with open_store(database_url) as store:
+        if name != "first":
+            write(store, make_snapshot(), run_id="before")
         ended = subprocess.run(
-            [sys.executable, "-m", killed_writer.__name__, database_url, str(STATEMENTS)],
+            [sys.executable, "-m", killed_writer.__name__, database_url, name, str(len(statements.sent))],
             capture_output=True,
             text=True,
             timeout=60,
             check=True,
         )
     killed = json.loads(ended.stdout)
-    assert killed == [{"signal": 9, "rows": 0}] * STATEMENTS
+    assert killed == [{"signal": 9, "has_changed": False}] * (len(statements.sent) + 1)
+    assert len(killed) > 2
     assert read_tables(database_url, without=ROW_TIMES | MEASURED) == undisturbed
 
 

@@ -22,6 +22,7 @@ from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.transform.race import transform_race
 from raceday_dagster.workers.entry import Calculation, name_calculation
 from raceday_dagster.workers.worker import start_by_fork_server
+from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
 from raceday_dagster_tests.integration.workers import calculations
 from raceday_dagster_tests.unit.transform.golden_race import golden_event, open_event
 from raceday_dagster_tests.unit.workers.worker_threads import WorkerTest, read_log, worker_test
@@ -163,11 +164,9 @@ def test_stopping_leaves_no_worker(worker_test: WorkerTest, capsys: pytest.Captu
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
-@pytest.mark.parametrize("folder", ["usual", "long" * 25])
-def test_worker_has_nothing_of_the_program_that_started_it(tmp_path: Path, folder: str) -> None:
-    temporary = tmp_path / folder
-    temporary.mkdir()
-    program = tmp_path / "program.py"
+def run_program(folder: Path, temporary: Path) -> subprocess.CompletedProcess[str]:
+    """``PROGRAM`` to its end, with a temporary directory of its own."""
+    program = folder / "program.py"
     program.write_text(PROGRAM)
     done = subprocess.run(
         [sys.executable, str(program)],
@@ -178,6 +177,14 @@ def test_worker_has_nothing_of_the_program_that_started_it(tmp_path: Path, folde
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("folder", ["usual", "long" * 25])
+def test_worker_has_nothing_of_the_program_that_started_it(tmp_path: Path, folder: str) -> None:
+    temporary = tmp_path / folder
+    temporary.mkdir()
+    done = run_program(tmp_path, temporary)
     main, ours, theirs = done.stdout.splitlines()
     assert main == "main ran"
     # No orchestrator, no database driver, no development dependency was imported in the worker.
@@ -187,21 +194,27 @@ def test_worker_has_nothing_of_the_program_that_started_it(tmp_path: Path, folde
     assert list(temporary.iterdir()) == []
 
 
-def test_workers_end_when_their_parent_is_killed() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", ORPHANS],
-        env=build_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as parent:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == "ready\n"
-        family = psutil.Process(parent.pid).children(recursive=True)
-        # Two workers, one of them in an endless loop, the fork server, and Python's resource tracker.
-        assert len(family) == 4
-        parent.kill()
-    assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
+def test_workers_end_when_their_parent_is_killed_and_the_next_process_removes_its_folder(tmp_path: Path) -> None:
+    with open_server_folder() as temporary:
+        with subprocess.Popen(
+            [sys.executable, "-c", ORPHANS],
+            env=build_environment(TMPDIR=str(temporary)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as parent:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "ready\n"
+            family = psutil.Process(parent.pid).children(recursive=True)
+            # Two workers, one of them in an endless loop, the fork server, and Python's resource tracker.
+            assert len(family) == 4
+            run_program(tmp_path, temporary)
+            (in_use,) = temporary.iterdir()
+            parent.kill()
+        assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
+        assert list(temporary.iterdir()) == [in_use]
+        run_program(tmp_path, temporary)
+        assert list(temporary.iterdir()) == []
 
 
 class OtherProcess:

@@ -10,7 +10,7 @@ from raceday_dagster.defs.silks import build_stored_image, find_silk_sources
 from raceday_dagster.images import ImageResult
 from raceday_dagster.racing.outcomes import ItemError
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.images import UndescribedSilk
+from raceday_dagster.store.images import UndescribedSilk, read_undescribed_silks
 
 DAY = date(2026, 9, 26)
 
@@ -21,8 +21,8 @@ class FakeStore:
     def __init__(self, *urls: str) -> None:
         self.urls = urls
 
-    def read_undescribed_silks(self, racing_day: date, **_chosen: object) -> list[UndescribedSilk]:
-        assert racing_day == DAY
+    def read(self, query: object, racing_day: date, **_chosen: object) -> list[UndescribedSilk]:
+        assert (query, racing_day) == (read_undescribed_silks, DAY)
         return [UndescribedSilk(name="Te Rimu R5 3 Kindly Nomad", urls=self.urls)]
 
 

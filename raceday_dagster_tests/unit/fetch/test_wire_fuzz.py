@@ -1,11 +1,10 @@
 """Whatever the API sends, an answer becomes a snapshot or one line that says why not, and only what a race cannot be
-without costs the race. A hundred thousand examples of the same: ``FUZZ_EXAMPLES=100000 pytest`` on this file."""
+without costs the race. ``make faults`` tries a hundred thousand examples of the same, by a seed of its own."""
 
 from __future__ import annotations
 
 import json
 import os
-import string
 from datetime import date, timedelta
 from typing import Any
 
@@ -21,17 +20,30 @@ from raceday_dagster.transform.race import transform_race
 from raceday_dagster_tests.payloads import encode
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
+IS_CAMPAIGN = "FUZZ_EXAMPLES" in os.environ
+"""Its examples follow from ``--hypothesis-seed``; those of the suite are always the same."""
 RACE = next(race for race in RaceDay(7, date(2025, 7, 17)).races if race.abandoned_at is None and not race.oddity)
 NOW = RACE.starts_at + timedelta(hours=1)
+
+
+def shorten(value: Any) -> Any:
+    """The value with three items of each list: a fourth is as the third, and costs time in each example."""
+    if isinstance(value, dict):
+        return {key: shorten(part) for key, part in value.items()}
+    return [shorten(part) for part in value[:3]] if isinstance(value, list) else value
+
+
 PAYLOADS = [
-    json.loads(encode(build_event(RACE, RACE.starts_at + after, {"with_money_tracker": "true"}, "/racing/events")))
+    shorten(
+        json.loads(encode(build_event(RACE, RACE.starts_at + after, {"with_money_tracker": "true"}, "/racing/events")))
+    )
     for after in (timedelta(minutes=-2), timedelta(minutes=40))
 ]
 
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(string.ascii_letters, max_size=8), inner),
-    max_leaves=5,
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+# One level: what is below is never looked at where a field is of another kind.
+JSON_VALUES = (
+    SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.sampled_from("abc"), SCALARS) | st.just([[{"a": []}]])
 )
 
 
@@ -41,6 +53,11 @@ def list_paths(value: Any, path: Location = ()) -> list[Location]:
 
 
 PATHS = [list_paths(payload)[1:] for payload in PAYLOADS]
+MUTATIONS = st.one_of(
+    st.tuples(st.just(which), st.lists(st.tuples(st.sampled_from(paths), JSON_VALUES), min_size=1, max_size=3))
+    for which, paths in enumerate(PATHS)
+)
+"""Of which payload, and what is put into which of its places."""
 
 
 def replace_at(payload: Any, path: Location, value: Any) -> bool:
@@ -67,13 +84,18 @@ def read_or_complain(body: bytes) -> RaceEvent | str:
 
 
 @settings(
-    max_examples=EXAMPLES, derandomize=True, suppress_health_check=[HealthCheck.too_slow], deadline=None, database=None
+    max_examples=EXAMPLES,
+    derandomize=not IS_CAMPAIGN,
+    suppress_health_check=[HealthCheck.too_slow],
+    deadline=None,
+    database=None,
 )
-@given(data=st.data())
-def test_no_value_in_any_place_costs_a_race_that_does_not_depend_on_it(data: st.DataObject) -> None:
-    which = data.draw(st.integers(0, 1))
+@given(mutation=MUTATIONS)
+def test_no_value_in_any_place_costs_a_race_that_does_not_depend_on_it(
+    mutation: tuple[int, list[tuple[Location, Any]]],
+) -> None:
+    which, changed = mutation
     payload = json.loads(json.dumps(PAYLOADS[which]))
-    changed = data.draw(st.lists(st.tuples(st.sampled_from(PATHS[which]), JSON_VALUES), min_size=1, max_size=3))
     replaced = [path for path, value in changed if replace_at(payload, path, value)]
     event = read_or_complain(encode(payload))
     if isinstance(event, str):

@@ -49,6 +49,16 @@ def test_two_polls_in_one_slot_are_one_too_many() -> None:
     assert len(judge_polls([0.4, 14.4, 15.4, 30.4, 45.4]).twice) == 1
 
 
+def test_an_answer_that_arrives_in_the_slot_of_the_next_poll_is_not_one_too_many() -> None:
+    due_at = [BEGAN_AT, BEGAN_AT + timedelta(seconds=15)]
+    polls, batches = [], []
+    for number, arrived_s in enumerate((15.5, 16)):
+        at = BEGAN_AT + timedelta(seconds=arrived_s)
+        polls.append(Poll(f"run {number}", "a", at, at, "success"))
+        batches.append(Batch(f"run {number}", "SUCCESS", due_at[number], due_at[number], None, None))
+    assert judge([RACE], polls, batches, BEGAN_AT + timedelta(seconds=20)).twice == []
+
+
 def test_a_race_that_falls_silent_is_missed() -> None:
     assert judge_polls([0.4, 15.4]).missed == ["a: silent since 01:58:15"]
 
