@@ -107,6 +107,7 @@ function showLatest() {
   const box = document.getElementById("scroll-grid");
   const latest = box?.querySelector("th.latest");
   if (latest) box.scrollLeft = Math.max(0, latest.offsetLeft + latest.offsetWidth * 2 - box.clientWidth);
+  for (const chart of document.querySelectorAll("figure .scroll")) chart.scrollLeft = chart.scrollWidth;
 }
 
 setClock();
