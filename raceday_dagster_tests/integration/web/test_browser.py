@@ -341,7 +341,9 @@ def test_the_pages_are_used_by_keyboard(ui: Ui) -> None:
         for _ in range(60):
             keys.send_keys(Keys.TAB).perform()
             # In one step: the page may be read anew between two, which keeps the focus on what stands in its place.
-            text: str = ui.browser.driver.execute_script("return document.activeElement.innerText")
+            text: str = ui.browser.driver.execute_script(
+                "return document.activeElement.id || document.activeElement.innerText"
+            )
             if text.startswith(wanted):
                 return text
         raise AssertionError(f"no tab leads to {wanted}")
@@ -351,7 +353,7 @@ def test_the_pages_are_used_by_keyboard(ui: Ui) -> None:
     keys.send_keys(Keys.ENTER).perform()
     ui.browser.wait_for_text("Place money by interval")
     assert ui.browser.driver.current_url.endswith("?view=place")
-    press_tab_until("No.")  # the grid itself, to be scrolled with the arrows
+    press_tab_until("scroll-grid")  # the grid itself, to be scrolled with the arrows
 
 
 def test_the_pages_fit_every_width_in_light_and_dark(ui: Ui) -> None:
