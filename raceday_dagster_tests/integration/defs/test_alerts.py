@@ -12,12 +12,12 @@ from raceday_dagster.defs.automation.alerts import InstanceWatch, alerts, read_m
 from raceday_dagster.settings import Settings
 from raceday_dagster_tests.integration.defs.webhook_fixture import listening
 from raceday_dagster_tests.integration.postgres_fixture import order
-from raceday_dagster_tests.integration.race_day import RaceDay, open_module_day
+from raceday_dagster_tests.integration.race_day import RaceDay, open_race_day
 
 
 @pytest.fixture(scope="module")
-def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
-    with open_module_day(database_url, tmp_path_factory) as opened:
+def day(database_url: str) -> Iterator[RaceDay]:
+    with open_race_day(database_url) as opened:
         yield opened
 
 

@@ -14,14 +14,14 @@ from raceday_dagster_tests.integration.defs.day_runs import read_metadata
 from raceday_dagster_tests.integration.defs.webhook_fixture import listening
 from raceday_dagster_tests.integration.fetch.raw_server import serving
 from raceday_dagster_tests.integration.postgres_fixture import order
-from raceday_dagster_tests.integration.race_day import RaceDay, list_races, open_module_day, read_log
+from raceday_dagster_tests.integration.race_day import RaceDay, list_races, open_race_day, read_log
 
 SUMMARY = "summarise_batch"
 
 
 @pytest.fixture(scope="module")
-def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
-    with open_module_day(database_url, tmp_path_factory) as opened:
+def day(database_url: str) -> Iterator[RaceDay]:
+    with open_race_day(database_url) as opened:
         opened.simulator.set_clock(speed=0)
         yield opened
 

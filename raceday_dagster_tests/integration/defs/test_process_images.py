@@ -35,8 +35,8 @@ def process_images_job() -> dg.JobDefinition:
 
 @pytest.fixture(scope="module")
 def day(database_url: str) -> Iterator[RaceDay]:
-    with open_race_day(database_url, VISION_API_KEY=KEY) as opened, pytest.MonkeyPatch.context() as m:
-        m.setenv("VISION_API_URL", opened.simulator.vision_url)
+    with open_race_day(database_url, VISION_API_KEY=KEY) as opened, pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("VISION_API_URL", opened.simulator.vision_url)
         yield opened
 
 

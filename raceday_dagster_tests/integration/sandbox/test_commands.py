@@ -65,7 +65,7 @@ def test_the_code_location_loads_with_nothing_exported_and_without_the_parquet_l
     )
     ended = type_command(folder, "-W", "error", "-c", question)
     assert ended.returncode == 0, ended.stderr
-    jobs = ("daily_baseline", "evening_backfill", "maintenance", "meeting_status")
+    jobs = ("daily_baseline", "data_checks", "evening_backfill", "maintenance", "meeting_status")
     jobs += ("process_images", "process_race", "process_races")
     assert ended.stdout.split() == list(jobs)
 

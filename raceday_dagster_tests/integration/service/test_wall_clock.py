@@ -30,6 +30,7 @@ from raceday_dagster.racing.cadence import find_next_slot, plan_polls
 from raceday_dagster.sandbox.sandbox import write_instance_config
 from raceday_dagster.service.dagster_instance import open_instance
 from raceday_dagster.service.wall_clock import WallClock, describe_step, put_back_all
+from raceday_dagster.store.queries import read_polled_races
 from raceday_dagster_tests.integration.store.lists import make_list
 from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, write
 from raceday_dagster_tests.write_snapshots import make_snapshot
@@ -102,7 +103,7 @@ def test_what_a_clock_left_in_the_future_is_dated_back_and_races_are_polled_at_t
             "the clock ran ahead: 2 ticks, 2 sensors or schedules, 1 polls, 2 answers lay in the future and count as "
             "of now; polling goes on"
         ]
-        polled = store.read_polled_races(now, countries=["NZ"], categories=["T"])[0]
+        polled = store.read(read_polled_races, now, countries=["NZ"], categories=["T"])[0]
         assert run("SELECT DISTINCT api_generated_time FROM races") == [(now,)]
     assert polled.last_poll_time == polled.newest_poll_time == now
     assert plan_polls([polled], (), now).next_due_at == find_next_slot(polled, now)

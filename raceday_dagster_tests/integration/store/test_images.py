@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from raceday_dagster.store.images import StoredImage, find_silk, read_silks
+from raceday_dagster.store.images import (
+    StoredImage,
+    find_silk,
+    read_description,
+    read_silks,
+    read_undescribed_silks,
+)
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, write
 from raceday_dagster_tests.write_snapshots import START, make_snapshot, name_entrant
@@ -40,15 +46,15 @@ def wear(database_url: str, entrant_id: str, large: str | None, small: str | Non
 
 def test_a_description_is_found_by_the_content_of_its_image(store: RaceStore) -> None:
     store.record_image(make_image("a"))
-    found = store.read_description("ab")
+    found = store.read(read_description, "ab")
     assert found is not None
     assert (found.title, found.keywords, found.category) == ("Green silks", ("green", "silks"), 18)
-    assert store.read_description("cd") is None
+    assert store.read(read_description, "cd") is None
 
 
 def test_a_failure_describes_nothing_and_gives_way_to_a_success(store: RaceStore, database_url: str) -> None:
     store.record_image(make_image("a\x00b", "failed", error="describe: no\x00"))
-    assert store.read_description("ab") is None
+    assert store.read(read_description, "ab") is None
     store.record_image(make_image("a\x00b"))
     store.record_image(make_image("a\x00b", "failed", content_hash=None, preview=None, error="read: gone"))
     with observe(database_url) as run:
@@ -60,19 +66,19 @@ def test_the_silks_of_a_day_are_asked_for_once_each_until_they_are_described(
 ) -> None:
     write(store, make_snapshot("race-1"))
     write(store, make_snapshot("race-2"))
-    assert store.read_undescribed_silks(DAY, **FOLLOWED) == [], "no runner has a silk, as greyhounds"
+    assert store.read(read_undescribed_silks, DAY, **FOLLOWED) == [], "no runner has a silk, as greyhounds"
     wear(database_url, FIRST, "one_128", "one_64")
     wear(database_url, name_entrant("race-2", 1), "one_128", "one_64")
     wear(database_url, name_entrant("race-1", 2), None, "two_64", "two_alt")
-    one, two = store.read_undescribed_silks(DAY, **FOLLOWED)
+    one, two = store.read(read_undescribed_silks, DAY, **FOLLOWED)
     assert (one.urls, two.urls) == (("one_128", "one_64"), ("two_64", "two_alt"))
     assert one.name.startswith("Awapuni R1 1 ")
-    assert store.read_undescribed_silks(DAY, **FOLLOWED, limit=1) == [one]
-    assert store.read_undescribed_silks(DAY, countries=["HK"], categories=["T"]) == []
+    assert store.read(read_undescribed_silks, DAY, **FOLLOWED, limit=1) == [one]
+    assert store.read(read_undescribed_silks, DAY, countries=["HK"], categories=["T"]) == []
 
     store.record_image(make_image("one_128"))
     store.record_image(make_image("two_64", "failed", error="describe: no"))
-    assert store.read_undescribed_silks(DAY, **FOLLOWED) == [two], "a failure is tried again"
+    assert store.read(read_undescribed_silks, DAY, **FOLLOWED) == [two], "a failure is tried again"
 
 
 def test_the_silk_of_a_runner_is_that_of_its_first_url_with_an_image(store: RaceStore, database_url: str) -> None:
