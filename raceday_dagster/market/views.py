@@ -44,7 +44,7 @@ LEFT JOIN LATERAL (
     FROM race_result WHERE race_result.race_id = card.race_id AND position <= 3
 ) AS placed ON true
 LEFT JOIN LATERAL (
-    SELECT count(*)::integer AS alerts FROM market_signals AS signal
+    SELECT count(DISTINCT (entrant_id, kind, time_interval))::integer AS alerts FROM market_signals AS signal
     WHERE signal.race_id = card.race_id AND signal.is_alert
 ) AS moved ON true
 """
@@ -87,19 +87,23 @@ FROM pool_history
 WHERE racing_day = %(racing_day)s AND race_id = %(race_id)s
 ORDER BY polling_timestamp
 """  # noqa: S608  (names of ours)
+# A signal that lasts several polls of an interval is one line, as it last stood.
 _SIGNALS = """
 SELECT signal.race_id, signal.entrant_id, entrant.runner_number, entrant.name, card.meeting_name, card.race_number,
     signal.kind, signal.polling_timestamp AS polled_at, signal.compared_with,
     signal.time_to_start_s AS seconds_to_start, signal.value_before, signal.value_now, signal.change, signal.tier,
     signal.is_alert, signal.is_strong, signal.after_scratching
-FROM market_signals AS signal
+FROM (
+    SELECT DISTINCT ON (race_id, entrant_id, kind, time_interval) * FROM market_signals
+    WHERE {} ORDER BY race_id, entrant_id, kind, time_interval, polling_timestamp DESC
+) AS signal
 JOIN entrants AS entrant USING (entrant_id)
 JOIN race_card AS card ON card.race_id = signal.race_id
 """
 _NEWEST_FIRST = "ORDER BY signal.polling_timestamp DESC, abs(signal.change) DESC, entrant.runner_number, signal.kind\n"
-RACE_SIGNALS = f"{_SIGNALS} WHERE signal.race_id = %(race_id)s {_NEWEST_FIRST} LIMIT {SHOWN_SIGNALS}"
-DAY_SIGNALS = f"""{_SIGNALS} WHERE signal.racing_day = %(racing_day)s AND signal.is_alert
-{_NEWEST_FIRST} LIMIT {SHOWN_SIGNALS}"""
+_LIMITED = f"{_NEWEST_FIRST} LIMIT {SHOWN_SIGNALS}"
+RACE_SIGNALS = _SIGNALS.format("race_id = %(race_id)s") + _LIMITED
+DAY_SIGNALS = _SIGNALS.format("racing_day = %(racing_day)s AND is_alert") + _LIMITED
 POLLS = f"""
 SELECT run_id, polled_at, status, fetch_ms, transform_ms, write_ms, total_ms, lane, due_at, error_stage, error_message,
     round(1000 * extract(epoch FROM polled_at - due_at))::integer AS late_ms,

@@ -81,8 +81,8 @@ async function read() {
   }
 }
 
-// A race is read at once. The day waits until the races that are polled together are all stored, and leaves them the
-// machine until then.
+// Before it reads, a page waits a moment (the day a longer one) until the races that are polled together are all stored,
+// and leaves them the machine until then.
 function hear() {
   const wait = Math.max(readAt + BETWEEN_READS_MS - Date.now(), Number(main().dataset.wait || 0));
   if (wait <= 0) read();

@@ -245,7 +245,8 @@ def test_signals_are_listed_on_the_race_and_alerts_on_the_day(
 ) -> None:
     write_polled_race(store)
     with observe(database_url) as run:
-        for number, kind, change, is_alert in ((2, "share", "6.00", True), (6, "price", "-3.00", False)):
+        moves = ((2, "share", "4.00", True), (2, "share", "6.00", True), (6, "price", "-3.00", False))
+        for number, kind, change, is_alert in moves:  # the second is the first as it last stood
             run(
                 "INSERT INTO market_signals (race_id, entrant_id, kind, polling_timestamp, compared_with, racing_day,"
                 " time_to_start_s, time_interval, value_before, value_now, change, tier, is_alert, is_strong,"
