@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check definitions format dev docs up production newest browser bench freshness soak faults clean
+.PHONY: help demo test check definitions format dev docs up production newest browser faketime bench freshness soak faults clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -71,6 +71,12 @@ browser:  ## Install the Chromium that the tests of the UI drive (Debian, as roo
 	       && apt-get -qq update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium chromium-driver >/dev/null; } \
 	  || { echo "install chromium and chromedriver: on Debian, as root, apt-get install chromium chromium-driver"; exit 1; }
 
+faketime:  ## Install the library by which tests set the clock of a service (Debian, as root)
+	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	       && apt-get -qq update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y libfaketime >/dev/null; } \
+	  || { echo "install libfaketime: on Debian, as root, apt-get install libfaketime"; exit 1; }
+
 bench: $(INSTALLED)  ## Measure the batch against a thread pool and against Dagster's multiprocess executor
 	@$(BIN)/python -m benchmarks.batch
 
@@ -78,7 +84,7 @@ freshness: $(INSTALLED)  ## Measure the way from a race falling due to its rows,
 	@$(BIN)/python -m benchmarks.freshness
 
 MINUTES ?= 10
-soak: $(INSTALLED)  ## Follow a simulated day for ten minutes (MINUTES=60 for an hour), killing a daemon and a run
+soak: $(INSTALLED)  ## Follow a simulated day for ten minutes (MINUTES=60 for an hour), stopping a daemon and killing a run
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 # Each of these files breaks something on the real database, the real simulator or in real processes, and shows that it broke.

@@ -74,6 +74,7 @@ class Verdict:
     most_live_at_once: int = 0
     last_minutes_gaps_s: list[float] = field(default_factory=list)
     outage_gaps_s: list[float] = field(default_factory=list)
+    """Of the same races, while something was down."""
     lags_s: list[float] = field(default_factory=list)
     """From due to committed, races in their last five minutes or started."""
     far_lags_s: list[float] = field(default_factory=list)
@@ -142,10 +143,8 @@ def _judge_race(
         gap = later.polled_at - earlier.polled_at
         interval = choose_interval(race.start_time - earlier.polled_at)
         excused = _excuse(outages, earlier.polled_at, later.polled_at)
-        if excused:
-            verdict.outage_gaps_s.append(gap.total_seconds())
-        elif interval == timedelta(seconds=SLOT_S):
-            verdict.last_minutes_gaps_s.append(gap.total_seconds())
+        if interval == timedelta(seconds=SLOT_S):
+            (verdict.outage_gaps_s if excused else verdict.last_minutes_gaps_s).append(gap.total_seconds())
         if gap > interval + TOLERANCE + excused:
             verdict.missed.append(f"{race.race_id}: {gap.total_seconds():.1f} s after {earlier.polled_at:%H:%M:%S}")
     last = polls[-1].polled_at

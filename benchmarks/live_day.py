@@ -81,6 +81,14 @@ class LiveDay:
         os.kill(pid, signal.SIGKILL)
         return pid
 
+    def stop(self, *children: str) -> None:
+        """SIGSTOP to some of its children, by name: they hang. Returns when they stand still."""
+        pids = [int(self.read_state()["children"][child]) for child in children]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        while any(psutil.Process(pid).status() != psutil.STATUS_STOPPED for pid in pids):
+            time.sleep(0.01)
+
     def find_run_workers(self) -> list[psutil.Process]:
         """Processes that execute a run at this moment."""
         pids = [json.loads(row["value"])["pid"] for row in self.ask(RUN_WORKERS, "DAGSTER_PG_URL")]

@@ -1,4 +1,4 @@
-"""``make soak``: ``raceday up`` for ten minutes, with the daemon and a run killed in the middle, and what came of it.
+"""``make soak``: ``raceday up`` for ten minutes, in which a daemon hangs and a run is killed, and what came of it.
 
 Exits with 1 when a poll was missed or made twice outside the two outages, or when a race is half there.
 """
@@ -19,7 +19,7 @@ from benchmarks.live_day import EVENTS, HALF_RACES, SIZE, DayWatch, LiveDay, ope
 LATENCY_MS = 300
 LOADED_WITHIN_S = 120
 RECOVERED_WITHIN = timedelta(seconds=45)
-"""After a kill: a new daemon, its first tick, and the next slot."""
+"""From when it hangs: it is noticed, a new daemon comes up, its first tick, and the next slot."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def main() -> None:
     """Runs the soak in a folder of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="how long races are followed (default 10)")
-    parser.add_argument("--no-kills", action="store_true", help="let everything live")
+    parser.add_argument("--no-kills", action="store_true", help="let everything live and work")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="raceday-soak-") as folder:
         with open_live_day(Path(folder), latency_ms=LATENCY_MS) as day:
@@ -62,7 +62,7 @@ def soak(day: LiveDay, span: timedelta, *, kills: bool) -> Soaked:
         wait_until(began_at + span / 3)
         if kills:
             with outage(outages):
-                day.kill("daemon")
+                day.stop("daemon")
             wait_until(began_at + span * 2 / 3)
             with outage(outages):
                 kill_run(day)
@@ -137,7 +137,7 @@ def print_soaked(soaked: Soaked) -> None:
         "most races in their last minutes in one batch": verdict.most_live_at_once,
         "missed, made twice, failed": f"{len(verdict.missed)}, {len(verdict.twice)}, {len(verdict.failed)}",
         "gap in the last five minutes, s: p50, p99, max": _describe(gaps, (0.5, 0.99, 1)),
-        "gap across a kill, s: max": _describe(verdict.outage_gaps_s, (1,)),
+        "gap across an outage, s: max": _describe(verdict.outage_gaps_s, (1,)),
         "due to committed, last five minutes, s: p50, p95, max": _describe(lags, (0.5, 0.95, 1)),
         "due to committed, races further away, s: p50, p95, max": _describe(far, (0.5, 0.95, 1)),
         "half races": len(soaked.half_races),

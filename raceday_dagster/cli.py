@@ -10,11 +10,13 @@ import sys
 
 try:
     import fcntl
+    import json
     import os
     import shlex
     import signal
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import UTC, date, datetime
+    from functools import partial
     from pathlib import Path
     from types import FrameType
     from typing import Any
@@ -137,14 +139,41 @@ def up(
 
 
 @main.command()
-def health() -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def health(*, as_json: bool) -> None:
     """Say whether the service does its work: a line for each check. Exits with 1 when one fails."""
-    from raceday_dagster.service.health import check_health, is_healthy
+    from raceday_dagster.service.health import check_health, describe_health, is_healthy
 
     checks = check_health(os.environ, datetime.now(UTC))
-    for check in checks:
-        click.echo(check)
+    if as_json:
+        click.echo(json.dumps(describe_health(checks)))
+    else:
+        for check in checks:
+            click.echo(check)
     sys.exit(0 if is_healthy(checks) else 1)
+
+
+@main.command()
+@click.argument("race_or_day")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file to write.")
+@click.option(
+    "--format", "kind", type=click.Choice(["html", "csv", "parquet"]), help="By default what FILE ends with, or html."
+)
+def report(race_or_day: str, output: Path | None, kind: Any) -> None:
+    """Write the page of a race (its id) or a racing day (2026-01-31) to one file, or the table behind it.
+
+    Reads DATABASE_URL, or without it the database of the `raceday up` that runs in RACEDAY_HOME.
+    """
+    from raceday_dagster.market.report import write_report
+    from raceday_dagster.service.service_files import read_state
+    from raceday_dagster.settings import Settings
+
+    database_url = Settings.from_environment().database_url
+    if database_url is None and (state := read_state(_home())) is not None:  # the service that runs in RACEDAY_HOME
+        database_url = Settings.from_environment(state.environment).database_url
+    if database_url is None:
+        database_url = Settings.from_environment().require_database_url()
+    click.echo(write_report(race_or_day, database_url, output=output, kind=kind))
 
 
 @main.command()
@@ -186,26 +215,67 @@ def simulate(port: int, seed: int | None, speed: float, latency_ms: int, racing_
 
 
 @main.command()
-@click.argument("path", nargs=-1, required=True)
+@click.argument("path", nargs=-1)
+@click.option("--silks", is_flag=True, help="The racing day's silks that were never described, from DATABASE_URL.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="With --silks: at most so many.")
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Write what stock sites take.")
 @click.option("--max-concurrent", default=5, show_default=True, type=click.IntRange(1, 50), help="Images at once.")
 @click.option(
     "--timeout-s", default=30.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds for an image."
 )
 @click.option("--retries", default=1, show_default=True, type=click.IntRange(0, 10), help="Tries after the first.")
-def images(path: tuple[str, ...], csv_path: Path | None, max_concurrent: int, timeout_s: float, retries: int) -> None:
-    """Describe images (files, folders, URLs) with a vision API. Exits with 1 when one fails."""
-    from raceday_dagster.images.command import run_images  # as above
+def images(
+    path: tuple[str, ...],
+    silks: bool,
+    limit: int,
+    csv_path: Path | None,
+    max_concurrent: int,
+    timeout_s: float,
+    retries: int,
+) -> None:
+    """Describe images (files, folders, URLs) with a vision API. Exits with 1 when one fails.
 
-    code = run_images(
-        path,
+    With --silks the images are those that the runners of the racing day wear, and their descriptions are stored.
+    """
+    from raceday_dagster.images.command import run_images
+
+    if silks == bool(path):
+        raise click.UsageError("name images, or say --silks")
+    describe = partial(
+        run_images,
         csv_path=csv_path,
         environment=os.environ,
         max_concurrent=max_concurrent,
         timeout_s=timeout_s,
         retries=retries,
     )
-    sys.exit(code)
+    sys.exit(_describe_silks(describe, limit) if silks else describe(path))
+
+
+def _describe_silks(describe: Callable[..., int], limit: int) -> int:
+    from rich.console import Console
+
+    from raceday_dagster.defs.resources import open_race_store
+    from raceday_dagster.defs.silks import StoredDescriptions, find_silk_sources
+    from raceday_dagster.errors import ImagesError
+    from raceday_dagster.images.sources import is_on_this_machine
+    from raceday_dagster.racing.calendar import choose_current_racing_day
+    from raceday_dagster.sandbox.demo import load_simulated_day
+    from raceday_dagster.settings import Settings
+    from raceday_dagster.store.queries import is_listed
+
+    settings = Settings.from_environment()
+    racing_day = choose_current_racing_day(datetime.now(UTC))
+    with open_race_store(settings) as race_store:
+        if not race_store.read(is_listed, racing_day):
+            if not is_on_this_machine(settings.nztab_api_url):
+                raise ImagesError(f"racing day {racing_day} is not loaded: run `raceday run daily_baseline` first")
+            load_simulated_day(Console(stderr=True), os.environ, _home(), racing_day)
+        sources = find_silk_sources(race_store, settings, racing_day, limit=limit)
+        if not sources:
+            click.echo(f"no silk of racing day {racing_day} is without a description")
+            return 0
+        return describe(sources, descriptions=StoredDescriptions(race_store))
 
 
 @main.group()

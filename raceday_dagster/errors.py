@@ -9,8 +9,9 @@
     ├── DatabaseError             the database is unreachable, or its schema is not the one this code writes
     ├── ArchiveError              old history could not be put away; it is where it was
     ├── ImagesError               a batch of images cannot begin
+    ├── ReportError               ``raceday report`` finds no such race or day, or cannot write its file
     └── StageError                one item failed in one stage; carries the verdict "is another try worth it?"
-        ├── ImageError            an image: stages "read", "compress", "describe", "validate"
+        ├── ImageError            an image: stages "read", "compress", "describe", "validate", "keep"
         └── PipelineError         a race
             ├── FetchError        stage "fetch"
             ├── TransformError    stage "transform"
@@ -25,7 +26,7 @@ from __future__ import annotations
 from typing import Literal
 
 Stage = Literal["fetch", "transform", "write"]
-ImageStage = Literal["read", "compress", "describe", "validate"]
+ImageStage = Literal["read", "compress", "describe", "validate", "keep"]
 
 
 class RacedayError(Exception):
@@ -54,6 +55,10 @@ class DatabaseError(RacedayError):
 
 class ImagesError(RacedayError):
     """A batch of images cannot begin: nothing to describe, a setting or the extra is missing."""
+
+
+class ReportError(RacedayError):
+    """``raceday report`` finds no such race or day, or cannot write its file."""
 
 
 class StageError(RacedayError):

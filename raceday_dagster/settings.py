@@ -88,6 +88,15 @@ def _http_url(value: str) -> str:
     return value.strip().rstrip("/")
 
 
+def _secret_http_url(value: object) -> SecretStr:
+    """The URL of a webhook: its path and query are what lets us in."""
+    parts = urlsplit(str(value).strip())
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be an http:// or https:// URL")
+    _ = parts.port  # raises ValueError for what is no port
+    return SecretStr(str(value).strip())
+
+
 def _header_value(value: str) -> str:
     if not value.isprintable() or not value.isascii() or not value.strip():
         raise ValueError("must be printable ASCII text")
@@ -119,6 +128,8 @@ def _secret_header_value(value: object) -> SecretStr:
 
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+FailRunWhen = Literal["all", "any", "never"]
+LogFormat = Literal["auto", "json", "text"]
 DEFAULT_LOG_LEVEL: LogLevel = "info"
 
 
@@ -131,6 +142,12 @@ def read_log_level() -> str:
     here, and ``Settings`` refuses it."""
     level = os.environ.get("LOG_LEVEL", "").strip().lower()
     return level if level in get_args(LogLevel) else DEFAULT_LOG_LEVEL
+
+
+def is_log_for_people(*, on_terminal: bool) -> bool:
+    """What ``LOG_FORMAT`` says of the form of the logs: by default text on a terminal. A wrong one counts as not set,
+    as above."""
+    return {"json": False, "text": True}.get(os.environ.get("LOG_FORMAT", "").strip().lower(), on_terminal)
 
 
 class ApiIdentity(BaseModel):
@@ -161,10 +178,21 @@ class Settings(BaseModel):
     race_categories: Categories = ("T", "H")
     raceday_home: Path = Path(".raceday")
     archive_dir: Path | None = None
+    fail_run_when: Annotated[FailRunWhen, BeforeValidator(_lower)] = "all"
     log_level: Annotated[LogLevel, BeforeValidator(_lower)] = DEFAULT_LOG_LEVEL
+    log_format: Annotated[LogFormat, BeforeValidator(_lower)] = "auto"
     keep_runs_hours: int = Field(default=48, ge=1, le=8760)
     keep_ledger_days: int = Field(default=90, ge=8, le=3650)
     dagster_pg_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None
+    signal_money_points: float = Field(default=5.0, gt=0, le=100)
+    signal_share_points: float = Field(default=3.0, gt=0, le=100)
+    signal_share_strong_points: float = Field(default=6.0, gt=0, le=100)
+    signal_price_percent: float = Field(default=5.0, gt=0, le=100)
+    signal_share_look_back_s: int = Field(default=30, ge=15, le=60)
+    signal_longest_gap_s: int = Field(default=60, ge=15, le=120)
+    signal_last_minutes_gap_s: int = Field(default=45, ge=15, le=120)
+    signal_webhook_url: Annotated[SecretStr, BeforeValidator(_secret_http_url)] | None = None
+    alert_webhook_url: Annotated[SecretStr, BeforeValidator(_secret_http_url)] | None = None
     vision_api_url: Annotated[str, AfterValidator(_http_url)] | None = None
     vision_api_key: Annotated[SecretStr, BeforeValidator(_secret_header_value)] | None = None
     vision_model: HeaderValue = "gpt-4o-mini"

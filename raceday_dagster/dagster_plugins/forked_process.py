@@ -40,6 +40,10 @@ class RunRequest(Message):
     run_id: str
 
 
+class PingRequest(Message):
+    """Asks for nothing. The answer is the `ProcessIdentity` of the run server itself."""
+
+
 class CallRequest(Message):
     """Asks for a process that calls `function(descriptor, *arguments)`, with the one descriptor that is passed along.
 
@@ -116,11 +120,11 @@ def at_path(path: Path, use: Callable[[str], None]) -> None:
         os.close(folder)
 
 
-def connect(path: Path) -> socket.socket:
+def connect(path: Path, reply_within_s: float = REPLY_WITHIN_S) -> socket.socket:
     """A connection to the run server that listens at a path. Raises `OSError`: there is none."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        connection.settimeout(REPLY_WITHIN_S)
+        connection.settimeout(reply_within_s)
         at_path(path, connection.connect)
     except OSError:
         connection.close()
@@ -132,7 +136,7 @@ _Answer = TypeVar("_Answer", bound=Message)
 
 
 def ask(connection: socket.socket, request: Message, *descriptors: int) -> ProcessIdentity:
-    """Have a process forked. Raises `RunServerError`."""
+    """Have a process forked, or a ping answered. Raises `RunServerError`."""
     try:
         socket.send_fds(connection, [request.model_dump_json().encode()], descriptors)
         raw = connection.recv(LONGEST_MESSAGE)

@@ -1,14 +1,9 @@
 """Imported once by the run server: what every run needs, loaded and built.
 
-Importing it changes the process's environment, so nothing else may. It opens no connection, engine or channel: forks
-would share it.
+It opens no connection, engine or channel, and starts no thread: forks would share the first, and lack the last.
 """
 
-import os
 from importlib import import_module
-
-# Before numpy is imported: a thread of its library would not survive a fork.
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 ALSO_IMPORTED = (
     "dagster._core.instance.factory",

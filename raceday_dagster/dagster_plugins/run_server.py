@@ -37,6 +37,7 @@ from raceday_dagster.dagster_plugins.forked_process import (
     CallRequest,
     Ending,
     Message,
+    PingRequest,
     Refusal,
     RunRequest,
     at_path,
@@ -69,7 +70,8 @@ CRASHED = os.EX_SOFTWARE
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 HANDLED_SIGNALS = (*STOP_SIGNALS, signal.SIGCHLD)
 
-_REQUEST: TypeAdapter[RunRequest | CallRequest] = TypeAdapter(RunRequest | CallRequest)
+Request = RunRequest | CallRequest | PingRequest
+_REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
 
 
 class RunServer:
@@ -169,7 +171,11 @@ class RunServer:
         answer: Message
         try:
             raw, descriptors, _flags, _address = socket.recv_fds(connection, LONGEST_MESSAGE, 1)
-            answer = identify(self._fork_for(_REQUEST.validate_json(raw), descriptors, connection))
+            request = _REQUEST.validate_json(raw)
+            if isinstance(request, PingRequest):
+                answer = identify(os.getpid())
+            else:
+                answer = identify(self._fork_for(request, descriptors, connection))
         except (OSError, ValidationError, ValueError) as error:
             answer = Refusal(error=f"{type(error).__name__}: {error}")
         for descriptor in descriptors:

@@ -7,15 +7,23 @@ from raceday_dagster.defs.ops.batch import select_race, select_races, summarise_
 from raceday_dagster.defs.ops.day import (
     fetch_evening_meetings,
     fetch_meetings,
-    report_daily_baseline,
-    report_evening_backfill,
+    report_day,
     select_unsettled_races,
     write_meetings,
+)
+from raceday_dagster.defs.ops.images import (
+    WantedImage,
+    clean_up_image,
+    compress_image,
+    describe_image,
+    select_images,
+    summarise_images,
 )
 from raceday_dagster.defs.ops.maintenance import maintenance_job
 from raceday_dagster.defs.ops.meetings import fetch_meeting_status, report_overdue_races, update_meetings
 from raceday_dagster.defs.ops.race import fetch_race, transform_race, write_race
 from raceday_dagster.defs.partitions import race_partitions
+from raceday_dagster.images import ImageBatch, ImageResult
 from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult
 
 # A live batch is worth nothing once its seconds have passed: the next poll is the retry.
@@ -23,6 +31,7 @@ NO_RUN_RETRY = {"dagster/max_retries": "0"}
 # A backfill by hand puts hundreds of runs into the queue, which lets one through at a time: what the day needs goes
 # before them, and maintenance, with half of this, behind the day's.
 BEFORE_BACKFILLS = {"dagster/priority": "10"}
+BEHIND_THE_DAY = {"dagster/priority": "5"}
 
 
 @dg.graph(description="One poll of one race: fetch → transform → write.")
@@ -49,7 +58,7 @@ def poll_race() -> BatchOutcome:
 def load_racing_day() -> BatchOutcome:
     written = write_meetings(fetch_meetings())
     races = written.races.map(process_race).collect()
-    report_daily_baseline(written.load, races)
+    report_day.alias("report_daily_baseline")(written.load, races)
     outcome: BatchOutcome = summarise_batch(written.batch, races)
     return outcome
 
@@ -59,7 +68,7 @@ def complete_racing_day() -> BatchOutcome:
     # The day is chosen under one name in every job: ops, fetch_meetings, config, racing_day.
     selected = select_unsettled_races(fetch_evening_meetings.alias("fetch_meetings")())
     races = selected.races.map(process_race).collect()
-    report_evening_backfill(selected.backfill, races)
+    report_day.alias("report_evening_backfill")(selected.load, races)
     outcome: BatchOutcome = summarise_batch(selected.batch, races)
     return outcome
 
@@ -68,6 +77,19 @@ def complete_racing_day() -> BatchOutcome:
 def follow_meetings() -> None:
     update_meetings(fetch_meeting_status.alias("fetch_meetings")())
     report_overdue_races()
+
+
+@dg.graph(description="One image: compress → describe → clean up.")
+def process_image(wanted: WantedImage) -> ImageResult:
+    result: ImageResult = clean_up_image(describe_image(compress_image(wanted)))
+    return result
+
+
+@dg.graph(description="Several images at once, and their summary.")
+def describe_images() -> ImageBatch:
+    selected = select_images()
+    outcome: ImageBatch = summarise_images(selected.batch, selected.images.map(process_image).collect())
+    return outcome
 
 
 process_races_job = poll_races.to_job(
@@ -108,11 +130,20 @@ meeting_status_job = follow_meetings.to_job(
     tags={**NO_RUN_RETRY, **BEFORE_BACKFILLS},
 )
 
+process_images_job = describe_images.to_job(
+    name="process_images",
+    description="Has a vision API describe images, five in flight: those asked for, or the racing day's silks that "
+    "were never described. Needs the extra `images` and VISION_API_URL.",
+    executor_def=race_executor,
+    tags={**NO_RUN_RETRY, **BEHIND_THE_DAY},
+)
+
 JOBS = (
     process_races_job,
     process_race_job,
     daily_baseline_job,
     evening_backfill_job,
     meeting_status_job,
+    process_images_job,
     maintenance_job,
 )

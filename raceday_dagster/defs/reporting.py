@@ -4,8 +4,8 @@ Must not decide anything: what a race or a batch came to is in the values of ``r
 """
 
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,8 @@ from raceday_dagster.racing.outcomes import (
     WRITE_BUDGET_MS,
     BatchOutcome,
     BatchProgress,
+    BatchResults,
+    ItemResult,
     ProcessResult,
     RaceError,
     RaceFacts,
@@ -27,61 +29,55 @@ from raceday_dagster.racing.outcomes import (
     Timings,
 )
 from raceday_dagster.store.engine import describe_utilisation
+from raceday_dagster.store.ledger import RecoveredRace
 from raceday_dagster.store.queries import FollowedRace
 
-SHOWN_RACES = 50
-"""Rows of the table in the UI; the table race_polls has them all."""
+SHOWN_ITEMS = 50
+"""Rows of the table in the UI; the tables race_polls and image_descriptions have them all."""
 FAILED_TAG = "raceday/failed"
 FAILED_RACES_TAG = "raceday/failed_races"
 LONGEST_TAG = 250
 
 
 class ProgressBoard:
-    """Counts the races of one run; safe to call from several steps at once.
+    """Counts the races or images of one run; safe to call from several steps at once.
 
     Where ``begin`` was not called (steps in processes of their own), nothing is reported: there is no total to measure
     against.
     """
 
-    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._total = 0
-        self._began_s = 0.0
         self._processing = 0
-        self._ended: dict[Status, int] = {"success": 0, "skipped": 0, "failed": 0}
+        self._items_ms = 0
+        self._ended: Counter[Status] = Counter()
 
     def begin(self, total: int) -> None:
-        """The batch has ``total`` races and begins now."""
-        with self._lock:
-            self._total, self._began_s = total, self._monotonic()
+        """The batch has ``total`` items and begins now."""
+        self._total = total
 
-    def start_race(self) -> None:
-        """One more race is in flight."""
+    def start_item(self) -> None:
+        """One more item is in flight."""
         with self._lock:
             self._processing += 1
 
-    def end_race(self, status: Status, report: Callable[[BatchProgress], None]) -> None:
-        """One race has ended; reports where the batch stands now, one race after the other."""
+    def end_item(self, item: ItemResult, name: str, report: Callable[[BatchProgress], None]) -> None:
+        """One item has ended; reports where the batch stands now, one item after the other."""
         with self._lock:
             self._processing -= 1
-            self._ended[status] += 1
-            if not self._total:
-                return
-            completed = sum(self._ended.values())
-            elapsed_s = self._monotonic() - self._began_s
-            report(
-                BatchProgress(
-                    total=self._total,
-                    completed=completed,
-                    successful=self._ended["success"],
-                    skipped=self._ended["skipped"],
-                    failed=self._ended["failed"],
-                    processing=self._processing,
-                    pending=self._total - completed - self._processing,
-                    eta_ms=round(1000 * elapsed_s / completed * (self._total - completed)),
+            self._ended[item.status] += 1
+            self._items_ms += item.total_ms
+            if self._total:
+                report(
+                    BatchProgress.of(
+                        self._ended,
+                        total=self._total,
+                        processing=self._processing,
+                        items_ms=self._items_ms,
+                        current=name,
+                    )
                 )
-            )
 
 
 def fail_race(
@@ -165,7 +161,8 @@ def end_race(context: dg.OpExecutionContext, result: ProcessResult, board: Progr
     else:
         log.info("batch_race_complete", race=result.title, status=result.status, timings=timings)
     batch_log = get_logger(run_id=context.run_id)
-    board.end_race(result.status, lambda progress: batch_log.info("batch_progress", **progress.model_dump()))
+    name = result.title or result.race_id
+    board.end_item(result, name, lambda progress: batch_log.info("batch_progress", **progress.model_dump()))
 
 
 def build_summary_metadata(outcome: BatchOutcome) -> dict[str, Any]:
@@ -189,8 +186,8 @@ def build_table(outcome: BatchOutcome) -> str:
     head = "| race | id | status | fetch ms | transform ms | write ms | total ms | rows | quality | note |\n"
     rule = "|---|---|---|--:|--:|--:|--:|--:|--:|---|\n"
     races = sorted(outcome.races, key=lambda race: (race.status != "failed", -race.timings.total_ms))
-    rows = "".join(_build_row(race) for race in races[:SHOWN_RACES])
-    more = len(races) - SHOWN_RACES
+    rows = "".join(_build_row(race) for race in races[:SHOWN_ITEMS])
+    more = len(races) - SHOWN_ITEMS
     return head + rule + rows + (f"\n… and {more} more in the table `race_polls`\n" if more > 0 else "")
 
 
@@ -248,6 +245,19 @@ def report_live_polls(run_id: str, outcome: BatchOutcome, counts: Mapping[str, i
                 total_polls=counts.get(race.race_id, 1),
                 seconds_to_start=seconds_to_start,
             )
+
+
+def report_recovered(run_id: str, outcome: BatchOutcome, recovered: Sequence[RecoveredRace]) -> None:
+    """One line for each race that was polled with success after polls of it had failed."""
+    races = {race.race_id: race for race in outcome.races}
+    for before in recovered:
+        race = races[before.race_id]
+        get_logger(race_id=race.race_id, run_id=run_id).info(
+            "race_recovered",
+            race=race.title,
+            failed_polls=before.failed_polls,
+            seconds=round((race.polled_at - before.failing_since).total_seconds()),
+        )
 
 
 def is_over(race: ProcessResult) -> bool:
@@ -312,17 +322,22 @@ def _describe(result: ProcessResult, verdict: RaceError) -> dict[str, str | int 
     }
 
 
-def _count(outcome: BatchOutcome) -> dict[str, int | str]:
+def count_items(outcome: BatchResults[Any], kind: str, slowest: str) -> dict[str, int | str]:
+    """The figures that every batch has; ``kind``: what its items are called; ``slowest``: the name of the slowest."""
     return {
-        "total_races": outcome.total_races,
+        f"total_{kind}s": len(outcome.items),
         "successes": outcome.successes,
         "skipped": outcome.skipped,
         "failures": outcome.failures,
         "retryable_failures": outcome.retryable_failures,
         "max_duration_ms": outcome.max_duration_ms,
         "batch_duration_ms": outcome.batch_duration_ms,
-        "slowest_race": name_race(outcome.slowest) if outcome.slowest else "",
+        f"slowest_{kind}": slowest,
     }
+
+
+def _count(outcome: BatchOutcome) -> dict[str, int | str]:
+    return count_items(outcome, "race", name_race(outcome.slowest) if outcome.slowest else "")
 
 
 def _build_row(race: ProcessResult) -> str:
@@ -341,4 +356,9 @@ def _build_row(race: ProcessResult) -> str:
         ),
         *(race.row_counts.total, quality, note),
     )
+    return build_row(cells)
+
+
+def build_row(cells: Iterable[object]) -> str:
+    """A row of a Markdown table."""
     return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |\n"

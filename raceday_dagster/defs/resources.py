@@ -17,7 +17,9 @@ from pydantic import Field, SecretStr
 from raceday_dagster.dagster_plugins.forked_process import RunServerError, fork_call, is_forked_run
 from raceday_dagster.defs.failures import refusing_plainly
 from raceday_dagster.defs.reporting import ProgressBoard
+from raceday_dagster.defs.silks import StoredDescriptions
 from raceday_dagster.fetch.client import RacingApi
+from raceday_dagster.images.batch import open_stages
 from raceday_dagster.logs import adding_to_every_line
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.engine import PoolGauge, build_engine
@@ -151,7 +153,19 @@ class TransformWorkersResource(dg.ConfigurableResource[TransformWorkers]):
             yield workers
 
 
-@dg.resource(description="Counts the races of a run for the progress lines.")
+@dg.resource(
+    required_resource_keys={"settings", "race_store"},
+    description="What the images of a run share: temporary URLs, the vision API of VISION_API_URL, kept descriptions.",
+)
+def image_stages(context: dg.InitResourceContext) -> Iterator[Any]:
+    descriptions = StoredDescriptions(context.resources.race_store)
+    with ExitStack() as stack:
+        with refusing_plainly():
+            stages = stack.enter_context(open_stages(context.resources.settings, descriptions=descriptions))
+        yield stages
+
+
+@dg.resource(description="Counts the races or images of a run for the progress lines.")
 def progress_board(_context: dg.InitResourceContext) -> ProgressBoard:
     return ProgressBoard()
 
@@ -167,6 +181,7 @@ RESOURCES: Mapping[str, Any] = {
     "race_store": RaceStoreResource(),
     "transform_workers": TransformWorkersResource(),
     "progress_board": progress_board,
+    "image_stages": image_stages,
     # Values between the steps of one process need no disk: the default pickles each of them.
     "io_manager": dg.mem_io_manager,
 }

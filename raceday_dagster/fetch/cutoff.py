@@ -20,7 +20,7 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 
 class NoThreadError(RequestsConnectionError):
@@ -130,11 +130,10 @@ class _Connection(HTTPConnection):
         Whoever asks stops waiting; the thread ends by itself when the resolver answers, and closes what it opened.
         """
         opened: Future[socket.socket] = Future()
-        connect = super()._new_conn
 
         def open_socket() -> None:
             try:
-                sock = connect()
+                sock = self._try_addresses(Deadline(seconds))
             except (OSError, HTTPError) as error:
                 if opened.set_running_or_notify_cancel():
                     opened.set_exception(error)
@@ -151,6 +150,23 @@ class _Connection(HTTPConnection):
             if opened.cancel():
                 raise ConnectTimeoutError(self, f"no connection within {seconds:.1f} s") from error
             return opened.result()
+
+    def _try_addresses(self, deadline: Deadline) -> socket.socket:
+        """A connection to the first address that takes one. Each has its share of what is left of the time: urllib3
+        gives all of it to the first, which may be dead and say nothing."""
+        host, timeout = self._dns_host, self.timeout
+        addresses = [found[4][0] for found in socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)]
+        try:
+            for left in range(len(addresses), 1, -1):
+                self._dns_host, self.timeout = str(addresses[-left]), max(deadline.remaining_s(), 0.0) / left
+                try:
+                    return super()._new_conn()
+                except (ConnectTimeoutError, NewConnectionError):
+                    continue
+            self._dns_host, self.timeout = str(addresses[-1]), max(deadline.remaining_s(), 0.0)
+            return super()._new_conn()
+        finally:
+            self._dns_host, self.timeout = host, timeout
 
 
 class _TlsConnection(_Connection, HTTPSConnection):

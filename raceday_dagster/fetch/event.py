@@ -63,9 +63,7 @@ REQUIRED = frozenset(
 """The envelope, who, when and where the race is, and its status."""
 
 _RACE_CONVERTED = frozenset({"status", "start_time", "actual_start", "prize_monies"})
-_RUNNER_CONVERTED = frozenset(
-    {"is_scratched", "scratch_time", "deduction", "odds", "alt_silk_url_64x64", "alt_silk_url_128x128"}
-)
+_RUNNER_CONVERTED = frozenset({"is_scratched", "scratch_time", "deduction", "odds"})
 
 
 class WirePrizeMonies(TypedDict):
@@ -310,11 +308,8 @@ def _convert_event(
 def _convert_runner(runner: WireRunner) -> dict[str, Any]:
     fields = known(runner, but=_RUNNER_CONVERTED)
     # The second address of a silk counts when there is no first.
-    for url, other in (
-        ("silk_url_64x64", runner.get("alt_silk_url_64x64")),
-        ("silk_url_128x128", runner.get("alt_silk_url_128x128")),
-    ):
-        if other and not fields.get(url):
+    for url in ("silk_url_64x64", "silk_url_128x128"):
+        if (other := fields.get(f"alt_{url}")) and not fields.get(url):
             fields[url] = other
     scratch_time = runner.get("scratch_time")
     # Its time says as much as the flag, should that be unreadable.

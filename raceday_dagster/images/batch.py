@@ -22,7 +22,7 @@ from raceday_dagster.racing.outcomes import ItemError, Status
 from raceday_dagster.settings import Settings
 
 if TYPE_CHECKING:
-    from raceday_dagster.images.stages import ImageStages
+    from raceday_dagster.images.stages import Descriptions, ImageStages
 
 OnProgress = Callable[[ImageProgress], object]
 
@@ -35,6 +35,7 @@ def describe_images(
     retries: int = 1,
     on_progress: OnProgress | None = None,
     settings: Settings | None = None,
+    descriptions: Descriptions | None = None,
 ) -> ImageBatch:
     """Describes files, the image files of folders, and URLs; at most ``max_concurrent`` at once.
 
@@ -44,6 +45,7 @@ def describe_images(
         retries: How often an image is tried again after a fault of the network, 429 or 5xx.
         on_progress: Called in the calling thread after every image; what it raises is logged and hurts nobody.
         settings: The environment's, unless given.
+        descriptions: Where they are kept: an image described there before is skipped, and the others are kept there.
 
     Returns:
         Every image in one of ``results`` and ``errors``; a failure of one image raises nothing.
@@ -53,14 +55,16 @@ def describe_images(
         SettingsError: A variable is wrong.
     """
     found = find_sources(sources)
-    with open_stages(settings or Settings.from_environment()) as stages:
+    with open_stages(settings or Settings.from_environment(), descriptions=descriptions) as stages:
         return run_batch(
             found, stages, max_concurrent=max_concurrent, timeout_s=timeout_s, retries=retries, on_progress=on_progress
         )
 
 
 @contextmanager
-def open_stages(settings: Settings, *, folder: Path | None = None) -> Iterator[ImageStages]:
+def open_stages(
+    settings: Settings, *, folder: Path | None = None, descriptions: Descriptions | None = None
+) -> Iterator[ImageStages]:
     """What the stages of a batch share, open for the length of the block; ``folder``: where temporary images are kept.
 
     Raises:
@@ -77,7 +81,7 @@ def open_stages(settings: Settings, *, folder: Path | None = None) -> Iterator[I
     url = check_addresses(settings)
     vision = VisionApi(url, settings.vision_api_key, settings.vision_model)
     with TemporaryUrls(settings.image_base_url, listen=settings.image_listen, folder=folder) as urls:
-        stages = ImageStages(urls, vision, rules=Rules.of(settings))
+        stages = ImageStages(urls, vision, rules=Rules.of(settings), descriptions=descriptions)
         try:
             yield stages
         finally:

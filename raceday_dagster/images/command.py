@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
@@ -19,6 +19,9 @@ from raceday_dagster.images.batch import describe_images
 from raceday_dagster.images.records import ImageProgress, ImageResult
 from raceday_dagster.images.sources import ImageSource, find_sources
 from raceday_dagster.settings import Settings
+
+if TYPE_CHECKING:
+    from raceday_dagster.images.stages import Descriptions
 
 CSV_COLUMNS = ("Filename", "Title", "Keywords", "Category", "Releases")
 INTERRUPTED = 130
@@ -32,6 +35,7 @@ def run_images(
     max_concurrent: int = 5,
     timeout_s: float = 30,
     retries: int = 1,
+    descriptions: Descriptions | None = None,
     out: Console | None = None,
     err: Console | None = None,
 ) -> int:
@@ -64,6 +68,7 @@ def run_images(
                 retries=retries,
                 on_progress=follow,
                 settings=settings,
+                descriptions=descriptions,
             )
             ended, code = batch.items, int(batch.failures > 0)
         except KeyboardInterrupt:
@@ -84,7 +89,7 @@ def write_csv(results: Sequence[ImageResult], file: TextIO) -> None:
     lines = csv.writer(file)
     lines.writerow(CSV_COLUMNS)
     for result in results:
-        if result.description is not None and result.success:
+        if result.description is not None and not result.error:
             said = result.description
             lines.writerow((result.name, said.title, ", ".join(said.keywords), said.category, ""))
 

@@ -1,4 +1,5 @@
-"""An image made small enough to send: upright, on white, at most 1024 x 1024, a progressive JPEG. Needs Pillow."""
+"""An image made small enough to send: upright, on white, at most 1024 x 1024, a progressive JPEG; and a small
+copy of it, to show. Needs Pillow."""
 
 from __future__ import annotations
 
@@ -17,6 +18,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 BOX = (1024, 1024)
 QUALITY = 85
 MIN_SIDE = 8
+PREVIEW_BOX = (64, 64)
+PREVIEW_QUALITY = 80
 MAX_PIXELS = 80_000_000
 """320 MB once decoded; below the number at which Pillow itself begins to warn."""
 _DEEP_GREY = {"I;16", "I;16B", "I;16L", "I"}
@@ -57,14 +60,18 @@ def compress(data: bytes) -> tuple[bytes, ImageFacts]:
             size_before, small = _fit(opened)
         except _BROKEN as error:
             raise _refuse(f"broken or cut short: {_describe(error)}") from error
-    jpeg = io.BytesIO()
-    small.save(jpeg, "JPEG", quality=QUALITY, progressive=True, optimize=True)
+    jpeg, preview = io.BytesIO(), io.BytesIO()
+    _put_on_white(small).save(jpeg, "JPEG", quality=QUALITY, progressive=True, optimize=True)
+    size_after = small.size
+    small.thumbnail(PREVIEW_BOX, Image.Resampling.LANCZOS)
+    small.save(preview, "WEBP", quality=PREVIEW_QUALITY)
     facts = ImageFacts(
         content_hash=hashlib.sha256(data).hexdigest(),
         bytes_before=len(data),
         bytes_after=jpeg.tell(),
         size_before=size_before,
-        size_after=small.size,
+        size_after=size_after,
+        preview=preview.getvalue(),
     )
     return jpeg.getvalue(), facts
 
@@ -78,7 +85,7 @@ def _check_size(size: tuple[int, int]) -> None:
 
 
 def _fit(opened: ImageFile.ImageFile) -> tuple[tuple[int, int], Image.Image]:
-    """The upright size before, and the image inside the box on white."""
+    """The upright size before, and the image inside the box, RGB or RGBA."""
     before = opened.size
     opened.draft("RGB", BOX)  # a JPEG is decoded at a fraction of its size at once, never below the box
     opened.load()
@@ -93,11 +100,15 @@ def _fit(opened: ImageFile.ImageFile) -> tuple[tuple[int, int], Image.Image]:
     upright = ImageOps.exif_transpose(image)
     if image.size != upright.size:
         before = (before[1], before[0])
-    if upright.mode == "RGBA":
-        white = Image.new("RGB", upright.size, "white")
-        white.paste(upright, mask=upright.getchannel("A"))
-        upright = white
-    return before, upright.convert("RGB")
+    return before, upright if upright.mode == "RGBA" else upright.convert("RGB")
+
+
+def _put_on_white(image: Image.Image) -> Image.Image:
+    if image.mode != "RGBA":
+        return image
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return white
 
 
 def _refuse(message: str) -> ImageError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Self
 
+from pydantic import ConfigDict
+
 from raceday_dagster.errors import ImageError
 from raceday_dagster.images.sources import ImageSource
 from raceday_dagster.racing.outcomes import BatchProgress, BatchResults, ItemError, ItemResult
@@ -22,6 +24,8 @@ class ImageTimings(Record):
 class ImageFacts(Record):
     """What is known of an image once it has been read and compressed."""
 
+    model_config = ConfigDict(ser_json_bytes="base64")
+
     content_hash: str
     """SHA-256 of the source's bytes, in hexadecimal."""
     bytes_before: int
@@ -29,6 +33,8 @@ class ImageFacts(Record):
     size_before: tuple[int, int]
     """Width and height in pixels, upright."""
     size_after: tuple[int, int]
+    preview: bytes
+    """A WebP of at most 64 x 64 pixels, some 2 kB, that keeps what is transparent."""
 
 
 class Description(Record):
@@ -57,6 +63,8 @@ class ImageInProgress(Record):
     temporary_name: str | None = None
     """Under which ``TemporaryUrls`` serves the compressed image; ``None`` before and after."""
     description: Description | None = None
+    is_known: bool = False
+    """The description is one that was kept: the image is not sent."""
     error: ItemError | None = None
 
     def fail(self, error: ImageError) -> Self:
@@ -65,7 +73,7 @@ class ImageInProgress(Record):
 
 
 class ImageResult(ItemResult):
-    """What one image came to."""
+    """What one image came to; skipped: its description was known before."""
 
     source: ImageSource
     timings: ImageTimings = ImageTimings()

@@ -23,6 +23,13 @@ class ImageSource(Record):
     urls: tuple[str, ...] = ()
     private_host: str | None = None
     """The one ``host:port`` at which a loopback or private address may be read; ``None``: nowhere."""
+    known_as: str = ""
+    """What its description is kept under, where that is not the path or the first URL."""
+
+    @property
+    def place(self) -> str:
+        """What its description is kept under."""
+        return self.known_as or (str(self.path) if self.path else self.urls[0])
 
 
 def find_sources(places: Iterable[str | Path | ImageSource]) -> tuple[ImageSource, ...]:
@@ -41,13 +48,15 @@ def find_sources(places: Iterable[str | Path | ImageSource]) -> tuple[ImageSourc
     return tuple(found.values())
 
 
-def build_silk_source(name: str, urls: Sequence[str | None], *, private_host: str | None = None) -> ImageSource | None:
+def build_silk_source(
+    name: str, urls: Sequence[str | None], *, private_host: str | None = None, known_as: str = ""
+) -> ImageSource | None:
     """The silks of a runner from its URLs, best first (128 pixels, 64, the alternative ones); ``None`` without any.
 
     ``private_host``: the feed's own ``host:port`` when it is a simulator on this machine.
     """
     given = tuple(dict.fromkeys(url for url in urls if url))
-    return ImageSource(name=name, urls=given, private_host=private_host) if given else None
+    return ImageSource(name=name, urls=given, private_host=private_host, known_as=known_as) if given else None
 
 
 def _find(place: str | Path | ImageSource) -> Iterator[ImageSource]:

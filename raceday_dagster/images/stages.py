@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from threading import BoundedSemaphore, Event
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from raceday_dagster.errors import ImageError, ImageStage
 from raceday_dagster.images.compress import compress
@@ -20,12 +20,23 @@ from raceday_dagster.images.sources import ImageSource
 from raceday_dagster.images.temporary_urls import TemporaryUrls
 from raceday_dagster.images.validation import Rules, build_prompt, read_description
 from raceday_dagster.images.vision import Vision
+from raceday_dagster.racing.outcomes import ItemError
 
 RETRY_PAUSE_S = 1.0
 DECODED_AT_ONCE = 2
 """Decoding keeps a core and up to some hundred megabytes busy: more at once would only be slower."""
 
 ValueT = TypeVar("ValueT")
+
+
+class Descriptions(Protocol):
+    """Where descriptions are kept from one batch to the next."""
+
+    def find(self, content_hash: str) -> Description | None:
+        """What was said of an image with this content. Raises ``ImageError``, stage "keep"."""
+
+    def keep(self, result: ImageResult) -> None:
+        """Keeps what an image came to. Raises ``ImageError``, stage "keep"."""
 
 
 class ImageStages:
@@ -41,14 +52,17 @@ class ImageStages:
         *,
         reader: SourceReader | None = None,
         rules: Rules | None = None,
+        descriptions: Descriptions | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         pause: Callable[[float], object] | None = None,
     ) -> None:
-        """``pause`` waits so many seconds before a retry, unless it is interrupted."""
+        """``descriptions``: an image described there before is not sent, and what it comes to is kept there. ``pause``
+        waits so many seconds before a retry, unless it is interrupted."""
         self._urls = urls
         self._vision = vision
         self._reader = reader or SourceReader()
         self._rules = rules or Rules()
+        self._descriptions = descriptions
         self._monotonic = monotonic
         self._interrupted = Event()
         self._pause = pause or self._interrupted.wait
@@ -60,7 +74,7 @@ class ImageStages:
         return ImageInProgress(source=source, started_s=now_s, ends_s=now_s + timeout_s, retries_left=retries)
 
     def compress(self, image: ImageInProgress) -> ImageInProgress:
-        """Reads the source, compresses it, and publishes it at a temporary URL."""
+        """Reads the source, compresses it, and publishes it at a temporary URL unless its description is known."""
         began_s = self._monotonic()
         try:
             image, data = self._try(image, "read", partial(self._reader.read, image.source))
@@ -88,19 +102,27 @@ class ImageStages:
         return image.model_copy(update={"timings": timings})
 
     def clean_up(self, image: ImageInProgress) -> ImageResult:
-        """Ends the temporary URL, removes its file, and says what the image came to."""
+        """Ends the temporary URL, removes its file, says what the image came to, and has that kept."""
         if image.temporary_name is not None:
             self._urls.withdraw(image.temporary_name)
         total_ms = _ms(self._monotonic() - image.started_s)
-        return ImageResult(
+        result = ImageResult(
             source=image.source,
-            status="success" if image.error is None else "failed",
+            status="failed" if image.error else "skipped" if image.is_known else "success",
             timings=image.timings.model_copy(update={"total_ms": total_ms}),
             model=self._vision.model,
             facts=image.facts,
             description=image.description,
             error=image.error,
         )
+        if self._descriptions is not None:
+            try:
+                self._descriptions.keep(result)
+            except ImageError as error:
+                # The first error is the one to report.
+                if result.error is None:
+                    return result.model_copy(update={"status": "failed", "error": ItemError.of(error)})
+        return result
 
     def interrupt(self) -> None:
         """Cuts the calls and downloads under way; everything still to come fails as interrupted."""
@@ -115,12 +137,16 @@ class ImageStages:
             jpeg, facts = compress(data)
         finally:
             self._decoding.release()
+        image = image.model_copy(update={"facts": facts})
+        known = self._descriptions.find(facts.content_hash) if self._descriptions is not None else None
+        if known is not None:
+            return image.model_copy(update={"description": known, "is_known": True})
         self._left_s(image, "compress")
         try:
             name = self._urls.publish(jpeg)
         except OSError as error:
             raise ImageError(f"cannot be kept: {error.strerror}", stage="compress", retryable=True) from error
-        return image.model_copy(update={"facts": facts, "temporary_name": name})
+        return image.model_copy(update={"temporary_name": name})
 
     def _ask(self, image: ImageInProgress, url: str) -> tuple[ImageInProgress, Description]:
         faults: list[str] = []

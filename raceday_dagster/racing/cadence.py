@@ -85,8 +85,9 @@ def is_without_answer(start_time: datetime, answered_at: datetime | None, now: d
     """Whether a live race has had no new answer for ``INTERVALS_WITHOUT_ANSWER``, or never had one."""
     if answered_at is None:
         return True
-    # A race that has just entered its last five minutes was due at the slower cadence until then.
-    return now - answered_at > INTERVALS_WITHOUT_ANSWER * choose_interval(start_time - answered_at)
+    # A race that has just entered its last five minutes was due at the slower cadence until then. An answer from the
+    # future is none: our clock ran ahead when it came.
+    return abs(now - answered_at) > INTERVALS_WITHOUT_ANSWER * choose_interval(start_time - answered_at)
 
 
 def is_candidate(race: PolledRace, now: datetime) -> bool:

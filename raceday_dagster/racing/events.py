@@ -31,8 +31,8 @@ class Odds(Record):
     pool_place: Decimal | None = None
 
 
-class Runner(Record):
-    """One entrant of the race as the payload lists it, scratched ones included."""
+class RunnerFields(Record):
+    """What is stored of a runner as it came."""
 
     entrant_id: str
     runner_number: int
@@ -52,7 +52,14 @@ class Runner(Record):
     silk_colours: str | None = None
     silk_url_64x64: str | None = None
     silk_url_128x128: str | None = None
+    alt_silk_url_64x64: str | None = None
+    alt_silk_url_128x128: str | None = None
     runner_change: dict[str, str] | None = None
+
+
+class Runner(RunnerFields):
+    """One entrant of the race as the payload lists it, scratched ones included."""
+
     odds: Odds = Odds()
 
 
@@ -103,25 +110,14 @@ class Finisher(Record):
     """Seconds, as ``winning_time``."""
 
 
-class RaceEvent(Record):
-    """One validated answer for one race."""
+class RaceFields(Record):
+    """What is stored of a race as it came."""
 
     race_id: str
     meeting_id: str
-    meeting_name: str = ""
     name: str = ""
-    status: str
-    """Lower case as sent; may be a text this code does not know."""
-    category: Category
-    country: str
-    start_time: datetime
     race_number: int
-    generated_at: datetime
-    """When the feed made the answer; ``received_at`` if the feed did not say."""
-    received_at: datetime
-    """Our clock when the whole answer had arrived: the identity of the poll."""
-
-    state: str | None = None
+    start_time: datetime
     actual_start: datetime | None = None
     """As sent; while the race is open the feed repeats the advertised start here."""
     race_date_nz: date | None = None
@@ -131,8 +127,6 @@ class RaceEvent(Record):
     """Metres."""
     track_condition: str | None = None
     track_surface: str | None = None
-    track_direction: str | None = None
-    rail_position: str | None = None
     weather: str | None = None
     total_prize_money: Decimal | None = None
     """Dollars."""
@@ -144,6 +138,22 @@ class RaceEvent(Record):
     protest: bool | None = None
     protest_reason: str | None = None
 
+
+class RaceEvent(RaceFields):
+    """One validated answer for one race."""
+
+    meeting_name: str = ""
+    status: str
+    """Lower case as sent; may be a text this code does not know."""
+    category: Category
+    country: str
+    generated_at: datetime
+    """When the feed made the answer; ``received_at`` if the feed did not say."""
+    received_at: datetime
+    """Our clock when the whole answer had arrived: the identity of the poll."""
+    state: str | None = None
+    track_direction: str | None = None
+    rail_position: str | None = None
     runners: tuple[Runner, ...] = ()
     has_unreadable_runner: bool = False
     """A runner of the answer was dropped, so ``runners`` does not say who is gone."""

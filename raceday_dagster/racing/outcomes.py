@@ -146,6 +146,11 @@ class BatchResults(Record, Generic[ResultT]):
         return sum(item.error is not None and item.error.retryable for item in self.errors)
 
     @property
+    def has_answer(self) -> bool:
+        """Unless no item succeeded and one failed. A batch of which nothing had to be done counts as answered."""
+        return self.successes > 0 or not self.failures
+
+    @property
     def slowest(self) -> ResultT | None:
         """The item with the largest ``total_ms``, failed ones included."""
         return max(self.items, key=lambda item: item.total_ms, default=None)

@@ -7,13 +7,13 @@ percent with two decimals, instants are aware UTC.
 
 from __future__ import annotations
 
-from datetime import date, datetime, time
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
 from pydantic import Field
 
-from raceday_dagster.racing.events import Category, RaceStatus
+from raceday_dagster.racing.events import Category, RaceFields, RaceStatus, RunnerFields
 from raceday_dagster.racing.records import Record
 
 RaceType = Literal["thoroughbred", "harness", "greyhound"]
@@ -40,57 +40,17 @@ class MeetingRow(Record):
     weather: str | None = None
 
 
-class RaceRow(Record):
+class RaceRow(RaceFields):
     """A row of ``races``. ``status`` is not set when the payload's text is unknown: the stored one stays."""
 
-    race_id: str
-    meeting_id: str
-    name: str = ""
-    race_number: int
-    start_time: datetime
     type: Category
     status: RaceStatus = "open"
-    race_date_nz: date | None = None
-    start_time_nz: time | None = None
-    actual_start: datetime | None = None
-    start_type: str | None = None
-    distance: int | None = None
-    track_condition: str | None = None
-    track_surface: str | None = None
-    weather: str | None = None
-    total_prize_money: Decimal | None = None
-    entrant_count: int | None = None
-    field_size: int | None = None
-    positions_paid: int | None = None
-    silk_url: str | None = None
-    video_channels: tuple[str, ...] | None = None
-    protest: bool | None = None
-    protest_reason: str | None = None
 
 
-class EntrantRow(Record):
+class EntrantRow(RunnerFields):
     """A row of ``entrants``: what the payload lists, and the runner's share of the money at this poll."""
 
-    entrant_id: str
     race_id: str
-    runner_number: int
-    name: str = ""
-    is_scratched: bool
-    barrier: int | None = None
-    barrier_position: str | None = None
-    is_late_scratched: bool | None = None
-    is_emergency: bool | None = None
-    scratched_at: datetime | None = None
-    deduction_win: Decimal | None = None
-    deduction_place: Decimal | None = None
-    favourite: bool | None = None
-    mover: bool | None = None
-    jockey: str | None = None
-    trainer_name: str | None = None
-    silk_colours: str | None = None
-    silk_url_64x64: str | None = None
-    silk_url_128x128: str | None = None
-    runner_change: dict[str, str] | None = None
     fixed_win_odds: Decimal | None = None
     fixed_place_odds: Decimal | None = None
     pool_win_odds: Decimal | None = None
@@ -160,8 +120,12 @@ class OddsRow(Record):
     odds: Decimal
 
 
+VALID_FROM = 80
+"""The least score of an answer that counts as valid."""
+
+
 class Quality(Record):
-    """How far the payload can be trusted: 0 to 100, valid from 80. It never fails a race."""
+    """How far the payload can be trusted: 0 to 100, valid from ``VALID_FROM``. It never fails a race."""
 
     score: int
     valid: bool

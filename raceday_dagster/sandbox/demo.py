@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
@@ -72,6 +72,7 @@ def run_demo(environment: Mapping[str, str]) -> None:
         "\nWhat to type next:\n"
         "  [bold]make dev[/bold]    the Dagster UI on a simulated day, at http://127.0.0.1:3000\n"
         "  [bold]make test[/bold]   the tests\n"
+        "  [bold].venv/bin/raceday sandbox -- raceday images --silks[/bold]    the jockeys' silks, described\n"
         "  [bold].venv/bin/raceday sandbox -- dagster job execute"
         " -m raceday_dagster.definitions -j daily_baseline[/bold]\n"
         "README.md has the rest, the real API among it.",
@@ -93,8 +94,7 @@ def _show(console: Console, environment: Mapping[str, str], home: Path) -> None:
     console.print("[dim]starting PostgreSQL and the simulated API[/dim]")
     with open_sandbox(environment, simulation) as sandbox:
         stage = _Stage(console, sandbox, home / "demo")
-        load = {"ops": {"fetch_meetings": {"config": {"racing_day": racing_day.isoformat()}}}}
-        _execute(stage, f"loading racing day {racing_day}", "daily_baseline", load)
+        _load(stage, racing_day)
         # Not pooled: a connection kept here would be one less for the jobs.
         engine = create_engine(parse_database_url(sandbox.environment["DATABASE_URL"]), poolclass=NullPool)
         races = read_next_races(engine, after=first_start + timedelta(hours=2), limit=RACES)
@@ -105,6 +105,20 @@ def _show(console: Console, environment: Mapping[str, str], home: Path) -> None:
         for table in (_build_polls_table(read_polls(engine, run_ids), races), _build_movers_table(movers, races)):
             console.print()
             console.print(table)
+
+
+def load_simulated_day(console: Console, environment: Mapping[str, str], home: Path, racing_day: date) -> None:
+    """Loads a racing day with a progress bar, in the sandbox that ``environment`` names.
+
+    Raises:
+        SandboxError: The job failed; the message names its log.
+    """
+    _load(_Stage(console, Sandbox(dict(environment), None), home / "demo"), racing_day)
+
+
+def _load(stage: _Stage, racing_day: date) -> None:
+    config = {"ops": {"fetch_meetings": {"config": {"racing_day": racing_day.isoformat()}}}}
+    _execute(stage, f"loading racing day {racing_day}", "daily_baseline", config)
 
 
 def _poll(stage: _Stage, races: list[NextRace]) -> list[str]:

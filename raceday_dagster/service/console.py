@@ -35,6 +35,8 @@ LAST_LINES_WITHIN_S = 1.0
 LEVELS = ("warning", "error", "critical")
 SHOWN_LATER = {"http_retry", "http_gave_up", "http_client_error", "http_validation_error", "batch_race_failed"}
 """Events before and after the one that says that a race or a list has failed, and why."""
+SHOWN_TOO = {"race_recovered"}
+"""News at the level of information: what an error said before is over."""
 _SHORTEST_SECRET = 4  # a shorter one would black out half of every line
 
 
@@ -152,7 +154,7 @@ def read_notice(line: str) -> Notice | None:
         event, level = str(fields.pop("event")), str(fields.pop("level", ""))
     except (ValueError, AttributeError):
         return None  # two processes wrote into one line
-    if level not in LEVELS or event in SHOWN_LATER:
+    if event not in SHOWN_TOO and (level not in LEVELS or event in SHOWN_LATER):
         return None
     if (logger := fields.get("logger")) is None:
         rest = " ".join(f"{name}={value}" for name, value in fields.items() if name != "time")

@@ -15,6 +15,7 @@ import dagster as dg
 from dagster_shared.check import CheckError
 from sqlalchemy.exc import DBAPIError
 
+from raceday_dagster.dagster_plugins.daemon import POLLING_DAEMON
 from raceday_dagster.dagster_plugins.run_coordinator import LiveLaneRunCoordinator
 from raceday_dagster.dagster_plugins.run_launcher import RunServerLauncher
 from raceday_dagster.dagster_plugins.storage import StorageError, is_on
@@ -23,12 +24,15 @@ from raceday_dagster.errors import ServiceError
 SENSOR = "due_races"
 HELPERS = (
     "first_baseline",
+    "alerts",
     "daily_baseline_schedule",
     "meeting_status_schedule",
     "evening_backfill_schedule",
     "maintenance_schedule",
+    "data_checks_schedule",
 )
-"""The other sensor and the schedules: without one of them the races of today are polled nevertheless."""
+"""The other sensors and the schedules: without one of them the races of today are polled nevertheless."""
+ASK_WITHIN_S = 1.0
 Answer = TypeVar("Answer")
 
 
@@ -90,9 +94,20 @@ def ask_within(seconds: float, ask: Callable[[], Answer]) -> Answer | None:
         return None
 
 
-def have_daemons_started(instance: dg.DagsterInstance, after: datetime) -> bool:
-    """Whether every daemon gave a sign of life after an instant."""
-    return all(beat is not None and beat > after for beat in read_heartbeats(instance).values())
+class DaemonPulse:
+    """Whether the daemon that runs the sensors works, by its heartbeat. Not by its time: a clock may be set."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+        self._last = instance.get_daemon_heartbeats().get(POLLING_DAEMON)
+
+    def has_beaten(self) -> bool | None:
+        """Whether it has given a sign of life since this was last asked; ``None`` if its database does not answer."""
+        beats = ask_within(ASK_WITHIN_S, self._instance.get_daemon_heartbeats)
+        if beats is None:
+            return None
+        before, self._last = self._last, beats.get(POLLING_DAEMON)
+        return self._last != before
 
 
 def read_heartbeats(instance: dg.DagsterInstance) -> dict[str, datetime | None]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy.exc import DBAPIError
 
 from raceday_dagster.dagster_plugins.storage import StorageError
 from raceday_dagster.errors import DatabaseError, ServiceError
-from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_BACK, is_without_answer
+from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_BACK
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.sandbox.sandbox import write_instance_config
 from raceday_dagster.service.console import shorten
@@ -26,14 +26,13 @@ from raceday_dagster.service.instance_lock import Holder, read_holder
 from raceday_dagster.service.service_files import ServiceState, read_state
 from raceday_dagster.settings import SHARED_DATABASE, Settings
 from raceday_dagster.store.engine import build_engine
-from raceday_dagster.store.queries import FollowedRace, read_live_races
+from raceday_dagster.store.queries import FollowedRace, find_late_races, is_listed, read_live_races
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster.store.schema.check import check_schema
 from raceday_dagster.store.sql_errors import describe_place
 
 LONGEST_SILENCE = timedelta(seconds=150)
-"""A daemon writes its heartbeat every 30 s, but between its rounds only, and the scheduler has one a minute: two and a
-half of those."""
+"""A daemon writes its heartbeat between its rounds only, and the scheduler has one a minute: two and a half of them."""
 WARM_UP = timedelta(seconds=60)
 """Within it a service that has just started may not have polled everything yet, nor even begun."""
 DAY_GRACE = timedelta(minutes=15)
@@ -50,6 +49,14 @@ class Check:
 
     def __str__(self) -> str:
         return f"{self.verdict:<7} {self.text}"
+
+
+def describe_health(checks: Sequence[Check]) -> dict[str, Any]:
+    """The report for programs."""
+    return {
+        "healthy": is_healthy(checks),
+        "checks": [{"verdict": check.verdict, "text": check.text} for check in checks],
+    }
 
 
 def is_healthy(checks: Sequence[Check]) -> bool:
@@ -121,7 +128,7 @@ def _check_races(settings: Settings, now: datetime, up_since: datetime | None) -
     try:
         check_schema(engine)
         yield Check("ok", f"database: {describe_place(engine)} answers, its schema is this code's")
-        yield judge_day(RaceStore(engine).is_listed(choose_current_racing_day(now)), now, up_since)
+        yield judge_day(RaceStore(engine).read(is_listed, choose_current_racing_day(now)), now, up_since)
         races = read_live_races(engine, now, countries=settings.race_countries, categories=settings.race_categories)
         yield from judge_polls(races, now, up_since)
     except DatabaseError as error:
@@ -154,9 +161,11 @@ def is_warming_up(up_since: datetime | None, now: datetime) -> bool:
 def judge_heartbeats(heartbeats: Mapping[str, datetime | None], now: datetime, up_since: datetime | None) -> Check:
     """Whether every daemon gave a sign of life lately."""
     silent = [
-        f"{name} (never seen)" if beat is None else f"{name} ({describe_age(now - beat)} ago)"
+        f"{name} (never seen)"
+        if beat is None
+        else f"{name} ({describe_age(abs(now - beat))} {'ago' if beat <= now else 'ahead of the clock'})"
         for name, beat in sorted(heartbeats.items())
-        if beat is None or now - beat > LONGEST_SILENCE
+        if beat is None or abs(now - beat) > LONGEST_SILENCE
     ]
     if silent and is_warming_up(up_since, now):
         return Check("warning", f"daemon: the service has just started; no heartbeat yet of {', '.join(silent)}")
@@ -221,7 +230,7 @@ def judge_polls(races: Sequence[FollowedRace], now: datetime, up_since: datetime
     """
     live = [race for race in races if now - race.start_time < LOOK_BACK]
     overdue = [race for race in races if now - race.start_time >= LOOK_BACK]
-    late = [race for race in live if is_without_answer(race.start_time, race.answered_at, now)]
+    late = find_late_races(races, now)
     if late and is_warming_up(up_since, now):
         yield Check("warning", f"polls: the service has just started; {name_races(late, now)}")
     elif late:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from raceday_dagster.dagster_plugins.storage import (
     REACH_WITHIN_S,
     StorageError,
     build_storage_engine,
+    describe_place,
     normalise_url,
     open_connection,
 )
@@ -28,10 +30,15 @@ from raceday_dagster.errors import ServiceError
 
 LOCK_KEY = 0x7261_6365_6461_7901
 TRY_EVERY_S = 1.0
+ASK_EVERY_S = 10.0
+LOST = "lost the connection to Dagster's database"
+DEMOTED = "Dagster's database takes no writes any more, as a standby"
 CONNECT_WITHIN_S = 3
 """The supervisor waits for it."""
 _LONGEST_NAME = 63  # of an application, in PostgreSQL
 _TRY = text("SELECT pg_try_advisory_lock(:key)")
+_SESSION = text("SELECT pg_backend_pid()")
+_TAKES_WRITES = text("SELECT current_setting('transaction_read_only') = 'off'")
 _HOLDER = text("""
     SELECT coalesce(activity.application_name, ''), activity.backend_start
     FROM pg_locks AS held LEFT JOIN pg_stat_activity AS activity USING (pid)
@@ -77,14 +84,27 @@ class InstanceLock:
         self._monotonic = monotonic
         self._connection: Connection | None = None
         self._try_at_s = 0.0
+        self._ask_at_s = 0.0
+        self._is_asking = False
+        self._trouble = ""
+        """What the thread found."""
 
     def take(self) -> None:
         """Takes the lock.
 
         Raises:
-            ServiceError: Somebody has it.
+            ServiceError: Somebody has it, or it would be lost at once.
             StorageError: The database cannot be reached.
         """
+        with open_connection(self._engine, REACH_WITHIN_S) as one, open_connection(self._engine, 0) as another:
+            # Two sessions at once have two processes. Behind a pooler in transaction mode, one is handed round.
+            if one.scalar(_SESSION) == another.scalar(_SESSION):
+                raise ServiceError(
+                    f"DAGSTER_PG_URL, {describe_place(self._engine)}, is a pooler that shares sessions, where the lock "
+                    "of the service is lost: give its address in session mode (PgBouncer: pool_mode = session), or "
+                    "that of PostgreSQL itself"
+                )
+        self._engine.dispose()  # one is enough from here on
         holder = self._try(REACH_WITHIN_S)
         if self._connection is None:
             raise ServiceError(f"Dagster's database is in use by {holder or 'somebody'}: stop that one first")
@@ -92,16 +112,20 @@ class InstanceLock:
     def look(self) -> bool:
         """Whether the lock is held; one that was lost is taken again, as after a restart of the server.
 
-        To be called again and again. It asks the server nothing as a rule: an idle connection hardly ever has something
-        to read unless its server has ended it, or its host is gone.
+        To be called again and again. It waits for no answer as a rule: an idle connection hardly ever has something to
+        read unless its server has ended it, or its host is gone. Now and then it asks whether the server still takes
+        writes: one that was demoted to a standby keeps the connection, and somebody else may have the lock elsewhere.
 
         Raises:
             ServiceError: Somebody else has it by now.
         """
         if self._connection is not None:
-            if not _has_news(self._connection) or _answers(self._connection):
+            if self._is_asking or self._begin_to_ask(self._connection):
+                return True  # the connection is in use
+            if not self._trouble and (not _has_news(self._connection) or _answers(self._connection)):
                 return True
-            self._say("lost the connection to Dagster's database; trying to reach it again")
+            self._trouble = self._trouble or LOST
+            self._say(f"{self._trouble}; trying to reach it again")
             self._drop()
         if self._monotonic() < self._try_at_s:
             return False
@@ -120,19 +144,40 @@ class InstanceLock:
 
     def close(self) -> None:
         """Lets go."""
-        if self._connection is not None:
+        if self._connection is not None and not self._is_asking:  # else it ends with this process
             self._connection.close()
         self._engine.dispose()
 
     def _try(self, within_s: float) -> Holder | None:
         """Takes the lock, or returns who has it if that can still be seen."""
         connection = open_connection(self._engine, within_s)
+        if not connection.scalar(_TAKES_WRITES):
+            connection.close()
+            raise StorageError(f"Dagster's {describe_place(self._engine)} takes no writes: it is a standby")
         if connection.scalar(_TRY, {"key": LOCK_KEY}):
             self._connection = connection
+            self._trouble, self._ask_at_s = "", self._monotonic() + ASK_EVERY_S
             return None
         holder = _read_holder(connection)
         connection.close()
         return holder
+
+    def _begin_to_ask(self, connection: Connection) -> bool:
+        """Whether it was time to. A thread asks: a server may stand still, and the supervisor must not."""
+        if self._monotonic() < self._ask_at_s:
+            return False
+        self._ask_at_s = self._monotonic() + ASK_EVERY_S
+        self._is_asking = True
+        threading.Thread(target=self._ask, args=(connection,), name="dagster-lock", daemon=True).start()
+        return True
+
+    def _ask(self, connection: Connection) -> None:
+        try:
+            self._trouble = "" if connection.scalar(_TAKES_WRITES) else DEMOTED
+        except DBAPIError:
+            self._trouble = LOST
+        finally:
+            self._is_asking = False
 
     def _drop(self) -> None:
         if self._connection is not None:

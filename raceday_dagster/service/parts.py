@@ -1,14 +1,13 @@
-"""The parts of the service: the command of each, how it shows that it is ready, and how long it may take to end."""
+"""The parts of the service: the command of each, how it shows that it works, and how long it may take to end."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from raceday_dagster.dagster_plugins import forked_process
+from raceday_dagster.dagster_plugins import code_server, forked_process
 from raceday_dagster.errors import ServiceError
 from raceday_dagster.service.service_files import LOCATION, SOCKET, write_workspace
 from raceday_dagster.service.supervisor import Part
@@ -19,7 +18,7 @@ RUN_SERVER_STOP_S, CODE_SERVER_STOP_S = 4.8, 2.0
 """After the other two; each pair ends side by side. The last look and the sandbox need what is left of ten seconds."""
 LOOPBACK = "127.0.0.1"
 MODULE = "raceday_dagster.definitions"
-_ANSWER_S = 1.0
+_ANSWER_S = 1
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,9 @@ def build_parts(
     folder: Path,
     web: Web,
     *,
-    is_daemon_ready: Callable[[], bool],
+    does_daemon_work: Callable[[], bool | None],
     before_run_server: Callable[[], None],
+    before_daemon: Callable[[], None],
 ) -> list[Part]:
     """Run server, code server, daemon, web UI: the order of their start.
 
@@ -75,8 +75,9 @@ def build_parts(
         dagster_home: Of the run server's socket.
         folder: Of the code server's socket and the workspace.
         web: How the UI listens.
-        is_daemon_ready: Whether every daemon has given a sign of life.
+        does_daemon_work: Whether it has given a sign of life since this was last asked; ``None`` if nobody can tell.
         before_run_server: Called before a run server that died is started again.
+        before_daemon: The same for the daemon.
 
     Raises:
         OSError: The folder cannot be written.
@@ -87,57 +88,47 @@ def build_parts(
         code_socket.unlink(missing_ok=True)
 
     remove_code_socket()
-    json_lines = ("--log-format", "json")
     definitions = ("--module-name", MODULE, "--location-name", LOCATION, "--socket", str(code_socket))
     return [
         Part(
             "run-server",
             ("raceday_dagster.dagster_plugins.run_server",),
-            is_ready=lambda: answers_run_server(dagster_home / forked_process.SOCKET),
+            works=lambda: answers_run_server(dagster_home / forked_process.SOCKET),
             stop_within_s=RUN_SERVER_STOP_S,
             before_restart=before_run_server,
             is_needed=True,
         ),
         Part(
             "code-server",
-            ("dagster", "api", "grpc", *definitions, *json_lines),
-            is_ready=lambda: answers_socket(code_socket),
+            ("dagster", "api", "grpc", *definitions, "--log-format", "json"),
+            works=lambda: code_server.answers(code_socket, within_s=_ANSWER_S),
             stop_within_s=CODE_SERVER_STOP_S,
             before_restart=remove_code_socket,
             is_needed=True,
         ),
         Part(
             "daemon",
-            ("dagster._daemon", "run", "-w", workspace, *json_lines),
-            is_ready=is_daemon_ready,
+            ("raceday_dagster.dagster_plugins.daemon", workspace),
+            works=does_daemon_work,
             stop_within_s=DAEMON_STOP_S,
+            before_restart=before_daemon,
         ),
         Part(
             "web",
             ("raceday_dagster.web.server", "--workspace", workspace, *web.arguments),
-            is_ready=lambda: answers_http(web.reachable_host, web.port),
+            works=lambda: answers_http(web.reachable_host, web.port),
             stop_within_s=UI_STOP_S,
         ),
     ]
 
 
 def answers_run_server(path: Path) -> bool:
-    """Whether a run server listens there."""
+    """Whether the run server there answers, and is not only listening."""
     try:
-        forked_process.connect(path).close()
+        with forked_process.connect(path, _ANSWER_S) as connection:
+            forked_process.ask(connection, forked_process.PingRequest())
     except OSError:
         return False
-    return True
-
-
-def answers_socket(path: Path) -> bool:
-    """Whether somebody listens on a Unix socket."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_ANSWER_S)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
     return True
 
 

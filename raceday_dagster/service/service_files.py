@@ -6,7 +6,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -63,15 +66,24 @@ def remove_state(home: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def make_socket_folder(home: Path) -> Path:
+@contextmanager
+def making_socket_folder(home: Path) -> Iterator[Path]:
     """A folder of ours alone for the socket: whoever reaches it could run code. ``<home>/service``, or a hashed one
-    in the temp directory when that path is too long or unusual for a socket."""
+    in the temp directory when that path is too long or unusual for a socket; that one is gone at the end.
+
+    Raises:
+        SandboxError: Somebody else's folder, or something that is no folder, stands in the way.
+    """
     folder = home / "service"
     if len(str(folder / SOCKET)) > LONGEST_SOCKET_PATH or not _PLAIN_PATH.fullmatch(str(folder)):
         name = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
         folder = Path(tempfile.gettempdir()).resolve() / f"raceday-service-{name}"
     make_private_folder(folder, ServerAccount(os.geteuid(), os.getegid()))
-    return folder
+    try:
+        yield folder
+    finally:
+        if folder.parent != home:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_workspace(folder: Path) -> Path:

@@ -17,6 +17,10 @@ from raceday_dagster.service.processes import Child
 
 LOOK_EVERY_S = 0.2
 READY_WITHIN_S = 90.0
+ASK_EVERY_S = 2.0
+SILENT_S = 10.0
+"""A part that has shown no sign of its work for so long hangs. A race that is polled every 15 s waits at most 35 s: for
+its slot, for this, and as long again for the next part, its first tick and the run."""
 WINDOW_S = 60.0
 MOST_DEATHS = 5
 FIRST_DELAY_S = 0.5
@@ -33,7 +37,8 @@ class Part:
 
     Attributes:
         arguments: Of ``python -m``.
-        is_ready: Whether it does its work; must not block for long. Asked until all parts have said yes once.
+        works: Whether it does its work, ``None`` if that cannot be known at the moment; must not block for more than a
+            second. Asked again and again.
         stop_within_s: Seconds from SIGTERM to SIGKILL.
         before_restart: Called after it died and before it is started again.
         is_needed: Whether the other parts need it: they start once it is ready, and end before it does.
@@ -41,7 +46,7 @@ class Part:
 
     name: str
     arguments: tuple[str, ...]
-    is_ready: Callable[[], bool]
+    works: Callable[[], bool | None]
     stop_within_s: float
     before_restart: Callable[[], None] = lambda: None
     is_needed: bool = False
@@ -52,6 +57,9 @@ class _State:
     child: Child | None = None
     ready: bool = False
     start_at_s: float = 0.0
+    asked_s: float = 0.0
+    worked_s: float = 0.0
+    """When it last showed that it works, or was started."""
     deaths_s: list[float] = field(default_factory=list)
 
 
@@ -121,7 +129,7 @@ class Supervisor:
             self.end_all()
 
     def look_after(self) -> None:
-        """One round: note the deaths, start what is due, see who became ready."""
+        """One round: note the deaths, start what is due, see who became ready, and whether one of them hangs."""
         for part in self._parts:
             if not part.is_needed and not self._all_ready and not self._are_needed_ready():
                 return
@@ -132,12 +140,15 @@ class Supervisor:
                 if state.deaths_s:
                     part.before_restart()
                 state.child = self._start(part)
+                state.worked_s = state.asked_s = self._monotonic()
                 self._on_change(self.read_pids())
-            if not self._all_ready and state.child is not None and not state.ready:
-                state.ready = part.is_ready()
+            if state.child is not None and not state.ready:
+                self._ask(part, state)
         if not self._all_ready and all(state.ready for state in self._states.values()):
             self._all_ready = True
             self._on_ready()
+        if self._all_ready:
+            self._ask_one()
 
     def end_all(self) -> None:
         """Ends the last parts first; what the others need is ended after them. Nothing of any part is left."""
@@ -156,6 +167,12 @@ class Supervisor:
                 child.kill()
                 self._states[part.name].child = None
 
+    def replace(self, name: str, reason: str) -> None:
+        """Kills a part, which the next round starts again."""
+        if (child := self._states[name].child) is not None:
+            self._say(reason)
+            child.kill()
+
     def read_pids(self) -> dict[str, int]:
         """Parts that run, and their process ids."""
         return {name: state.child.pid for name, state in self._states.items() if state.child is not None}
@@ -169,6 +186,27 @@ class Supervisor:
 
     def _are_needed_ready(self) -> bool:
         return all(self._states[part.name].ready for part in self._parts if part.is_needed)
+
+    def _ask_one(self) -> None:
+        """One a round: those that hang hold up the others, and the end, for a second only."""
+        running = [part for part in self._parts if self._states[part.name].ready]
+        for part in sorted(running, key=lambda part: self._states[part.name].asked_s)[:1]:
+            if self._monotonic() - self._states[part.name].asked_s >= ASK_EVERY_S:
+                self._ask(part, self._states[part.name])
+
+    def _ask(self, part: Part, state: _State) -> None:
+        asked_s = self._monotonic()
+        if asked_s - state.asked_s > SILENT_S / 2:
+            state.worked_s = asked_s  # this process stood still itself, and maybe the part with it
+        state.asked_s = asked_s
+        works = part.works()
+        state.ready = state.ready or works is True
+        if works is not False:
+            state.worked_s = self._monotonic()
+            return
+        silent_s = self._monotonic() - state.worked_s
+        if self._all_ready and silent_s >= (SILENT_S if state.ready else READY_WITHIN_S):
+            self.replace(part.name, f"{part.name} has not answered for {silent_s:.0f} s: it is killed")
 
     def _note_death(self, part: Part, state: _State, code: int) -> None:
         now_s = self._monotonic()

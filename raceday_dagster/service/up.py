@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -21,9 +21,10 @@ from raceday_dagster.errors import ServiceError
 from raceday_dagster.sandbox.sandbox import open_lock
 from raceday_dagster.service.console import Console, find_secrets
 from raceday_dagster.service.dagster_instance import (
+    ASK_WITHIN_S,
+    DaemonPulse,
     ask_within,
     describe_switched_off,
-    have_daemons_started,
     open_instance,
 )
 from raceday_dagster.service.environment import ServiceEnvironment, open_environment
@@ -34,17 +35,17 @@ from raceday_dagster.service.processes import ChildProcess
 from raceday_dagster.service.service_files import (
     ServiceState,
     choose_environment,
-    make_socket_folder,
+    making_socket_folder,
     read_state,
     remove_state,
     write_state,
 )
 from raceday_dagster.service.supervisor import StopRequests, Supervisor
+from raceday_dagster.service.wall_clock import WallClock, describe_step, put_back_all
 from raceday_dagster.settings import SHARED_DATABASE, Settings
 from raceday_dagster.web.address import is_loopback
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-ASK_WITHIN_S = 1.0
 
 
 def run_up(
@@ -73,7 +74,7 @@ def run_up(
         if Settings.from_environment(environment).shares_database:
             say_timed(f"WARNING: {SHARED_DATABASE}")
         with open_environment(environment, utc_now(), feed_latency_ms=feed_latency_ms) as opened:
-            _serve(opened, web, say_timed, stop_requests, utc_now())
+            _serve(opened, web, say_timed, stop_requests, utc_now)
     say_timed("stopped")
 
 
@@ -125,7 +126,7 @@ def _serve(
     web: Web,
     say: Callable[[str], None],
     stop_requests: StopRequests,
-    began_at: datetime,
+    utc_now: Callable[[], datetime],
 ) -> None:
     home, logs = environment.home, environment.home / "logs"
     variables = {
@@ -133,7 +134,7 @@ def _serve(
         "PYTHONUNBUFFERED": "1",
         "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "1",  # seconds for calls, such as a sensor that waits for the next race
     }
-    state = ServiceState(os.getpid(), web.url, began_at.isoformat(), choose_environment(variables))
+    state = ServiceState(os.getpid(), web.url, utc_now().isoformat(), choose_environment(variables))
     with ExitStack() as stack:
         console = stack.enter_context(closing(Console(logs, say, find_secrets(variables))))
         lock = stack.enter_context(closing(InstanceLock(variables["DAGSTER_PG_URL"], say)))
@@ -141,16 +142,18 @@ def _serve(
         instance = stack.enter_context(open_instance(variables))
         lost_runs = LostRuns(instance, say)
         lost_runs.find(finish_within_s=FINISH_WITHIN_S)
+        database_url = Settings.from_environment(variables).require_database_url()
+        put_back = partial(put_back_all, instance, database_url, say, utc_now)
+        put_back()
         stack.callback(remove_state, home)
         try:
             parts = build_parts(
                 Path(variables["DAGSTER_HOME"]),
-                make_socket_folder(home),
+                stack.enter_context(making_socket_folder(home)),
                 web,
-                is_daemon_ready=lambda: (
-                    ask_within(ASK_WITHIN_S, partial(have_daemons_started, instance, began_at)) or False
-                ),
+                does_daemon_work=DaemonPulse(instance).has_beaten,
                 before_run_server=lost_runs.find,
+                before_daemon=put_back,
             )
             takers = {part.name: console.open_log(part.name) for part in parts}
         except OSError as error:
@@ -161,10 +164,19 @@ def _serve(
             if off := ask_within(ASK_WITHIN_S, partial(describe_switched_off, instance)):
                 say(off)
 
+        clock = WallClock(utc_now)
+
+        def look_at_clock() -> None:
+            if step := clock.read_step():
+                say(f"the clock {describe_step(step)}")
+            if step < timedelta(0):
+                supervisor.replace("daemon", "daemon sleeps by the clock it had: it is killed")
+
         def look_after_all() -> None:
             environment.look_after(say)
             if lock.look():
                 lost_runs.look()
+                look_at_clock()
             console.close_minutes()
 
         supervisor = Supervisor(

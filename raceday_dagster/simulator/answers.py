@@ -11,14 +11,15 @@ import gzip
 import json
 import socket
 import struct
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+from starlette.requests import Request
 from starlette.types import Receive, Send
 
-from raceday_dagster.simulator.faults import FaultRule
+from raceday_dagster.simulator.faults import GARBAGE, HTML, PAUSES, WIRE, FaultRule
 
 _STEP_S = 0.05
 
@@ -39,6 +40,9 @@ class Answer:
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
+BuildAnswer = Callable[[Request, str, dict[str, Any]], Awaitable[Answer]]
+
+
 def encode_payload(payload: Mapping[str, Any]) -> bytes:
     """JSON as the API writes it: UTF-8, no spaces. A NaN in it is written as NaN."""
     return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
@@ -50,6 +54,38 @@ def pack_json(status: int, body: bytes, *, accepts_gzip: bool) -> Answer:
     if accepts_gzip:
         return Answer(status, gzip.compress(body, 1, mtime=0), headers | {"content-encoding": "gzip"})
     return Answer(status, body, headers)
+
+
+async def answer_with_faults(
+    request: Request, send: Send, rules: Sequence[FaultRule], latency_s: float, build: BuildAnswer
+) -> None:
+    """Wait, `latency_s` and as the pauses among the rules say, then send what `build` makes of the fault that is left.
+
+    `build` is given the fault's kind and parameters, an empty kind without one; the rest of a wire fault is done here.
+    """
+    receive = request.receive
+    if latency_s:
+        await wait_unless_gone(asyncio.sleep(latency_s), receive)
+    kind, params = "", dict[str, Any]()
+    for rule in rules:
+        if rule.kind in PAUSES:
+            await pause(rule, receive)
+        else:
+            kind, params = rule.kind, rule.params
+    answer = await build(request, kind, params)
+    if kind in WIRE:
+        await send_broken(kind, params.get("bytes_per_s", 0.0), answer, request.scope["state"]["transport"], receive)
+    else:
+        await send_answer(answer, send)
+
+
+def build_broken(kind: str) -> Answer | None:
+    """An answer that is no JSON, for the kinds whose answer is always the same."""
+    if kind == "html":
+        return Answer(200, HTML, {"content-type": "text/html; charset=utf-8"})
+    if kind == "garbage":
+        return Answer(200, GARBAGE, {"content-type": "application/json; charset=utf-8"})
+    return None
 
 
 async def send_answer(answer: Answer, send: Send) -> None:

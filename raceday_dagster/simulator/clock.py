@@ -20,11 +20,6 @@ class SimulatedClock:
         self._speed = _require_forward(speed)
         self._origin_s = monotonic()
 
-    @property
-    def speed(self) -> float:
-        """Simulated seconds per real second."""
-        return self._speed
-
     def now(self) -> datetime:
         """The simulated instant, in the zone the clock was given."""
         return self._start + timedelta(seconds=(self._monotonic() - self._origin_s) * self._speed)

@@ -28,6 +28,7 @@ class RequestCounts:
 
     total: int = 0
     in_flight: int = 0
+    in_flight_peak: int = 0
     events_in_flight: int = 0
     events_in_flight_peak: int = 0
 
@@ -45,6 +46,7 @@ class RequestLog:
         counts = self.counts
         counts.total += 1
         counts.in_flight += 1
+        counts.in_flight_peak = max(counts.in_flight_peak, counts.in_flight)
         counts.events_in_flight += is_event
         counts.events_in_flight_peak = max(counts.events_in_flight_peak, counts.events_in_flight)
         try:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import date, datetime
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 _START_TIMEOUT_S = 30.0
@@ -92,31 +92,25 @@ class RunningSimulator:
         return answer
 
 
+class SimulatorOptions(TypedDict, total=False):
+    """The arguments of `server.serve`."""
+
+    port: int
+    seed: int
+    racing_day: date
+    first_start: datetime
+    now: datetime
+    speed: float
+    latency_ms: float
+
+
 @contextmanager
-def running_simulator(
-    *,
-    port: int = 0,
-    seed: int = 1,
-    racing_day: date | None = None,
-    first_start: datetime | None = None,
-    now: datetime | None = None,
-    speed: float = 1.0,
-    latency_ms: float = 0,
-) -> Iterator[RunningSimulator]:
-    """Run the simulator in a subprocess for the length of the block; arguments as in `server.serve`.
+def running_simulator(**options: Unpack[SimulatorOptions]) -> Iterator[RunningSimulator]:
+    """Run the simulator in a subprocess for the length of the block.
 
     It ends with the block, and by itself when this process dies. SimulatorError when it does not start.
     """
-    options = {
-        "port": port,
-        "seed": seed,
-        "racing-day": racing_day,
-        "first-start": first_start and first_start.isoformat(),
-        "now": now and now.isoformat(),
-        "speed": speed,
-        "latency-ms": latency_ms,
-    }
-    arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
             [sys.executable, "-m", "raceday_dagster.simulator", "--stop-with-stdin", *arguments],

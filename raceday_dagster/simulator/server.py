@@ -19,28 +19,12 @@ from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from raceday_dagster.simulator.answers import (
-    Answer,
-    encode_payload,
-    pack_json,
-    pause,
-    send_answer,
-    send_broken,
-    wait_unless_gone,
-)
+from raceday_dagster.simulator.answers import Answer, answer_with_faults, build_broken, encode_payload, pack_json
 from raceday_dagster.simulator.clock import SimulatedClock
 from raceday_dagster.simulator.control import RequestLog, build_control
 from raceday_dagster.simulator.day import NEW_ZEALAND, RaceDay
 from raceday_dagster.simulator.event import build_event, wrap_error
-from raceday_dagster.simulator.faults import (
-    GARBAGE,
-    HTML,
-    PAUSES,
-    WIRE,
-    FaultBook,
-    break_body,
-    break_payload,
-)
+from raceday_dagster.simulator.faults import FaultBook, break_body, break_payload
 from raceday_dagster.simulator.meetings import BadQueryError, list_meetings
 from raceday_dagster.simulator.silks import INVENTED_HOST, SILKS_PATH, serve_silk
 from raceday_dagster.simulator.vision import VISION_PATH, SimulatedVision
@@ -82,26 +66,13 @@ class _Api:
         is_event = request.url.path.startswith(BASE_PATH + _EVENTS)
         with self._log.track(is_event=is_event):
             rules = self._faults.take(request.url.path)
-            if is_event and self._latency_s:
-                await wait_unless_gone(asyncio.sleep(self._latency_s), receive)
-            for rule in rules:
-                if rule.kind in PAUSES:
-                    await pause(rule, receive)
-            fault = next((rule for rule in rules if rule.kind not in PAUSES), None)
-            kind, params = (fault.kind, fault.params) if fault is not None else ("", {})
-            answer = self._build_answer(request, kind, params)
-            if kind in WIRE:
-                bytes_per_s = params.get("bytes_per_s", 0.0)
-                await send_broken(kind, bytes_per_s, answer, scope["state"]["transport"], receive)
-            else:
-                await send_answer(answer, send)
+            latency_s = self._latency_s if is_event else 0
+            await answer_with_faults(request, send, rules, latency_s, self._build_answer)
 
-    def _build_answer(self, request: Request, kind: str, params: dict[str, Any]) -> Answer:
+    async def _build_answer(self, request: Request, kind: str, params: dict[str, Any]) -> Answer:
         json_headers = {"content-type": "application/json; charset=utf-8"}
-        if kind == "html":
-            return Answer(200, HTML, {"content-type": "text/html; charset=utf-8"})
-        if kind == "garbage":
-            return Answer(200, GARBAGE, json_headers)
+        if broken := build_broken(kind):
+            return broken
         if kind == "redirect":
             return Answer(params["code"], b"", {"location": params["location"]})
         instant = self._clock.now()
@@ -146,8 +117,8 @@ class _OpenProtocol(H11Protocol):
 
 
 def serve(
-    *,
     announce: Callable[[str], None],
+    *,
     port: int = 0,
     seed: int = 1,
     racing_day: date | None = None,

@@ -21,17 +21,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from raceday_dagster.simulator.answers import (
-    Answer,
-    encode_payload,
-    pack_json,
-    pause,
-    send_answer,
-    send_broken,
-    wait_unless_gone,
-)
+from raceday_dagster.simulator.answers import Answer, answer_with_faults, build_broken, encode_payload, pack_json
 from raceday_dagster.simulator.control import RequestLog
-from raceday_dagster.simulator.faults import GARBAGE, HTML, PAUSES, WIRE, FaultBook, FaultRule
+from raceday_dagster.simulator.faults import FaultBook
 
 VISION_PATH = "/vision/v1"
 _COMPLETIONS = VISION_PATH + "/chat/completions"
@@ -59,52 +51,38 @@ class SimulatedVision:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
-        # The body is read first: what comes after it on the channel says only that the client has gone.
-        question = await request.body()
+        await request.body()  # what comes after it on the channel says only that the client has gone
         with self._log.track(is_event=False):
             rules = self._faults.take(request.url.path)
-            if self._latency_s:
-                await wait_unless_gone(asyncio.sleep(self._latency_s), receive)
-            for rule in rules:
-                if rule.kind in PAUSES:
-                    await pause(rule, receive)
-            fault = next((rule for rule in rules if rule.kind not in PAUSES), None)
-            answer = await self._build_answer(request, question, fault)
-            if fault is not None and fault.kind in WIRE:
-                rate = fault.params.get("bytes_per_s", 0.0)
-                await send_broken(fault.kind, rate, answer, scope["state"]["transport"], receive)
-            else:
-                await send_answer(answer, send)
+            await answer_with_faults(request, send, rules, self._latency_s, _build_answer)
 
-    async def _build_answer(self, request: Request, question: bytes, fault: FaultRule | None) -> Answer:
-        kind, params = (fault.kind, fault.params) if fault is not None else ("", {})
-        if kind == "html":
-            return Answer(200, HTML, {"content-type": "text/html; charset=utf-8"})
-        if kind == "garbage":
-            return Answer(200, GARBAGE, {"content-type": "application/json"})
-        if kind == "status":
-            retry = {"retry-after": params["retry_after"]} if params["retry_after"] else {}
-            refused = _refuse(params["code"], "simulated fault")
-            return Answer(refused.status, refused.body, {**refused.headers, **retry})
-        if kind == "huge":
-            return _complete({"content": "." * params["bytes"]})
-        if kind == "answer":
-            return _complete({"content": params["text"]})
-        if kind == "refusal":
-            return _complete({"content": None, "refusal": params["text"]})
-        if request.method != "POST" or request.url.path != _COMPLETIONS:
-            return _refuse(404, "not found")
-        try:
-            url = _find_image_url(json.loads(question))
-        except (ValueError, KeyError, TypeError, StopIteration):
-            return _refuse(400, "the request holds no image_url")
-        try:
-            image = await asyncio.to_thread(_fetch, url)
-        except (OSError, ValueError) as error:
-            return _refuse(400, f"error while downloading {url}: {error}")
-        if not any(image.startswith(magic) for magic in _KINDS):
-            return _refuse(400, f"unsupported image at {url}: only {', '.join(_KINDS.values())}")
-        return _complete({"content": json.dumps(describe(image))})
+
+async def _build_answer(request: Request, kind: str, params: dict[str, Any]) -> Answer:
+    if broken := build_broken(kind):
+        return broken
+    if kind == "status":
+        retry = {"retry-after": params["retry_after"]} if params["retry_after"] else {}
+        refused = _refuse(params["code"], "simulated fault")
+        return Answer(refused.status, refused.body, {**refused.headers, **retry})
+    if kind == "huge":
+        return _complete({"content": "." * params["bytes"]})
+    if kind == "answer":
+        return _complete({"content": params["text"]})
+    if kind == "refusal":
+        return _complete({"content": None, "refusal": params["text"]})
+    if request.method != "POST" or request.url.path != _COMPLETIONS:
+        return _refuse(404, "not found")
+    try:
+        url = _find_image_url(await request.json())
+    except (ValueError, KeyError, TypeError, StopIteration):
+        return _refuse(400, "the request holds no image_url")
+    try:
+        image = await asyncio.to_thread(_fetch, url)
+    except (OSError, ValueError) as error:
+        return _refuse(400, f"error while downloading {url}: {error}")
+    if not any(image.startswith(magic) for magic in _KINDS):
+        return _refuse(400, f"unsupported image at {url}: only {', '.join(_KINDS.values())}")
+    return _complete({"content": json.dumps(describe(image))})
 
 
 def describe(image: bytes) -> dict[str, Any]:

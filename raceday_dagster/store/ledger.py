@@ -1,6 +1,7 @@
 """The ledger: one row per race and poll in ``race_polls``, one per batch in ``batches``. Never the race data itself.
 
-``record_polls`` is the only writer of ``race_polls``, and every poll comes to it, so that every failure is there:
+``record_polls`` is the only writer of ``race_polls`` (``future`` mends a date that a wrong clock gave), and every poll
+comes to it, so that every failure is there:
 
 * A poll whose data is written, or whose answer is stale, is recorded in the transaction of its race: both or neither.
 * A poll that failed or was skipped before that is recorded alone, as soon as its race ends.
@@ -14,9 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
+
+from sqlalchemy import Connection
 
 from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult, RowCounts
 from raceday_dagster.racing.records import Record
@@ -51,6 +54,19 @@ READ_COUNTS = "\n".join(
         "WHERE run_id = %(run_id)s AND race_id = %(race_id)s AND polled_at = %(polled_at)s AND status = 'success'",
     )
 )
+# From the newest success before on, which the index finds from the end: a race may have a thousand polls.
+RECOVERED_RACES = """
+SELECT asked.race_id, count(*) AS failed_polls, min(failed.polled_at) AS failing_since
+FROM unnest(%(race_ids)s) AS asked (race_id)
+LEFT JOIN LATERAL (
+    SELECT poll.polled_at FROM race_polls AS poll
+    WHERE poll.race_id = asked.race_id AND poll.status = 'success' AND poll.run_id <> %(run_id)s
+    ORDER BY poll.polled_at DESC LIMIT 1
+) AS good ON true
+JOIN race_polls AS failed ON failed.race_id = asked.race_id AND failed.status = 'failed'
+    AND failed.run_id <> %(run_id)s AND failed.polled_at > coalesce(good.polled_at, '-infinity')
+GROUP BY asked.race_id
+"""
 LONGEST_KEY = 200
 """Characters: two of them fit an index row (2704 bytes) in any script."""
 READABLE_KEY = 100
@@ -71,6 +87,15 @@ class PollRun(Record):
     """Which way its run came to be launched: ``live`` past the queue, ``queued`` through it."""
     due_at: datetime | None = None
     """When its races fell due."""
+
+
+class RecoveredRace(Record):
+    """A race whose polls failed until now."""
+
+    race_id: str
+    failed_polls: int
+    """Since the success before."""
+    failing_since: datetime
 
 
 def record_polls(transaction: Transaction, run: PollRun, races: Sequence[ProcessResult]) -> None:
@@ -98,6 +123,12 @@ def read_written(transaction: Transaction, *, run_id: str, race_id: str, polled_
     key = {"run_id": make_key(run_id), "race_id": make_key(race_id), "polled_at": polled_at}
     row = transaction.run("race_polls", READ_COUNTS, key).mappings().one_or_none()
     return None if row is None else RowCounts(**row)
+
+
+def read_recovered_races(connection: Connection, race_ids: Collection[str], run_id: str) -> list[RecoveredRace]:
+    """Of races that a run has polled with success, those whose polls had failed since the success before."""
+    values = {"race_ids": [make_key(race_id) for race_id in race_ids], "run_id": make_key(run_id)}
+    return [RecoveredRace(**row) for row in connection.exec_driver_sql(RECOVERED_RACES, values).mappings()]
 
 
 def _build_poll_row(result: ProcessResult, run: PollRun) -> dict[str, Any]:

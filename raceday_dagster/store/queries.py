@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal, get_args
@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_AHEAD, LOOK_BACK, PolledRace
+from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_AHEAD, LOOK_BACK, PolledRace, is_without_answer
 from raceday_dagster.racing.outcomes import Status
+from raceday_dagster.racing.race_key import RaceKey, build_race_key
 from raceday_dagster.racing.records import Record
 from raceday_dagster.store.ledger import make_key
 from raceday_dagster.store.sql_errors import build_database_error
@@ -124,6 +125,34 @@ WHERE start_time > %(after)s AND races.status NOT IN ('final', 'abandoned')
 ORDER BY start_time, race_id
 LIMIT %(limit)s
 """
+NAMES = """
+SELECT race_id, race.racing_day, meeting_name, race_number
+FROM races AS race JOIN meetings USING (meeting_id)
+WHERE race_id = ANY (%(race_ids)s)
+"""
+NAMED = """
+SELECT race_id FROM races
+WHERE racing_day = %(racing_day)s AND left(race_id, length(%(id_start)s)) = %(id_start)s
+"""
+SETTLED = """
+SELECT race.race_id, race.racing_day, meeting_name, race_number, race.status, win_pool_total, total_race_pool,
+    (SELECT count(*) FROM race_polls AS poll WHERE poll.race_id = race.race_id) AS polls,
+    (SELECT count(*) FROM market_signals AS signal WHERE signal.race_id = race.race_id AND is_alert) AS signals,
+    (SELECT max(extract(epoch FROM gap))::integer FROM (
+        SELECT polled_at - lag(polled_at) OVER (ORDER BY polled_at) AS gap FROM race_polls AS poll
+        WHERE poll.race_id = race.race_id
+            AND polled_at BETWEEN race.start_time - interval '5 minutes' AND race.start_time
+    ) AS gaps) AS longest_gap_s,
+    (SELECT jsonb_object_agg(runner_number, shares) FROM (
+        SELECT runner_number, jsonb_agg(flow.hold_percentage ORDER BY polling_timestamp) AS shares
+        FROM money_flow_history AS flow JOIN entrants USING (entrant_id)
+        WHERE flow.racing_day = race.racing_day AND flow.race_id = race.race_id AND time_to_start_s < 3600
+        GROUP BY runner_number
+    ) AS runners) AS shares
+FROM races AS race JOIN meetings USING (meeting_id) LEFT JOIN race_pools USING (race_id)
+WHERE race.race_id = ANY (%(race_ids)s) AND race.status IN ('final', 'abandoned')
+ORDER BY race.start_time
+"""
 POLLS = """
 SELECT race_id, status, fetch_ms, transform_ms, write_ms, total_ms, quality_score,
     meetings_rows + races_rows + entrants_rows + race_pools_rows + money_flow_history_rows
@@ -199,6 +228,34 @@ class NextRace(Record):
     start_time: datetime
 
 
+class SettledRace(Record):
+    """A race that is over: how it was followed, and the shares of its runners over the polls of its last hour."""
+
+    race_id: str
+    racing_day: date
+    meeting_name: str
+    race_number: int
+    status: str
+    polls: int
+    signals: int
+    win_pool_total: int | None
+    total_race_pool: int | None
+    longest_gap_s: int | None
+    """Between two polls of the last five minutes before the start."""
+    shares: dict[int, tuple[Decimal, ...]] | None
+    """Percent, by runner number."""
+
+    @property
+    def title(self) -> str:
+        """Meeting and race number, for people."""
+        return f"{self.meeting_name} R{self.race_number}"
+
+    @property
+    def key(self) -> str:
+        """Its readable name."""
+        return build_race_key(self.racing_day, self.meeting_name, self.race_number, self.race_id)
+
+
 class PollLine(Record):
     """One line of the ledger ``race_polls``; ``rows`` are those inserted or changed, over all tables."""
 
@@ -270,6 +327,23 @@ def read_followed_races(connection: Connection, race_ids: Collection[str]) -> li
     return [FollowedRace(**row) for row in rows]
 
 
+def read_race_keys(connection: Connection, race_ids: Collection[str]) -> dict[str, str]:
+    """The readable name of each of these races that is stored, by id."""
+    rows = _ask(connection, NAMES, race_ids=[make_key(race_id) for race_id in race_ids])
+    return {row["race_id"]: build_race_key(**row) for row in rows}
+
+
+def find_races(connection: Connection, key: RaceKey) -> list[str]:
+    """Ids of the races that a readable name may mean: one, unless two ids of a day begin alike."""
+    return [row["race_id"] for row in _ask(connection, NAMED, racing_day=key.racing_day, id_start=key.id_start)]
+
+
+def read_settled_races(connection: Connection, race_ids: Collection[str]) -> list[SettledRace]:
+    """Those of these races that are final or abandoned, by start."""
+    rows = _ask(connection, SETTLED, race_ids=[make_key(race_id) for race_id in race_ids])
+    return [SettledRace(**row) for row in rows]
+
+
 def read_live_races(
     engine: Engine, now: datetime, *, countries: Sequence[str], categories: Sequence[str]
 ) -> list[FollowedRace]:
@@ -280,7 +354,16 @@ def read_live_races(
     """
     values = {"from_start": now - LIVE_LOOK_BACK, "to_start": now + LAST_MINUTES}
     chosen = {"countries": list(countries), "categories": list(categories)}
-    return [FollowedRace(**row) for row in _ask_engine(engine, LIVE_RACES, **values, **chosen)]
+    return [FollowedRace(**row) for row in ask_engine(engine, LIVE_RACES, **values, **chosen)]
+
+
+def find_late_races(races: Iterable[FollowedRace], now: datetime) -> list[FollowedRace]:
+    """Those of some live races that are still polled and have had no new answer for three intervals."""
+    return [
+        race
+        for race in races
+        if now - race.start_time < LOOK_BACK and is_without_answer(race.start_time, race.answered_at, now)
+    ]
 
 
 def read_races_since(engine: Engine, since: datetime) -> set[str]:
@@ -289,31 +372,32 @@ def read_races_since(engine: Engine, since: datetime) -> set[str]:
     Raises:
         DatabaseError: The database cannot be used. That is no empty answer.
     """
-    return {row["race_id"] for row in _ask_engine(engine, STARTED_SINCE, since=since)}
+    return {row["race_id"] for row in ask_engine(engine, STARTED_SINCE, since=since)}
 
 
 def read_next_races(engine: Engine, *, after: datetime, limit: int) -> list[NextRace]:
     """The races that start first after an instant, at most ``limit``. Raises ``DatabaseError``."""
-    return [NextRace(**row) for row in _ask_engine(engine, NEXT_RACES, after=after, limit=limit)]
+    return [NextRace(**row) for row in ask_engine(engine, NEXT_RACES, after=after, limit=limit)]
 
 
 def read_polls(engine: Engine, run_ids: Sequence[str]) -> list[PollLine]:
     """The ledger of some runs, oldest poll first. Raises ``DatabaseError``."""
-    return [PollLine(**row) for row in _ask_engine(engine, POLLS, run_ids=list(run_ids))]
+    return [PollLine(**row) for row in ask_engine(engine, POLLS, run_ids=list(run_ids))]
 
 
 def read_movers(engine: Engine, race_ids: Sequence[str], run_ids: Sequence[str], *, per_race: int = 3) -> list[Mover]:
     """Per race, by start: the runners whose share moved most since the first of the runs, the largest move first.
     Raises ``DatabaseError``."""
     values = {"race_ids": list(race_ids), "run_ids": list(run_ids), "per_race": per_race}
-    return [Mover(**row) for row in _ask_engine(engine, MOVERS, **values)]
+    return [Mover(**row) for row in ask_engine(engine, MOVERS, **values)]
 
 
 def _bound_overdue(now: datetime) -> dict[str, datetime]:
     return {"after": now - GIVEN_UP_AFTER, "started_by": now - OVERDUE_AFTER}
 
 
-def _ask_engine(engine: Engine, question: str, **values: Any) -> list[dict[str, Any]]:
+def ask_engine(engine: Engine, question: str, **values: Any) -> list[dict[str, Any]]:
+    """The rows of a query, by column name, on a connection of its own. Raises ``DatabaseError``."""
     try:
         with engine.connect() as connection:
             return _ask(connection, question, **values)

@@ -7,7 +7,7 @@ Shared by all threads of a process. What is written and read stands in ``race_wr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -15,24 +15,26 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from raceday_dagster.errors import WriteError
-from raceday_dagster.racing.cadence import PolledRace
 from raceday_dagster.racing.events import RacingDay
 from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult, RowCounts
+from raceday_dagster.racing.signals import Thresholds
 from raceday_dagster.racing.snapshots import RaceSnapshot
-from raceday_dagster.store import day_list, ledger, queries, race_write
+from raceday_dagster.store import day_list, images, ledger, race_write, signals
 from raceday_dagster.store.decisions import FIRST_YEAR, LAST_YEAR, guess_racing_days, is_racing_day
 from raceday_dagster.store.engine import PoolGauge
+from raceday_dagster.store.images import StoredImage
 from raceday_dagster.store.ledger import PollRun
-from raceday_dagster.store.queries import FollowedRace, OverdueRace, RaceToRecheck
 from raceday_dagster.store.race_write import Poll, WriteReport
 from raceday_dagster.store.schema.partitions import choose_days, create_partitions
+from raceday_dagster.store.signals import FoundSignals, StoredPoll
 from raceday_dagster.store.sql_errors import build_database_error, is_missing_partition
 from raceday_dagster.store.transaction import Transactions
 
-__all__ = ["Poll", "PollRun", "RaceStore", "WriteReport"]
+__all__ = ["FoundSignals", "Poll", "PollRun", "RaceStore", "StoredPoll", "WriteReport"]
 
 DEADLINE_S = 10.0
 LIST_DEADLINE_S = 30.0
+IMAGE_DEADLINE_S = 5.0
 
 Asked = ParamSpec("Asked")
 Answer = TypeVar("Answer")
@@ -122,6 +124,18 @@ class RaceStore:
             lambda transaction: ledger.record_batch(transaction, run, outcome), deadline_s=DEADLINE_S
         )
 
+    def add_signals(
+        self, polls: Sequence[StoredPoll], thresholds: Thresholds, *, deadline_s: float = DEADLINE_S
+    ) -> FoundSignals:
+        """Finds the signals of stored polls, at most one of a race, and stores them; a second time adds nothing.
+
+        Raises:
+            WriteError: None of them is stored.
+        """
+        return self._transactions.run(
+            lambda transaction: signals.add_signals(transaction, polls, thresholds), deadline_s=deadline_s
+        )
+
     def write_racing_day(self, day: RacingDay) -> RowCounts:
         """Writes the meetings and races of a list: changed rows only, nothing erased, newer answers left alone.
 
@@ -146,40 +160,27 @@ class RaceStore:
                 raise WriteError(message, race_id="", retryable=False)
         return self._create_partitions(days, "", LIST_DEADLINE_S)
 
-    def read_polled_races(
-        self, now: datetime, *, countries: Sequence[str], categories: Sequence[str]
-    ) -> list[PolledRace]:
-        """Unfinished races that start in the polling window, for ``racing.cadence.plan_polls``.
+    def read(
+        self, query: Callable[Concatenate[Connection, Asked], Answer], *args: Asked.args, **kwargs: Asked.kwargs
+    ) -> Answer:
+        """What one of the ``queries`` that take a connection answers, on a connection of the pool.
 
         Raises:
             DatabaseError: The database cannot be used.
         """
-        return self._read(queries.read_polled_races, now, countries, categories)
+        try:
+            with self._transactions.connect(self._monotonic() + DEADLINE_S) as connection:
+                return query(connection, *args, **kwargs)
+        except SQLAlchemyError as error:
+            raise build_database_error(self.engine, error) from error
 
-    def read_answered(self, asked: Mapping[str, Collection[str]]) -> set[tuple[str, str]]:
-        """Pairs of run and race, of those ``asked`` for by run, that the ledger has. Raises ``DatabaseError``."""
-        return self._read(queries.read_answered, asked)
+    def record_image(self, image: StoredImage) -> None:
+        """Stores what became of an image; a failure leaves alone what was described before.
 
-    def is_listed(self, racing_day: date) -> bool:
-        """Whether the list of a racing day was stored. Raises ``DatabaseError``."""
-        return self._read(queries.is_listed, racing_day)
-
-    # What the backfill and the alerts ask.
-
-    def read_followed_races(self, race_ids: Collection[str]) -> list[FollowedRace]:
-        """Those of these races that are stored, and what became of their polls. Raises ``DatabaseError``."""
-        return self._read(queries.read_followed_races, race_ids)
-
-    def read_races_to_recheck(self, racing_days: Sequence[date], now: datetime) -> list[RaceToRecheck]:
-        """Races to ask about again: started ones of these days, overdue ones of the last week. ``now`` is the feed's.
-        Raises ``DatabaseError``."""
-        return self._read(queries.read_races_to_recheck, racing_days, now)
-
-    def read_overdue_races(
-        self, now: datetime, *, countries: Sequence[str], categories: Sequence[str]
-    ) -> list[OverdueRace]:
-        """Races of the last week not over two hours after their start. Raises ``DatabaseError``."""
-        return self._read(queries.read_overdue_races, now, countries, categories)
+        Raises:
+            WriteError: It is not there.
+        """
+        self._transactions.run(lambda transaction: images.record_image(transaction, image), deadline_s=IMAGE_DEADLINE_S)
 
     def _create_partitions(self, days: Iterable[date], race_id: str, deadline_s: float) -> list[str]:
         wanted = choose_days(self._utc_now(), days)
@@ -188,12 +189,3 @@ class RaceStore:
         )
         self._days = partitions.days
         return list(partitions.made)
-
-    def _read(
-        self, read: Callable[Concatenate[Connection, Asked], Answer], *args: Asked.args, **kwargs: Asked.kwargs
-    ) -> Answer:
-        try:
-            with self._transactions.connect(self._monotonic() + DEADLINE_S) as connection:
-                return read(connection, *args, **kwargs)
-        except SQLAlchemyError as error:
-            raise build_database_error(self.engine, error) from error

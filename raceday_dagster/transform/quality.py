@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from raceday_dagster.racing.events import RaceEvent
-from raceday_dagster.racing.snapshots import IntervalType, Quality
+from raceday_dagster.racing.snapshots import VALID_FROM, IntervalType, Quality
 from raceday_dagster.transform.money_flow import RaceMoney
 from raceday_dagster.transform.rounding import to_hundredths
 from raceday_dagster.transform.tote_pools import PoolTotals
 
-VALID_FROM = 80
 TOLERANCE = 5
 """Percent; the feed rounds each of some seventy rows to an integer, so that true totals are off by several."""
 FEWEST_RUNNERS, MOST_RUNNERS = 2, 30

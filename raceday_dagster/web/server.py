@@ -1,8 +1,9 @@
-"""Dagster's web UI for one workspace file, behind the guard, on 127.0.0.1 unless told otherwise.
+"""Dagster's web UI for one workspace file and ``market``'s pages, behind the guard, on 127.0.0.1 unless told otherwise.
 
     python -m raceday_dagster.web.server --workspace FILE [--port P] [--read-only] [--allow-host NAME]...
 
 Does what ``dagster-webserver`` does to serve its UI, without telemetry. What is let through is decided in ``guard``.
+The pages are at ``/races``, of the database in ``DATABASE_URL``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster_webserver.version import __version__
 from dagster_webserver.webserver import DagsterWebserver
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from raceday_dagster.errors import SettingsError
+from raceday_dagster.market.app import build_market_app, is_ours
+from raceday_dagster.settings import Settings
 from raceday_dagster.web.address import AddressError, check_exposure, check_names, is_loopback, open_listener
 from raceday_dagster.web.guard import LOOPBACK_HOSTS, HostRule, WebGuard
 
@@ -53,19 +58,22 @@ def main(workspace: str, port: int, host: str, expose: bool, allow_host: tuple[s
             serve_ui(workspace, listener, HostRule(names, any_address=expose), read_only=read_only)
     except KeyboardInterrupt:
         sys.exit(0)
-    except AddressError as error:
+    except (AddressError, SettingsError) as error:
         raise click.ClickException(str(error)) from error
     except DagsterHomeNotSetError:
         raise click.ClickException("DAGSTER_HOME is not set: whose runs are to be shown?") from None
 
 
 def serve_ui(workspace: str, listener: socket.socket, hosts: HostRule, *, read_only: bool) -> None:
-    """Serves the instance of ``DAGSTER_HOME`` and the code locations of ``workspace`` until a signal.
+    """Serves the instance of ``DAGSTER_HOME``, the code locations of ``workspace`` and the races of ``DATABASE_URL``
+    until a signal.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came; everything is closed.
         DagsterHomeNotSetError: No instance is named.
+        SettingsError: A variable is wrong.
     """
+    market = build_market_app(Settings.from_environment().database_url)
     with DagsterInstance.get() as instance:
         instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, POOL_MAX_OVERFLOW)
         with WorkspaceProcessContext(
@@ -73,7 +81,7 @@ def serve_ui(workspace: str, listener: socket.socket, hosts: HostRule, *, read_o
         ) as context:
             ui = DagsterWebserver(context, live_data_poll_rate=LIVE_DATA_POLL_MS).create_asgi_app()
             config = uvicorn.Config(
-                WebGuard(ui, hosts),
+                WebGuard(put_beside(ui, market), hosts),
                 log_level="warning",
                 lifespan="off",  # the UI has none, and uvicorn's is cancelled noisily on a signal
                 timeout_graceful_shutdown=STOP_TIMEOUT_S,
@@ -81,6 +89,16 @@ def serve_ui(workspace: str, listener: socket.socket, hosts: HostRule, *, read_o
             host, port = listener.getsockname()[:2]
             click.echo(f"Dagster's UI: http://{f'[{host}]' if ':' in host else host}:{port}", err=True)
             uvicorn.Server(config).run(sockets=[listener])
+
+
+def put_beside(ui: ASGIApp, market: ASGIApp) -> ASGIApp:
+    """The pages at their addresses, Dagster's UI at all others."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        is_page = scope["type"] == "http" and is_ours(scope["path"])
+        await (market if is_page else ui)(scope, receive, send)
+
+    return serve
 
 
 if __name__ == "__main__":

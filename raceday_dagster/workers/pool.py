@@ -380,7 +380,7 @@ class _Task:
         if reply.error is not None:
             if not reply.error.stack:
                 self.log.error("worker_error", worker_id=worker_id, reason=reply.error.name)
-            raise self._fail(reply.error)
+            raise self._fail(reply.error, worker_id=worker_id)
         self.log.debug("worker_task_completed", worker_id=worker_id, duration_ms=reply.duration_ms)
         assert reply.result is not None  # a reply without an error holds a result
         return reply.result
@@ -397,7 +397,7 @@ class _Task:
         self.log.error("worker_task_abandoned", attempts=self.attempts, reason=reason)
         return TransformError(reason, race_id=self._event.race_id, retryable=True)
 
-    def _fail(self, error: TaskError) -> TransformError:
-        """The error to raise for an answer that cannot be transformed, now or later."""
-        self.log.error("worker_task_failed", error=error.model_dump())
+    def _fail(self, error: TaskError, **worker: int) -> TransformError:
+        """The error to raise for an answer that cannot be transformed, now or later; ``worker`` may name its worker."""
+        self.log.error("worker_task_failed", **worker, error=error.model_dump())
         return TransformError(f"{error.name}: {error.message}"[:200], race_id=self._event.race_id, retryable=False)

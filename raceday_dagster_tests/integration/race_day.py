@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +16,7 @@ import pytest
 from sqlalchemy import Engine, NullPool, create_engine, text
 
 from raceday_dagster.definitions import defs
+from raceday_dagster.racing.race_key import build_race_key, read_id_start
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.simulator.running import RunningSimulator, running_simulator
 
@@ -74,6 +74,20 @@ class RaceDay:
         with self.engine.connect() as connection:
             return list(connection.execute(text(question), values).mappings())
 
+    def remove_partition(self, race_id: str) -> str:
+        """Removes a race from the partitions; returns the name it had there."""
+        keys = self.instance.get_dynamic_partitions("races")
+        (key,) = (key for key in keys if read_id_start(key) == read_id_start(race_id))
+        self.instance.delete_dynamic_partition("races", key)
+        return key
+
+    def name_race(self, race_id: str) -> str:
+        """The readable name of a stored race."""
+        (row,) = self.ask(
+            "SELECT racing_day, meeting_name, race_number, race_id FROM race_card WHERE race_id = :id", id=race_id
+        )
+        return build_race_key(**row)
+
     def read_polls(self, run_id: str) -> dict[str, Mapping[str, Any]]:
         """The ledger of a run by race."""
         return {row["race_id"]: row for row in self.ask("SELECT * FROM race_polls WHERE run_id = :run", run=run_id)}
@@ -96,37 +110,24 @@ class RaceDay:
 
 
 @contextmanager
-def open_race_day(
-    database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, speed: float = 1.0
-) -> Iterator[RaceDay]:
+def open_race_day(database_url: str, *, speed: float = 1.0, **environment: str) -> Iterator[RaceDay]:
     """A simulated day two hours in, whose last races start after New Zealand's midnight, on a database with the
-    schema; the environment names both."""
+    schema; the environment names both, and what is given besides. Dagster keeps its runs in memory."""
     now = FIRST_START + timedelta(hours=2)
     with (
+        pytest.MonkeyPatch.context() as monkeypatch,
         running_simulator(seed=5, racing_day=RACING_DAY, now=now, speed=speed) as simulator,
-        dg.DagsterInstance.local_temp(str(folder), overrides={"telemetry": {"enabled": False}}) as instance,
+        dg.DagsterInstance.ephemeral() as instance,
     ):
         # Trusted on its socket, the server ignores the password; whoever prints the URL does not.
         with_password = database_url.replace("raceday@", f"raceday:{quote(PASSWORD, safe='')}@", 1)
         assert with_password != database_url
-        for name, value in {**IDENTITY, "DATABASE_URL": with_password, "NZTAB_API_URL": simulator.api_url}.items():
+        places = {"DATABASE_URL": with_password, "NZTAB_API_URL": simulator.api_url}
+        patience = {"RACE_DEADLINE_S": "60"}  # none of these tests is about it, and the machine may be busy
+        for name, value in {**IDENTITY, **places, **patience, **environment}.items():
             monkeypatch.setenv(name, value)
         engine = create_engine(database_url, poolclass=NullPool)
         yield RaceDay(simulator, instance, engine, find_open_races(simulator))
-
-
-@contextmanager
-def open_module_day(
-    database_url: str, folders: pytest.TempPathFactory, *, speed: float = 1.0, **environment: str
-) -> Iterator[RaceDay]:
-    """``open_race_day`` for the tests of a whole module, with more of the environment set."""
-    with (
-        pytest.MonkeyPatch.context() as monkeypatch,
-        open_race_day(database_url, folders.mktemp("instance"), monkeypatch, speed=speed) as day,
-    ):
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        yield day
 
 
 def find_open_races(simulator: RunningSimulator) -> list[str]:

@@ -10,6 +10,7 @@ import dagster as dg
 
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.dagster_plugins.run_launcher import find_run_worker
+from raceday_dagster.defs.automation.alerts import alerts
 from raceday_dagster.defs.automation.due_races import Runs, Stored, request_due_races
 from raceday_dagster.defs.failures import refusing_plainly
 from raceday_dagster.defs.jobs import daily_baseline_job, process_races_job
@@ -20,6 +21,7 @@ from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.racing.first_load import AGAIN_AFTER, LoadAttempt, explain_wait, is_schedules_turn
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.engine import build_engine
+from raceday_dagster.store.queries import is_listed, read_answered, read_polled_races
 from raceday_dagster.store.race_store import RaceStore
 
 RUN_KEY_TAG = "dagster/run_key"
@@ -75,17 +77,17 @@ class SensorReader:
         with refusing_plainly():
             settings = Settings.from_environment()
             with _open_store(settings) as store:
-                answered = store.read_answered(asked)
+                answered = store.read(read_answered, asked)
                 now = self._clock()
-                races = store.read_polled_races(
-                    now, countries=settings.race_countries, categories=settings.race_categories
+                races = store.read(
+                    read_polled_races, now, countries=settings.race_countries, categories=settings.race_categories
                 )
         return Stored(races=races, answered=answered, read_at=now)
 
     def is_listed(self, racing_day: date) -> bool:
         """Whether the list of a racing day was stored."""
         with refusing_plainly(), _open_store(Settings.from_environment()) as store:
-            return store.is_listed(racing_day)
+            return store.read(is_listed, racing_day)
 
     def read_last_load(self) -> LoadAttempt | None:
         """The newest run of `daily_baseline`, or the newest that is not over."""
@@ -158,7 +160,7 @@ def first_baseline(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.Sk
     return request_first_load(SensorReader(context), read_utc_clock())
 
 
-SENSORS = (due_races, first_baseline)
+SENSORS = (due_races, first_baseline, alerts)
 
 
 @contextmanager

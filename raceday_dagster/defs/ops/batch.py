@@ -10,9 +10,10 @@ import dagster as dg
 from pydantic import Field
 
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
+from raceday_dagster.defs.assets import describe_batch, report_settled
 from raceday_dagster.defs.concurrency import choose_concurrency, read_limit, read_requested_concurrency
 from raceday_dagster.defs.failures import failing_plainly
-from raceday_dagster.defs.partitions import build_mapping_key
+from raceday_dagster.defs.partitions import build_mapping_key, find_race
 from raceday_dagster.defs.reporting import (
     ProgressBoard,
     build_failure_tags,
@@ -21,16 +22,26 @@ from raceday_dagster.defs.reporting import (
     log_pool_use,
     log_summary,
     report_live_polls,
+    report_recovered,
     report_unanswered,
     warn_of_budgets,
 )
-from raceday_dagster.errors import DatabaseError
+from raceday_dagster.defs.signals import NO_SIGNALS, build_signal_metadata, find_batch_signals, send_signals
+from raceday_dagster.errors import DatabaseError, WriteError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.cadence import plan_polls
-from raceday_dagster.racing.outcomes import BATCH_BUDGET_MS, BatchOutcome, ProcessResult, RaceFacts, WorkerUse
+from raceday_dagster.racing.outcomes import (
+    BATCH_BUDGET_MS,
+    BatchOutcome,
+    BatchResults,
+    ProcessResult,
+    RaceFacts,
+    WorkerUse,
+)
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.queries import FollowedRace
+from raceday_dagster.store.ledger import RecoveredRace, read_recovered_races
+from raceday_dagster.store.queries import FollowedRace, read_followed_races, read_polled_races
 from raceday_dagster.store.race_store import PollRun, RaceStore
 from raceday_dagster.workers.pool import TransformWorkers
 
@@ -83,10 +94,11 @@ class FailRunWhen(Enum):
 class SummariseBatch(dg.Config):
     """How to judge a batch."""
 
-    fail_run_when: FailRunWhen = Field(
-        default=FailRunWhen.all,
-        description="Fail the run, after its summary is stored: when none of its races succeeded and one failed or is "
-        "not known to the API (all), when any failed as well (any), or never.",
+    fail_run_when: FailRunWhen | None = Field(
+        default=None,
+        description="Fail the run, after its summary is stored: when none of its races or images succeeded and one "
+        "failed or is not known to the API (all), when any failed as well (any), or never. Not set: FAIL_RUN_WHEN for "
+        "the runs of the sensor, all for others.",
     )
 
 
@@ -142,7 +154,8 @@ def select_race(
         )
     with failing_plainly():
         race_store.ensure_partitions()
-    yield from send_races(context, [context.partition_key], race_store, progress_board, budget_ms=BATCH_BUDGET_MS)
+        race_id = find_race(race_store, context.partition_key)
+    yield from send_races(context, [race_id], race_store, progress_board, budget_ms=BATCH_BUDGET_MS)
 
 
 def send_races(
@@ -155,7 +168,7 @@ def send_races(
     metadata: Mapping[str, Any] | None = None,
 ) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
     """The outputs of an op that begins a batch: the batch, then each race under a mapping key of its own."""
-    batch = begin_batch(context, race_ids, race_store, board, budget_ms=budget_ms)
+    batch = begin_batch(context, len(race_ids), race_store, board, budget_ms=budget_ms)
     yield dg.Output(batch, "batch", metadata={"races": len(race_ids), **(metadata or {})})
     for race_id in race_ids:
         yield dg.DynamicOutput(race_id, build_mapping_key(race_id), "races")
@@ -163,13 +176,13 @@ def send_races(
 
 def begin_batch(
     context: dg.OpExecutionContext,
-    race_ids: Sequence[str],
+    total: int,
     race_store: RaceStore,
     board: ProgressBoard,
     *,
-    budget_ms: int,
+    budget_ms: int = BATCH_BUDGET_MS,
 ) -> Batch:
-    """Starts the clock, the counters and the log of a batch."""
+    """Starts the clock, the counters and the log of a batch of so many races or images."""
     gauge = race_store.gauge
     requested = read_requested_concurrency(context.run.run_config)
     batch = Batch(
@@ -180,10 +193,10 @@ def begin_batch(
         effective_concurrency=choose_concurrency(requested, read_limit(context.run.tags)),
     )
     gauge.reset_peak()
-    board.begin(len(race_ids))
+    board.begin(total)
     get_logger(run_id=context.run_id).info(
         "batch_start",
-        total=len(race_ids),
+        total=total,
         requested_concurrency=requested,
         effective_concurrency=batch.effective_concurrency,
         db_pool={"max": gauge.max, "in_use": gauge.in_use},
@@ -194,7 +207,9 @@ def begin_batch(
 
 def _read_due_races(context: dg.OpExecutionContext, settings: Settings, race_store: RaceStore) -> list[str]:
     now = datetime.now(UTC)
-    stored = race_store.read_polled_races(now, countries=settings.race_countries, categories=settings.race_categories)
+    stored = race_store.read(
+        read_polled_races, now, countries=settings.race_countries, categories=settings.race_categories
+    )
     due = plan_polls(stored, (), now).race_ids
     if not due:
         known = f"{len(stored)} races are stored around now" if stored else "no race is stored around now"
@@ -252,6 +267,7 @@ def summarise_batch(
     config: SummariseBatch,
     batch: Batch,
     races: list[ProcessResult],
+    settings: dg.ResourceParam[Settings],
     race_store: dg.ResourceParam[RaceStore],
     transform_workers: dg.ResourceParam[TransformWorkers],
 ) -> Iterator[dg.Output[BatchOutcome]]:
@@ -279,14 +295,22 @@ def summarise_batch(
     warn_of_budgets(context, outcome)
     if is_live:
         report_live_polls(context.run_id, outcome, {race_id: race.polls for race_id, race in stored.items()})
+        report_recovered(context.run_id, outcome, _read_recovered(context, outcome, race_store))
     report_unanswered(context.run_id, outcome, list(stored.values()), datetime.now(UTC))
     if tags := build_failure_tags(outcome):
         context.instance.add_run_tags(context.run_id, tags)
+    not_recorded = _record_batch(context, outcome, race_store)
+    # A database that has just refused the ledger is not asked again.
+    found = NO_SIGNALS if not_recorded else find_batch_signals(context, outcome, settings, race_store)
+    _report_assets(context, batch, outcome, race_store)
     # The UI has the outcome even when the ledger cannot be written.
-    yield dg.Output(outcome, metadata=build_summary_metadata(outcome))
+    yield dg.Output(outcome, metadata={**build_summary_metadata(outcome), **build_signal_metadata(found)})
+    send_signals(context, found.news, settings)
     with failing_plainly():
-        race_store.record_batch(describe_run(context), outcome)
-    if is_failed(outcome, config.fail_run_when):
+        if not_recorded is not None:
+            raise not_recorded
+    policy = config.fail_run_when or FailRunWhen(settings.fail_run_when if is_live else "all")
+    if is_failed(outcome, policy):
         raise dg.Failure(
             f"{outcome.failures} of {outcome.total_races} races failed "
             f"({outcome.retryable_failures} may succeed at the next poll), {outcome.skipped} were skipped; "
@@ -295,7 +319,24 @@ def summarise_batch(
         )
 
 
-def is_failed(outcome: BatchOutcome, policy: FailRunWhen) -> bool:
+def _report_assets(context: dg.OpExecutionContext, batch: Batch, outcome: BatchOutcome, race_store: RaceStore) -> None:
+    """Tells the catalogue of a batch, unless it loads a day, and of the races that are over with it."""
+    if batch.budget_ms == BATCH_BUDGET_MS:
+        context.log_event(describe_batch(outcome, describe_run(context).due_at))
+    if over := [race.race_id for race in outcome.races if is_over(race)]:
+        report_settled(context, race_store, over)
+
+
+def _record_batch(context: dg.OpExecutionContext, outcome: BatchOutcome, race_store: RaceStore) -> WriteError | None:
+    """Puts the batch into the ledger; the error if it is not there."""
+    try:
+        race_store.record_batch(describe_run(context), outcome)
+    except WriteError as error:
+        return error
+    return None
+
+
+def is_failed(outcome: BatchResults[Any], policy: FailRunWhen) -> bool:
     """Whether the run of this batch is red under a policy. An empty batch never is."""
     if policy is FailRunWhen.never:
         return False
@@ -308,10 +349,21 @@ def _read_stored(
     """What is stored of these races, by id: their names, when they last had an answer, how often they were polled."""
     race_ids = [race.race_id for race in races]
     try:
-        return {race.race_id: race for race in race_store.read_followed_races(race_ids)} if race_ids else {}
+        return {race.race_id: race for race in race_store.read(read_followed_races, race_ids)} if race_ids else {}
     except DatabaseError as error:
         context.log.warning(f"The names and polls of races could not be read: {error}")
         return {}
+
+
+def _read_recovered(
+    context: dg.OpExecutionContext, outcome: BatchOutcome, race_store: RaceStore
+) -> Sequence[RecoveredRace]:
+    race_ids = [race.race_id for race in outcome.races if race.success]
+    try:
+        return race_store.read(read_recovered_races, race_ids, context.run_id) if race_ids else ()
+    except DatabaseError as error:
+        context.log.warning(f"Whether the polls before had failed could not be read: {error}")
+        return ()
 
 
 def _name_from_store(race: ProcessResult, stored: Mapping[str, FollowedRace]) -> ProcessResult:

@@ -6,10 +6,10 @@ same list every quarter of an hour is there.
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import dagster as dg
 from pydantic import Field
@@ -25,36 +25,43 @@ from raceday_dagster.racing.events import RacingDay
 from raceday_dagster.racing.outcomes import ProcessResult
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.queries import REASONS
+from raceday_dagster.store.queries import REASONS, read_race_keys, read_races_to_recheck
 from raceday_dagster.store.race_store import RaceStore
 
 DAY_BUDGET_MS = 15 * 60 * 1000
 LIST_DEADLINE_S = 60.0
-BASELINE_FAILED = "daily_initialization_failed"
-BACKFILL_FAILED = "evening_backfill_failed"
 
 
-class FetchMeetings(dg.Config):
-    """Which racing day to load."""
-
-    racing_day: str = Field(
-        default="", description="The racing day, YYYY-MM-DD as the TAB labels it. Empty: today in New Zealand."
-    )
-
-
-class RacingDayUnderWay(dg.Config):
-    """Which racing day, unless it is the present one."""
+class ChosenDay(dg.Config):
+    """Which racing day."""
 
     racing_day: str = Field(
         default="",
-        description="The racing day, YYYY-MM-DD as the TAB labels it. Empty: the one under way, which in New Zealand "
-        "turns at 06:00.",
+        description="The racing day, YYYY-MM-DD as the TAB labels it. Empty: in daily_baseline today in New Zealand, "
+        "otherwise the one under way, which in New Zealand turns at 06:00.",
     )
+
+
+class DayEvents(Record):
+    """The log events of a job that loads or completes a day."""
+
+    start: str
+    complete: str
+    failed: str
+
+
+BASELINE = DayEvents(
+    start="daily_initialization_start", complete="daily_initialization_complete", failed="daily_initialization_failed"
+)
+BACKFILL = DayEvents(
+    start="evening_backfill_start", complete="evening_backfill_complete", failed="evening_backfill_failed"
+)
 
 
 class DayLoad(Record):
     """What the end of a day's load or backfill must know of its beginning."""
 
+    events: DayEvents
     racing_day: date
     meetings: int
     races: int
@@ -63,26 +70,12 @@ class DayLoad(Record):
     """Reading of ``time.monotonic``."""
 
 
-# What the jobs that begin with a day's list do alike.
+DayOutput: TypeAlias = dg.Output[Batch] | dg.Output[DayLoad] | dg.DynamicOutput[str]
 
 
-def build_day_config(racing_day: date) -> dict[str, Any]:
-    """Run config that names the racing day; in each of these jobs the same one."""
-    return {"ops": {"fetch_meetings": {"config": {"racing_day": racing_day.isoformat()}}}}
-
-
-def parse_racing_day(text: str, default: date) -> date:
-    """The racing day of a run's config, ``default`` without one.
-
-    Raises:
-        dagster.Failure: What was given is no date.
-    """
-    if not text:
-        return default
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise dg.Failure(f"racing_day must be a date like 2026-01-31, not {text!r}", allow_retries=False) from None
+def build_day_config(racing_day: date, op: str = "fetch_meetings") -> dict[str, Any]:
+    """Run config that names the racing day; in each of these jobs the same one, but for the ``op`` that takes it."""
+    return {"ops": {op: {"config": {"racing_day": racing_day.isoformat()}}}}
 
 
 @contextmanager
@@ -101,35 +94,72 @@ def reporting_failure(context: dg.OpExecutionContext, event: str, racing_day: da
         raise dg.Failure(f"{what}: {error}" if what else str(error), allow_retries=False) from error
 
 
-def fetch_day(
-    context: dg.OpExecutionContext, racing_day: date, settings: Settings, racing_api: RacingApi, *, failed: str
-) -> RacingDay:
-    """The day's list as the settings filter it, with its figures as output metadata; ``failed`` is the event that says
-    it could not be read.
+def build_list_op(
+    name: str,
+    description: str,
+    *,
+    choose_day: Callable[[datetime], date],
+    failed: str,
+    start: str = "",
+    priority: int = 0,
+) -> dg.OpDefinition:
+    """An op that reads a day's list as the settings filter it, with its figures as output metadata.
+
+    Args:
+        name: The op's; every job calls its own ``fetch_meetings``, where its config names the day.
+        description: For the UI.
+        choose_day: The racing day at an instant, where the config names none.
+        failed: The event that says that the list could not be read.
+        start: The event with which the op begins; none if empty.
+        priority: Of the step.
+    """
+
+    @dg.op(name=name, description=description, tags={"dagster/priority": str(priority)})
+    def fetch_list(
+        context: dg.OpExecutionContext,
+        config: ChosenDay,
+        settings: dg.ResourceParam[Settings],
+        racing_api: dg.ResourceParam[RacingApi],
+    ) -> RacingDay:
+        racing_day = parse_racing_day(config.racing_day, choose_day(datetime.now(UTC)))
+        if start:
+            get_logger(run_id=context.run_id).info(start, nz_date=racing_day)
+        began_s = time.monotonic()
+        with reporting_failure(context, failed, racing_day, f"The meetings of {racing_day} could not be read"):
+            listed = racing_api.fetch_racing_day(racing_day, deadline_s=LIST_DEADLINE_S)
+        chosen = listed.select_meetings(countries=settings.race_countries, categories=settings.race_categories)
+        for rejected in listed.rejected:
+            context.log.warning(f"Meeting {rejected.meeting_id or 'without id'} left out: {rejected.reason}")
+        if listed.dropped:
+            context.log.warning(f"Unreadable fields of the list, left as stored: {', '.join(listed.dropped[:20])}")
+        context.add_output_metadata(
+            {
+                "racing_day": racing_day.isoformat(),
+                "fetch_ms": round(1000 * (time.monotonic() - began_s)),
+                "meetings_listed": len(listed.meetings),
+                "meetings": len(chosen.meetings),
+                "races": len(chosen.races),
+                "rejected": len(listed.rejected),
+                "dropped_fields": len(listed.dropped),
+            }
+        )
+        return chosen
+
+    return fetch_list
+
+
+def parse_racing_day(text: str, default: date) -> date:
+    """The racing day of a run's config, ``default`` without one.
 
     Raises:
-        dagster.Failure: The list could not be read.
+        dagster.Failure: What was given is no date.
     """
-    began_s = time.monotonic()
-    with reporting_failure(context, failed, racing_day, f"The meetings of {racing_day} could not be read"):
-        listed = racing_api.fetch_racing_day(racing_day, deadline_s=LIST_DEADLINE_S)
-    chosen = listed.select_meetings(countries=settings.race_countries, categories=settings.race_categories)
-    for rejected in listed.rejected:
-        context.log.warning(f"Meeting {rejected.meeting_id or 'without id'} left out: {rejected.reason}")
-    if listed.dropped:
-        context.log.warning(f"Unreadable fields of the list, left as stored: {', '.join(listed.dropped[:20])}")
-    context.add_output_metadata(
-        {
-            "racing_day": racing_day.isoformat(),
-            "fetch_ms": round(1000 * (time.monotonic() - began_s)),
-            "meetings_listed": len(listed.meetings),
-            "meetings": len(chosen.meetings),
-            "races": len(chosen.races),
-            "rejected": len(listed.rejected),
-            "dropped_fields": len(listed.dropped),
-        }
-    )
-    return chosen
+    if not text:
+        return default
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise dg.Failure(f"racing_day must be a date like 2026-01-31, not {text!r}", allow_retries=False) from None
 
 
 def order_races(day: RacingDay) -> list[str]:
@@ -137,19 +167,20 @@ def order_races(day: RacingDay) -> list[str]:
     return [race.race_id for race in sorted(day.races, key=lambda race: (race.start_time, race.race_id))]
 
 
-# The morning: `daily_baseline`.
-
-
-@dg.op(description="Meetings and races of a racing day, every page of the list, as the settings filter them.")
-def fetch_meetings(
-    context: dg.OpExecutionContext,
-    config: FetchMeetings,
-    settings: dg.ResourceParam[Settings],
-    racing_api: dg.ResourceParam[RacingApi],
-) -> RacingDay:
-    racing_day = parse_racing_day(config.racing_day, choose_today(datetime.now(UTC)))
-    get_logger(run_id=context.run_id).info("daily_initialization_start", nz_date=racing_day)
-    return fetch_day(context, racing_day, settings, racing_api, failed=BASELINE_FAILED)
+fetch_meetings = build_list_op(
+    "fetch_meetings",
+    "Meetings and races of a racing day, every page of the list, as the settings filter them.",
+    choose_day=choose_today,
+    start=BASELINE.start,
+    failed=BASELINE.failed,
+)
+fetch_evening_meetings = build_list_op(
+    "fetch_evening_meetings",
+    "Meetings and races of the racing day once more: statuses, and races that were missed.",
+    choose_day=choose_current_racing_day,
+    start=BACKFILL.start,
+    failed=BACKFILL.failed,
+)
 
 
 @dg.op(
@@ -162,119 +193,78 @@ def write_meetings(
     day: RacingDay,
     race_store: dg.ResourceParam[RaceStore],
     progress_board: dg.ResourceParam[ProgressBoard],
-) -> Iterator[dg.Output[Batch] | dg.Output[DayLoad] | dg.DynamicOutput[str]]:
-    listed = order_races(day)
-    day_before = day.racing_day - timedelta(days=1)
+) -> Iterator[DayOutput]:
     began_s = time.monotonic()
-    with reporting_failure(context, BASELINE_FAILED, day.racing_day):
+    listed = order_races(day)
+    with reporting_failure(context, BASELINE.failed, day.racing_day):
         created = race_store.ensure_partitions([day.racing_day])
         counts = race_store.write_racing_day(day)
-        reread = race_store.read_races_to_recheck([day_before], day.generated_at)
-    race_ids = list(dict.fromkeys([*listed, *(race.race_id for race in reread)]))
-    registered = register_races(context.instance, race_ids)
-    write_ms = round(1000 * (time.monotonic() - began_s))
+        reread = race_store.read(read_races_to_recheck, [day.racing_day - timedelta(days=1)], day.generated_at)
+        race_ids = list(dict.fromkeys([*listed, *(race.race_id for race in reread)]))
+        keys = race_store.read(read_race_keys, race_ids)
+    metadata = {
+        "rows/meetings": counts.meetings,
+        "rows/races": counts.races,
+        "history_partitions_created": created,
+        "partitions_registered": register_races(context.instance, keys.values()),
+        "reread": len(reread),
+        "write_ms": round(1000 * (time.monotonic() - began_s)),
+    }
     if not listed:
         get_logger(run_id=context.run_id).error(
             "daily_initialization_empty", nz_date=day.racing_day, meetings=len(day.meetings)
         )
         context.log.error(f"No race is listed for {day.racing_day}: it is not loaded, and first_baseline tries again")
-    yield dg.Output(
-        DayLoad(racing_day=day.racing_day, meetings=len(day.meetings), races=len(listed), started_s=began_s), "load"
-    )
-    yield from send_races(
-        context,
-        race_ids,
-        race_store,
-        progress_board,
-        budget_ms=DAY_BUDGET_MS,
-        metadata={
-            "write_ms": write_ms,
-            "rows/meetings": counts.meetings,
-            "rows/races": counts.races,
-            "history_partitions_created": created,
-            "partitions_registered": registered,
-            "reread": len(reread),
-        },
-    )
-
-
-# The evening: `evening_backfill`.
-
-
-@dg.op(description="Meetings and races of the racing day once more: statuses, and races that were missed.")
-def fetch_evening_meetings(
-    context: dg.OpExecutionContext,
-    config: RacingDayUnderWay,
-    settings: dg.ResourceParam[Settings],
-    racing_api: dg.ResourceParam[RacingApi],
-) -> RacingDay:
-    racing_day = parse_racing_day(config.racing_day, choose_current_racing_day(datetime.now(UTC)))
-    get_logger(run_id=context.run_id).info("evening_backfill_start", nz_date=racing_day)
-    return fetch_day(context, racing_day, settings, racing_api, failed=BACKFILL_FAILED)
+    yield start_load(BASELINE, day, began_s)
+    yield from send_races(context, race_ids, race_store, progress_board, budget_ms=DAY_BUDGET_MS, metadata=metadata)
 
 
 @dg.op(
     description="Stores the list, registers new races as partitions, and sends every race of the day and of the day "
     "before that has started and is not complete to be polled, with those of the last week that are not over.",
-    out={"races": dg.DynamicOut(str), "batch": dg.Out(Batch), "backfill": dg.Out(DayLoad)},
+    out={"races": dg.DynamicOut(str), "batch": dg.Out(Batch), "load": dg.Out(DayLoad)},
 )
 def select_unsettled_races(
     context: dg.OpExecutionContext,
     day: RacingDay,
     race_store: dg.ResourceParam[RaceStore],
     progress_board: dg.ResourceParam[ProgressBoard],
-) -> Iterator[dg.Output[Batch] | dg.Output[DayLoad] | dg.DynamicOutput[str]]:
-    listed = order_races(day)
+) -> Iterator[DayOutput]:
     began_s = time.monotonic()
     day_before = day.racing_day - timedelta(days=1)
-    with reporting_failure(context, BACKFILL_FAILED, day.racing_day):
-        race_store.ensure_partitions([day_before, day.racing_day])
+    with reporting_failure(context, BACKFILL.failed, day.racing_day):
+        race_store.ensure_partitions([day_before])
         counts = race_store.write_racing_day(day)
-        chosen = race_store.read_races_to_recheck([day_before, day.racing_day], day.generated_at)
-    race_ids = [race.race_id for race in chosen]
-    registered = register_races(context.instance, [*listed, *race_ids])
+        chosen = race_store.read(read_races_to_recheck, [day_before, day.racing_day], day.generated_at)
+        race_ids = [race.race_id for race in chosen]
+        keys = race_store.read(read_race_keys, [*order_races(day), *race_ids])
     found = Counter(race.reason for race in chosen)
     why = ", ".join(f"{found[reason]} {reason}" for reason in REASONS if found[reason])
     context.log.info(f"{len(race_ids)} races are not complete{f': {why}' if why else ''}")
-    yield dg.Output(
-        DayLoad(racing_day=day.racing_day, meetings=len(day.meetings), races=len(listed), started_s=began_s),
-        "backfill",
+    metadata = {
+        "rows/meetings": counts.meetings,
+        "rows/races": counts.races,
+        "partitions_registered": register_races(context.instance, keys.values()),
+        **{f"chosen/{reason}": found[reason] for reason in REASONS},
+    }
+    yield start_load(BACKFILL, day, began_s)
+    yield from send_races(context, race_ids, race_store, progress_board, budget_ms=DAY_BUDGET_MS, metadata=metadata)
+
+
+def start_load(events: DayEvents, day: RacingDay, began_s: float) -> dg.Output[DayLoad]:
+    """The output ``load``, which ``report_day`` takes up when the races were polled."""
+    load = DayLoad(
+        events=events, racing_day=day.racing_day, meetings=len(day.meetings), races=len(day.races), started_s=began_s
     )
-    yield from send_races(
-        context,
-        race_ids,
-        race_store,
-        progress_board,
-        budget_ms=DAY_BUDGET_MS,
-        metadata={
-            "rows/meetings": counts.meetings,
-            "rows/races": counts.races,
-            "partitions_registered": registered,
-            **{f"chosen/{reason}": found[reason] for reason in REASONS},
-        },
-    )
+    return dg.Output(load, "load")
 
 
-@dg.op(description="Says what the backfill came to.")
-def report_evening_backfill(
-    context: dg.OpExecutionContext, backfill: DayLoad, races: list[ProcessResult]
-) -> dg.Output[None]:
-    return report_day(context, backfill, races, complete="evening_backfill_complete", failure=BACKFILL_FAILED)
-
-
-@dg.op(description="Says what the load of the day came to, when its races were polled.")
-def report_daily_baseline(context: dg.OpExecutionContext, load: DayLoad, races: list[ProcessResult]) -> dg.Output[None]:
-    return report_day(context, load, races, complete="daily_initialization_complete", failure=BASELINE_FAILED)
-
-
-def report_day(
-    context: dg.OpExecutionContext, load: DayLoad, races: list[ProcessResult], *, complete: str, failure: str
-) -> dg.Output[None]:
-    """The event that ends a day's load or backfill: ``failure`` when every race of it failed, else ``complete``."""
+@dg.op(description="Says what the load of the day, or its backfill, came to when its races were polled.")
+def report_day(context: dg.OpExecutionContext, load: DayLoad, races: list[ProcessResult]) -> dg.Output[None]:
     failed = [race.race_id for race in races if race.status == "failed"]
     log = get_logger(run_id=context.run_id)
     all_failed = bool(failed) and len(failed) == len(races)
-    say, event = (log.error, failure) if all_failed else (log.info, complete)
+    say, event = (log.error, load.events.failed) if all_failed else (log.info, load.events.complete)
     say(
         event,
         nz_date=load.racing_day,

@@ -26,6 +26,7 @@ from raceday_dagster.defs.partitions import RACES
 from raceday_dagster.errors import RacedayError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.calendar import choose_today
+from raceday_dagster.racing.race_key import read_id_start
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.queries import read_races_since
 from raceday_dagster.store.race_store import RaceStore
@@ -149,8 +150,8 @@ def remove_old_partitions(
     metadata: dict[str, Any] = {"started_before": since.isoformat(timespec="seconds"), "partitions_removed": 0}
     try:
         keys = instance.get_dynamic_partitions(RACES)
-        recent = read_races_since(race_store.engine, since)
-        old = [key for key in keys if key not in recent]
+        recent = set(map(read_id_start, read_races_since(race_store.engine, since)))
+        old = [key for key in keys if read_id_start(key) not in recent]
         for key in choose_unnamed_keys(instance, old):
             instance.delete_dynamic_partition(RACES, key)
             metadata["partitions_removed"] += 1
@@ -169,12 +170,12 @@ def choose_unnamed_keys(instance: dg.DagsterInstance, keys: Sequence[str]) -> It
     in_backfills = find_races_in_backfills(instance.get_backfills())
     for first in range(0, len(keys), KEYS_AT_ONCE):
         requested = find_races_in_backfills(instance.get_backfills(limit=NEWEST_BACKFILLS))
-        named = in_backfills | requested | read_races_in_runs(instance)
-        yield from (key for key in keys[first : first + KEYS_AT_ONCE] if key not in named)
+        named = set(map(read_id_start, in_backfills | requested | read_races_in_runs(instance)))
+        yield from (key for key in keys[first : first + KEYS_AT_ONCE] if read_id_start(key) not in named)
 
 
 def read_races_in_runs(instance: dg.DagsterInstance) -> set[str]:
-    """Races that an unfinished run names, as its partition or in its config."""
+    """Races that an unfinished run names, as its partition or, by their ids, in its config."""
     named: set[str] = set()
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         named.update(find_races_in_config(run.run_config))

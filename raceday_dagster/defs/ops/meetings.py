@@ -6,28 +6,26 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from raceday_dagster.defs.ops.day import RacingDayUnderWay, fetch_day, order_races, parse_racing_day, reporting_failure
+from raceday_dagster.defs.assets import report_settled
+from raceday_dagster.defs.ops.day import build_list_op, order_races, reporting_failure
 from raceday_dagster.defs.partitions import register_races
-from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
 from raceday_dagster.racing.events import RacingDay
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.queries import OverdueRace
+from raceday_dagster.store.queries import OverdueRace, is_listed, read_overdue_races, read_race_keys
 from raceday_dagster.store.race_store import RaceStore
 
 FAILED = "meeting_status_failed"
 
 
-@dg.op(description="Meetings and races of the racing day as they stand now.", tags={"dagster/priority": "2"})
-def fetch_meeting_status(
-    context: dg.OpExecutionContext,
-    config: RacingDayUnderWay,
-    settings: dg.ResourceParam[Settings],
-    racing_api: dg.ResourceParam[RacingApi],
-) -> RacingDay:
-    racing_day = parse_racing_day(config.racing_day, choose_current_racing_day(datetime.now(UTC)))
-    return fetch_day(context, racing_day, settings, racing_api, failed=FAILED)
+fetch_meeting_status = build_list_op(
+    "fetch_meeting_status",
+    "Meetings and races of the racing day as they stand now.",
+    choose_day=choose_current_racing_day,
+    failed=FAILED,
+    priority=2,
+)
 
 
 @dg.op(
@@ -39,12 +37,14 @@ def update_meetings(context: dg.OpExecutionContext, day: RacingDay, race_store: 
     began_s = time.monotonic()
     with reporting_failure(context, FAILED, day.racing_day):
         # A list stored here first would pass for a baseline that ran.
-        if not race_store.is_listed(day.racing_day):
+        if not race_store.read(is_listed, day.racing_day):
             context.log.info(f"{day.racing_day} is not loaded: daily_baseline does that")
             context.add_output_metadata({"loaded": False, "changed_meetings": 0, "changed_races": 0})
             return
         counts = race_store.write_racing_day(day)
-    registered = register_races(context.instance, order_races(day))
+        keys = race_store.read(read_race_keys, order_races(day))
+    registered = register_races(context.instance, keys.values())
+    report_settled(context, race_store, order_races(day))
     changed = {"changed_meetings": counts.meetings, "changed_races": counts.races, "partitions_registered": registered}
     write_ms = round(1000 * (time.monotonic() - began_s))
     get_logger(run_id=context.run_id).info(
@@ -67,8 +67,8 @@ def report_overdue_races(
 ) -> None:
     now = datetime.now(UTC)
     with reporting_failure(context, FAILED, choose_current_racing_day(now)):
-        overdue = race_store.read_overdue_races(
-            now, countries=settings.race_countries, categories=settings.race_categories
+        overdue = race_store.read(
+            read_overdue_races, now, countries=settings.race_countries, categories=settings.race_categories
         )
     if overdue:
         described = [describe_overdue(race, now) for race in overdue]

@@ -72,7 +72,7 @@ def fetch_race(
 ) -> FetchOutcome:
     transform_workers.start(1)  # it gets ready while the API answers
     log = get_logger(race_id=race_id, run_id=context.run_id)
-    progress_board.start_race()
+    progress_board.start_item()
     started_s = time.monotonic()
     log.info("pipeline_start")
     log.info("fetch_start")

@@ -21,6 +21,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Numeric,
     PrimaryKeyConstraint,
@@ -142,6 +143,7 @@ entrants = Table(
     *_columns(Share, "hold_percentage", "bet_percentage", "win_pool_percentage", "place_pool_percentage"),
     *_columns(BigInteger, "win_pool_amount", "place_pool_amount"),
     *_columns(Text, "jockey", "trainer_name", "silk_colours", "silk_url_64x64", "silk_url_128x128"),
+    *_columns(Text, "alt_silk_url_64x64", "alt_silk_url_128x128"),
     Column("runner_change", JSONB),
     *_row_times(),
     CheckConstraint("runner_number > 0", name="runner_number"),
@@ -296,3 +298,19 @@ batches = Table(
     Column("over_budget", Boolean, nullable=False),
     *_columns(Integer, "requested_concurrency", "effective_concurrency", "pool_max", "pool_peak", nullable=False),
 )
+
+image_descriptions = Table(
+    "image_descriptions",
+    metadata,
+    Column("source", Text, primary_key=True),
+    *_columns(Text, "content_hash", "title", "model", "error"),
+    Column("status", Text, nullable=False),
+    Column("keywords", ARRAY(Text)),
+    *_columns(Integer, "category", "bytes_before", "bytes_after"),
+    Column("preview", LargeBinary),
+    *_row_times(),
+    _one_of("status", "success", "skipped", "failed"),
+    Index("ix_image_descriptions_content", "content_hash"),
+)
+"""What the vision API said of the image of each source: a file's path or a URL. ``skipped``: the description is that of
+another source with the same content."""

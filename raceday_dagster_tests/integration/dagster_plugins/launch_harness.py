@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,12 +169,10 @@ class Launches:
 
 
 @contextmanager
-def open_launches(
-    instance: dg.DagsterInstance, url: str, folder: Path, definitions: Sequence[str] = ("--module-name", JOBS)
-) -> Iterator[Launches]:
+def open_launches(instance: dg.DagsterInstance, url: str, folder: Path) -> Iterator[Launches]:
     """Dagster's own code server up and asked, until the end of the block."""
     socket, log = folder / "s", folder / "code-server.log"
-    command = ["dagster", "api", "grpc", *definitions, "--location-name", LOCATION, "--socket", str(socket)]
+    command = ["dagster", "api", "grpc", "--module-name", JOBS, "--location-name", LOCATION, "--socket", str(socket)]
     with log.open("w") as output:
         server = psutil.Popen(
             [sys.executable, "-m", *command], stdout=output, stderr=subprocess.STDOUT, start_new_session=True

@@ -1,4 +1,4 @@
-"""What the launch tests have run: a job that ends when it is told to, or not even then, and a function to call."""
+"""What the launch tests have run: our own jobs, one that ends when it is told to, or not even then, and a function."""
 
 import os
 import time
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
+
+from raceday_dagster import definitions
 
 
 class WaitConfig(dg.Config):
@@ -36,4 +38,4 @@ def echo(descriptor: int, exit_code: str) -> int:
     return int(exit_code)
 
 
-defs = dg.Definitions(jobs=[wait_job])
+defs = dg.Definitions.merge(definitions.defs, dg.Definitions(jobs=[wait_job]))

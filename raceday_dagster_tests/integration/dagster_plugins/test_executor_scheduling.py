@@ -10,11 +10,16 @@ from dagster._core.execution.api import execute_run_iterator
 from raceday_dagster_tests.integration.dagster_plugins import executor_jobs as jobs
 from raceday_dagster_tests.integration.dagster_plugins.executor_probe import PATIENCE_S, probe, run
 
-DONE = dg.DagsterEventType.STEP_SUCCESS
-
 
 @pytest.fixture(scope="module")
 def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def on_disk() -> Iterator[dg.DagsterInstance]:
+    """An instance that has op pools, which one in memory lacks."""
     with dg.instance_for_test() as instance:
         yield instance
 
@@ -29,6 +34,7 @@ def test_five_steps_are_inside_at_once_and_never_a_sixth(instance: dg.DagsterIns
     result = run(jobs.meeting_job, instance, ops={"fan_out": {"items": 10}})
     assert result.success
     assert probe.peak == 5
+    assert sum(event.is_step_success for event in result.all_events) == 11
 
 
 def test_max_concurrent_comes_from_the_run_config(instance: dg.DagsterInstance) -> None:
@@ -103,18 +109,18 @@ def test_a_tag_limit_that_lets_nothing_run_is_an_error_and_not_a_wait_for_ever(i
     assert "without completing the execution plan" in str(failure.job_failure_data.error)
 
 
-def test_an_op_pool_holds_and_gives_its_places_back(instance: dg.DagsterInstance) -> None:
+def test_an_op_pool_holds_and_gives_its_places_back(on_disk: dg.DagsterInstance) -> None:
     probe.reset(together=2)
-    instance.event_log_storage.set_concurrency_slots("lane", 2)
-    result = run(jobs.pooled_job, instance)
+    on_disk.event_log_storage.set_concurrency_slots("lane", 2)
+    result = run(jobs.pooled_job, on_disk)
     assert result.success
     assert probe.peak == 2
-    assert instance.event_log_storage.get_concurrency_info("lane").active_slot_count == 0
-    assert instance.event_log_storage.get_concurrency_info("lane").pending_step_count == 0
+    assert on_disk.event_log_storage.get_concurrency_info("lane").active_slot_count == 0
+    assert on_disk.event_log_storage.get_concurrency_info("lane").pending_step_count == 0
 
 
-def test_a_run_waits_for_an_op_pool_that_another_run_has_taken(instance: dg.DagsterInstance) -> None:
-    slots = instance.event_log_storage
+def test_a_run_waits_for_an_op_pool_that_another_run_has_taken(on_disk: dg.DagsterInstance) -> None:
+    slots = on_disk.event_log_storage
     slots.set_concurrency_slots("lane", 1)
     assert slots.claim_concurrency_slot("lane", "another-run", "its-step").is_claimed
     blocked = threading.Event()
@@ -126,14 +132,14 @@ def test_a_run_waits_for_an_op_pool_that_another_run_has_taken(instance: dg.Dags
     helper = threading.Thread(target=give_back_once_blocked)
     helper.start()
     job = dg.reconstructable(jobs.pooled_job)
-    created = instance.create_run_for_job(jobs.pooled_job, job_code_origin=job.get_python_origin())
-    for event in execute_run_iterator(job, created, instance):
+    created = on_disk.create_run_for_job(jobs.pooled_job, job_code_origin=job.get_python_origin())
+    for event in execute_run_iterator(job, created, on_disk):
         if "blocked by limit for pool lane" in (event.message or ""):
             blocked.set()
     helper.join()
     assert blocked.is_set()
     assert probe.peak == 1
-    assert instance.get_run_by_id(created.run_id).status == dg.DagsterRunStatus.SUCCESS
+    assert on_disk.get_run_by_id(created.run_id).status == dg.DagsterRunStatus.SUCCESS
 
 
 def test_a_step_starts_when_its_inputs_are_there_if_the_run_asks_for_that(instance: dg.DagsterInstance) -> None:
@@ -142,9 +148,9 @@ def test_a_step_starts_when_its_inputs_are_there_if_the_run_asks_for_that(instan
     assert probe.happened == ["consumer runs", "producer ends"]
 
 
-def test_the_events_of_each_step_stay_in_order_in_the_run_and_in_the_storage(instance: dg.DagsterInstance) -> None:
-    result = run(jobs.doubling_job, instance, ops={"fan_out": {"items": 12}})
-    stored = [record.event_log_entry.dagster_event for record in instance.get_records_for_run(result.run_id).records]
+def test_the_events_of_each_step_stay_in_order_in_the_run_and_in_the_storage(on_disk: dg.DagsterInstance) -> None:
+    result = run(jobs.doubling_job, on_disk, ops={"fan_out": {"items": 12}})
+    stored = [record.event_log_entry.dagster_event for record in on_disk.get_records_for_run(result.run_id).records]
     for events in (result.all_events, [event for event in stored if event]):
         by_step: dict[str, list[str]] = {}
         for event in events:
@@ -154,10 +160,3 @@ def test_the_events_of_each_step_stay_in_order_in_the_run_and_in_the_storage(ins
         assert set(map(tuple, by_step.values())) == {
             ("STEP_START", "LOADED_INPUT", "STEP_INPUT", "STEP_OUTPUT", "HANDLED_OUTPUT", "STEP_SUCCESS")
         }
-
-
-def test_an_ephemeral_instance_takes_events_from_several_threads() -> None:
-    probe.reset(parties=5)
-    with dg.DagsterInstance.ephemeral() as instance:
-        result = run(jobs.meeting_job, instance, ops={"fan_out": {"items": 10}})
-        assert len([event for event in result.all_events if event.event_type == DONE]) == 11

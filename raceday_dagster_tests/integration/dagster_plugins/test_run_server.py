@@ -42,7 +42,7 @@ from raceday_dagster_tests.integration.dagster_plugins.launch_harness import (
     open_run_server,
 )
 from raceday_dagster_tests.integration.postgres_fixture import make_database
-from raceday_dagster_tests.integration.race_day import open_race_day
+from raceday_dagster_tests.integration.race_day import RaceDay, open_race_day
 from raceday_dagster_tests.waiting import wait_for
 
 STOPS_WITHIN_S = run_server.FINISH_WITHIN_S + run_server.CANCEL_WITHIN_S + run_server.RECORD_WITHIN_S + 2.0
@@ -60,7 +60,15 @@ def url(embedded_postgres: EmbeddedPostgres) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
+    """A home whose path is too long for a socket."""
+    return tmp_path_factory.mktemp("long" * 40) / "home"
+
+
+@pytest.fixture(scope="module")
+def day(database_url: str) -> Iterator[RaceDay]:
+    """A racing day, in the environment of every process that is started from here on."""
+    with open_race_day(database_url) as day:
+        yield day
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +118,7 @@ def start_echo(exit_code: int) -> tuple[ForkedProcess, socket.socket]:
 
 
 @pytest.fixture(scope="class")
-def shared_server(instance: dg.DagsterInstance, home: Path) -> Iterator[RunServerProcess]:
+def shared_server(instance: dg.DagsterInstance, home: Path, day: RaceDay) -> Iterator[RunServerProcess]:
     with open_run_server(home) as server:
         yield server
     assert not (home / "run-server.sock").exists()
@@ -132,6 +140,19 @@ def server(
 
 class TestRunServerThatWorks:
     """A server that these tests share and leave working."""
+
+    def test_batch_of_races_runs_in_a_fork_without_a_warning(
+        self, launches: Launches, server: RunServerProcess, day: RaceDay
+    ) -> None:
+        races = day.race_ids[:2]
+        run_id = launches.create("process_races", {"ops": {"select_races": {"config": {"race_ids": races}}}})
+        launches.submit(run_id)
+        assert launches.wait_until_ended(run_id) is Status.SUCCESS
+        assert not launches.is_stock_launch(run_id)
+        assert set(day.read_polls(run_id)) == set(races)
+        said = server.log.read_text()
+        assert "Warning" not in said
+        assert "leaked" not in said
 
     def test_live_run_is_a_fork_of_the_server_and_is_cancelled_on_request(
         self, launches: Launches, server: RunServerProcess
@@ -354,25 +375,3 @@ def test_server_told_to_stop_without_a_database_ends_its_runs_in_time(
         launcher = launches.instance.run_launcher
         assert launcher.check_run_worker_health(launches.read_run(run_id)).status is WorkerStatus.NOT_FOUND
         launches.instance.report_run_failed(launches.read_run(run_id))
-
-
-def test_batch_of_races_runs_in_a_home_whose_path_is_too_long_for_a_socket(
-    url: str, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = tmp_path / ("long" * 40) / "home"
-    definitions = ("--module-name", "raceday_dagster.definitions")
-    with (
-        open_race_day(database_url, tmp_path, monkeypatch) as day,
-        open_instance(home) as instance,
-        open_launches(instance, url, tmp_path, definitions) as launches,
-        open_run_server(home) as server,
-    ):
-        races = day.race_ids[:2]
-        run_id = launches.create("process_races", {"ops": {"select_races": {"config": {"race_ids": races}}}})
-        launches.submit(run_id)
-        assert launches.wait_until_ended(run_id) is Status.SUCCESS
-        assert not launches.is_stock_launch(run_id)
-        assert set(day.read_polls(run_id)) == set(races)
-        said = server.log.read_text()
-        assert "Warning" not in said
-        assert "leaked" not in said

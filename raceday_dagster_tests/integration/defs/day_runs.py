@@ -9,11 +9,12 @@ from typing import Any
 import dagster as dg
 
 from raceday_dagster.definitions import defs
+from raceday_dagster.defs.partitions import build_mapping_key
 from raceday_dagster_tests.integration.race_day import FIRST_START, RACING_DAY, RaceDay
 
 NEXT_DAY = RACING_DAY + timedelta(days=1)
-EVENING = FIRST_START + timedelta(hours=10)
-"""21:00 in New Zealand."""
+EVENING = FIRST_START + timedelta(hours=4, minutes=45)
+"""15:45 in New Zealand: of the gallops there, two are running and one is yet to start."""
 NIGHT = FIRST_START + timedelta(hours=18)
 """05:00 in New Zealand: every race of the day is over."""
 
@@ -52,6 +53,21 @@ def read_metadata(result: dg.JobExecutionResult, step: str) -> Mapping[str, Any]
     """Everything that the outputs of a step carry."""
     outputs = [event for event in result.all_events if event.is_successful_output and event.step_key == step]
     return {name: value.value for event in outputs for name, value in event.step_output_data.metadata.items()}
+
+
+def check_stage_timings(day: RaceDay, result: dg.JobExecutionResult) -> None:
+    """The metadata of each race's steps must hold the milliseconds of each stage, as the ledger does."""
+    polls = {race_id: poll for race_id, poll in day.read_polls(result.run_id).items() if poll["status"] == "success"}
+    assert polls
+    for race_id, poll in polls.items():
+        steps = {
+            stage: read_metadata(result, f"process_race.{stage}_race[{build_mapping_key(race_id)}]")
+            for stage in ("fetch", "transform", "write")
+        }
+        for stage in ("fetch", "transform"):
+            assert steps[stage][f"{stage}_ms"] == steps["write"][f"{stage}_ms"] == poll[f"{stage}_ms"]
+        assert steps["write"]["write_ms"] >= poll["write_ms"], "the ledger is written before the commit"
+        assert steps["write"]["total_ms"] >= poll["total_ms"] > 0
 
 
 def read_failure(result: dg.JobExecutionResult) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from urllib.parse import quote
@@ -12,6 +13,7 @@ import pytest
 
 from raceday_dagster.defs.resources import RaceStoreResource
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster_tests.integration.defs.day_runs import check_stage_timings
 from raceday_dagster_tests.integration.postgres_fixture import order
 from raceday_dagster_tests.integration.race_day import (
     IDENTITY,
@@ -19,7 +21,7 @@ from raceday_dagster_tests.integration.race_day import (
     PASSWORD_PARTS,
     ConnectionWatch,
     RaceDay,
-    open_module_day,
+    open_race_day,
     process_race_job,
     read_log,
 )
@@ -33,8 +35,8 @@ BREAK_WRITES = """
 
 
 @pytest.fixture(scope="module")
-def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
-    with open_module_day(database_url, tmp_path_factory) as opened:
+def day(database_url: str) -> Iterator[RaceDay]:
+    with open_race_day(database_url) as opened:
         yield opened
 
 
@@ -250,14 +252,20 @@ def test_no_secret_is_in_a_log_or_in_metadata(day: RaceDay, capfd: pytest.Captur
     ids=["refused", "unknown option", "in the query", "not encoded"],
 )
 def test_no_part_of_the_password_is_in_anything_that_a_failing_run_leaves(
-    day: RaceDay, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], url: str, said: str
+    day: RaceDay,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    url: str,
+    said: str,
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
-    result = day.poll(day.race_ids[:2])
+    with dg.DagsterInstance.local_temp(str(tmp_path), overrides={"telemetry": {"enabled": False}}) as instance:
+        result = replace(day, instance=instance).poll(day.race_ids[:2])
     assert not result.success
     captured = capfd.readouterr()
-    folder = Path(day.instance.root_directory)  # its events with their metadata, and what its steps printed
-    left = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    # Its events with their metadata, and what its steps printed.
+    left = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert said.encode() in left
     assert result.run_id.encode() in left
     for secret in PASSWORD_PARTS:
@@ -268,11 +276,22 @@ def test_no_part_of_the_password_is_in_anything_that_a_failing_run_leaves(
 def test_each_partition_of_a_backfill_polls_its_own_race(day: RaceDay) -> None:
     """As the UI launches them: one run a partition."""
     day.instance.add_dynamic_partitions("races", day.race_ids)
-    for race_id in day.race_ids[34:36]:
-        tags = {"dagster/partition": race_id, "dagster/backfill": "by-hand"}
+    first, second = day.race_ids[34:36]
+    for race_id, name in ((first, str), (second, str), (first, day.name_race)):
+        tags = {"dagster/partition": name(race_id), "dagster/backfill": "by-hand"}
         result = dg.execute_job(dg.reconstructable(process_race_job), instance=day.instance, tags=tags)
         assert result.success
         assert set(day.read_polls(result.run_id)) == {race_id}
+        check_stage_timings(day, result)
+
+
+def test_a_partition_of_no_stored_race_is_one_line(day: RaceDay) -> None:
+    key = "2026-11-26 Te Rimu Downs R05 95bd6ff7"
+    day.instance.add_dynamic_partitions("races", [key])
+    tags = {"dagster/partition": key}
+    result = dg.execute_job(dg.reconstructable(process_race_job), instance=day.instance, tags=tags)
+    (failure,) = result.get_step_failure_events()
+    assert f"the partition {key!r} names no stored race" in str(failure.step_failure_data.user_failure_data)
 
 
 def test_a_poll_without_its_partition_is_refused(day: RaceDay) -> None:

@@ -13,18 +13,19 @@ from sqlalchemy import text
 from raceday_dagster_tests.integration.defs.day_runs import (
     NEXT_DAY,
     NIGHT,
+    check_stage_timings,
     daily_baseline_job,
     read_failure,
     read_metadata,
     run_day,
 )
-from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_module_day, read_log
+from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_race_day, read_log
 from raceday_dagster_tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
-def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
-    with open_module_day(database_url, tmp_path_factory, RACE_CATEGORIES="H") as opened:
+def day(database_url: str) -> Iterator[RaceDay]:
+    with open_race_day(database_url, RACE_CATEGORIES="H") as opened:
         yield opened
 
 
@@ -49,6 +50,10 @@ def test_meetings_races_entrants_and_first_odds_are_there(day: RaceDay, loaded: 
     assert day.simulator.requests()["events_in_flight_peak"] <= 5
 
 
+def test_the_milliseconds_of_each_stage_are_in_the_metadata(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
+    check_stage_timings(day, loaded)
+
+
 def test_only_the_configured_countries_and_categories_are_taken(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
     assert loaded.success
     kinds = {(row["country"], row["category"]) for row in day.ask("SELECT DISTINCT country, category FROM meetings")}
@@ -66,7 +71,7 @@ def test_races_after_midnight_belong_to_the_day_of_their_meeting(day: RaceDay, l
 
 def test_every_race_is_a_partition(day: RaceDay, loaded: dg.JobExecutionResult) -> None:
     assert loaded.success
-    stored = {row["race_id"] for row in day.ask("SELECT race_id FROM races")}
+    stored = {day.name_race(row["race_id"]) for row in day.ask("SELECT race_id FROM races")}
     assert set(day.instance.get_dynamic_partitions("races")) == stored
 
 

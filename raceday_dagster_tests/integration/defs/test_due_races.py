@@ -48,7 +48,7 @@ class LiveDay:
     load: dg.RunRequest
 
     def open_context(self) -> dg.SensorEvaluationContext:
-        return dg.build_sensor_context(instance=self.instance, instance_ref=self.instance.get_ref())
+        return dg.build_sensor_context(instance=self.instance)
 
     def tick(self) -> dg.RunRequest | dg.SkipReason:
         """One evaluation of ``due_races`` as the code server does it, look ahead included."""
@@ -133,16 +133,14 @@ def read_races(request: dg.RunRequest) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveDay]:
+def day(database_url: str) -> Iterator[LiveDay]:
     now = datetime.now(UTC)
     racing_day = choose_current_racing_day(now)
     with (
         pytest.MonkeyPatch.context() as monkeypatch,
         # The first harness race is the sixteenth minute of the programme.
         running_simulator(racing_day=racing_day, first_start=now - timedelta(minutes=14), now=now) as simulator,
-        dg.DagsterInstance.local_temp(
-            str(tmp_path_factory.mktemp("instance")), overrides={"telemetry": {"enabled": False}}
-        ) as instance,
+        dg.DagsterInstance.ephemeral() as instance,
     ):
         chosen = {"RACE_COUNTRIES": "NZ", "RACE_CATEGORIES": "H"}
         places = {"DATABASE_URL": database_url, "NZTAB_API_URL": simulator.api_url}
@@ -155,7 +153,7 @@ def load_day(instance: dg.DagsterInstance, engine: Engine, now: datetime) -> Liv
     """Carries out what the sensor for the first start asks for."""
     while is_schedules_turn(now):
         now += timedelta(minutes=1)
-    with dg.build_sensor_context(instance=instance, instance_ref=instance.get_ref()) as context:
+    with dg.build_sensor_context(instance=instance) as context:
         empty = due_races.evaluate_tick(context)
         assert "daily_baseline loads a racing day" in (empty.skip_message or "")
         asked = request_first_load(SensorReader(context), now)

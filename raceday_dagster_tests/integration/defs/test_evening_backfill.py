@@ -9,21 +9,26 @@ import dagster as dg
 import pytest
 from sqlalchemy import text
 
+from raceday_dagster.definitions import defs
+from raceday_dagster.defs.assets import RACE_BATCHES, SETTLED_RACES
+from raceday_dagster.racing.race_key import read_id_start
+from raceday_dagster.store.data_checks import RULES, Violation, find_violations
 from raceday_dagster.store.queries import CHECK_AFTER
 from raceday_dagster_tests.integration.defs.day_runs import (
     EVENING,
     NEXT_DAY,
     NIGHT,
+    check_stage_timings,
     list_races,
     read_metadata,
     run_day,
 )
-from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_module_day, read_log
+from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_race_day, read_log
 
 
 @pytest.fixture(scope="module")
-def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
-    with open_module_day(database_url, tmp_path_factory, speed=0, RACE_COUNTRIES="NZ") as opened:
+def day(database_url: str) -> Iterator[RaceDay]:
+    with open_race_day(database_url, speed=0, RACE_COUNTRIES="NZ", RACE_CATEGORIES="T") as opened:
         yield opened
 
 
@@ -34,13 +39,13 @@ def missed(day: RaceDay) -> str:
     race_id, *_others = list_races(day)
     with day.engine.begin() as connection:
         connection.execute(text("DELETE FROM races WHERE race_id = :race_id"), {"race_id": race_id})
-    day.instance.delete_dynamic_partition("races", race_id)
+    day.remove_partition(race_id)
     return race_id
 
 
 @pytest.fixture(scope="module")
 def evening(day: RaceDay, missed: str) -> dg.JobExecutionResult:
-    """The backfill at 21:00, after a day on which nothing was polled."""
+    """The backfill of a day on which nothing was polled."""
     assert missed
     day.simulator.set_clock(EVENING)
     day.simulator.clear_requests()
@@ -56,7 +61,7 @@ def test_every_race_that_has_started_is_asked_about_and_no_other(day: RaceDay, e
     assert evening.success
     polled = set(day.read_polls(evening.run_id))
     started = {row["race_id"]: row for row in day.ask("SELECT * FROM races WHERE start_time <= :now", now=EVENING)}
-    assert len(polled) > 20
+    assert len(polled) > 5
     assert polled <= set(started)
     # Nothing comes of an abandoned race; one that was final by the morning is complete with its only poll.
     left_alone = [race for race_id, race in started.items() if race_id not in polled]
@@ -67,6 +72,10 @@ def test_every_race_that_has_started_is_asked_about_and_no_other(day: RaceDay, e
     assert any(race["status"] == "abandoned" for race in left_alone)
     assert sum(read_choice(evening).values()) == len(polled)
     assert day.simulator.requests()["events_in_flight_peak"] <= 5
+
+
+def test_the_milliseconds_of_each_stage_are_in_the_metadata(day: RaceDay, evening: dg.JobExecutionResult) -> None:
+    check_stage_timings(day, evening)
 
 
 def test_results_and_dividends_are_there(day: RaceDay, evening: dg.JobExecutionResult) -> None:
@@ -86,7 +95,7 @@ def test_a_race_that_was_missed_altogether_is_stored_polled_and_a_partition(
 ) -> None:
     assert day.read_polls(evening.run_id)[missed]["status"] == "success"
     assert day.ask("SELECT 1 FROM entrants WHERE race_id = :race_id", race_id=missed)
-    assert missed in day.instance.get_dynamic_partitions("races")
+    assert read_id_start(missed) in map(read_id_start, day.instance.get_dynamic_partitions("races"))
     assert read_choice(evening)["never_polled"] == 1
     assert read_metadata(evening, "select_unsettled_races")["partitions_registered"] == 1
 
@@ -117,7 +126,7 @@ def test_the_next_evening_completes_what_was_left_and_checks_each_end_once(
     assert following.success
     chosen = read_choice(following)
     assert chosen["not_over"] > 0
-    assert chosen["not_checked"] > 20
+    assert chosen["not_checked"] > 5
     assert {row["status"] for row in day.ask("SELECT DISTINCT status FROM races")} == {"final", "abandoned"}
     assert read_choice(run_day(day, "evening_backfill", NEXT_DAY)) == {}
 
@@ -148,3 +157,69 @@ def test_one_race_that_cannot_be_read_is_asked_again_and_does_not_stop_the_other
     repaired = run_day(day, "evening_backfill")
     assert set(day.read_polls(repaired.run_id)) == {broken}
     assert day.ask("SELECT 1 FROM race_results WHERE race_id = :race_id", race_id=broken)
+
+
+def test_the_catalogue_shows_each_race_that_is_over_once_by_its_readable_name(
+    day: RaceDay, evening: dg.JobExecutionResult
+) -> None:
+    assert evening.success
+    assert run_day(day, "meeting_status").success  # some races are over because the list says so
+    over = [row["race_id"] for row in day.ask("SELECT race_id FROM race_card WHERE is_over ORDER BY status DESC")]
+    assert day.instance.get_materialized_partitions(SETTLED_RACES.key) == {day.name_race(race_id) for race_id in over}
+    day.poll(over[:2])
+    found = dg.AssetRecordsFilter(asset_key=SETTLED_RACES.key, asset_partitions=[day.name_race(over[0])])
+    (record,) = day.instance.fetch_materializations(found, limit=5).records
+    assert record.asset_materialization is not None
+    said = {name: value.value for name, value in record.asset_materialization.metadata.items()}
+    assert said["race"].endswith(f"(/races/{over[0]})")
+    assert (said["race_id"], said["polls"], said["win_pool_dollars"] > 0) == (over[0], 2, True)
+    assert said["shares"].startswith("![shares](data:image/svg+xml;base64,")
+
+
+def test_the_catalogue_plots_the_figures_of_a_batch_and_leaves_out_the_load_of_a_day(
+    day: RaceDay, evening: dg.JobExecutionResult
+) -> None:
+    assert evening.success
+    before = day.instance.fetch_materializations(RACE_BATCHES.key, limit=99).records
+    run = day.poll(list_races(day)[:3])
+    newest, *others = day.instance.fetch_materializations(RACE_BATCHES.key, limit=99).records
+    assert (len(others), newest.run_id) == (len(before), run.run_id)
+    assert evening.run_id not in {record.run_id for record in (newest, *others)}
+    assert newest.asset_materialization is not None
+    figures = {name: value.value for name, value in newest.asset_materialization.metadata.items()}
+    assert (figures["races"], figures["failures"], figures["skipped"]) == (3, 0, 0)
+    assert figures["total_ms_max"] >= figures["total_ms_p50"] >= figures["fetch_ms_p50"] > 0
+    assert all(isinstance(value, int | float) for value in figures.values())
+
+
+def test_the_data_of_the_simulated_day_keeps_its_rules_and_what_breaks_one_is_named(
+    day: RaceDay, evening: dg.JobExecutionResult
+) -> None:
+    assert evening.success
+
+    def find_broken() -> dict[str, list[Violation]]:
+        with day.engine.connect() as connection:
+            found = {rule.name: find_violations(connection, rule, RACING_DAY) for rule in RULES}
+        return {name: violations for name, violations in found.items() if violations}
+
+    assert set(find_broken()) <= {"shares_add_up", "polled_on_cadence"}  # its races were polled twice, by hand
+    edits = {
+        "increments_add_up": "UPDATE entrants SET win_pool_amount = win_pool_amount + 1 WHERE win_pool_amount > 0",
+        "history_has_its_race": "UPDATE money_flow_history SET race_id = 'nobody' WHERE race_id = :race_id",
+        "shares_add_up": "UPDATE entrants SET hold_percentage = 50",
+        "result_in_time": "DELETE FROM race_results",
+    }
+    with day.engine.connect() as connection:
+        for name, edit in edits.items():
+            connection.execute(text(edit), {"race_id": list_races(day)[0]} if ":race_id" in edit else {})
+            (rule,) = (rule for rule in RULES if rule.name == name)
+            assert find_violations(connection, rule, RACING_DAY), name
+        connection.rollback()
+
+
+def test_the_job_data_checks_says_of_each_rule_whether_it_holds(day: RaceDay) -> None:
+    result = defs.resolve_job_def("data_checks").execute_in_process(instance=day.instance)
+    assert result.success
+    found = {each.check_name: each for each in result.get_asset_check_evaluations()}
+    assert set(found) == {rule.name for rule in RULES}
+    assert found["polled_on_cadence"].metadata["racing_day"].value

@@ -1,4 +1,5 @@
-"""The log lines of a live batch: every event, its fields and their types, as whoever reads the log may rely on them."""
+"""The log lines of a live batch and of the day around it: every event, its fields and their types, as whoever reads the
+log may rely on them."""
 
 from __future__ import annotations
 
@@ -9,11 +10,12 @@ import dagster as dg
 import pytest
 
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
-from raceday_dagster_tests.integration.defs.day_runs import read_metadata
+from raceday_dagster.defs.ops import batch
+from raceday_dagster_tests.integration.defs.day_runs import read_metadata, run_day
 from raceday_dagster_tests.integration.race_day import (
     RaceDay,
     list_races,
-    open_module_day,
+    open_race_day,
     process_races_job,
     read_log,
 )
@@ -71,12 +73,29 @@ EVENTS: dict[str, dict[str, type]] = {
         "failed": list,
     },
     "scheduler_race_polled": {**NAMED, "status": str, "race_status": str, "seconds_to_start": int},
+    "race_recovered": {**NAMED, "failed_polls": int, "seconds": int},
     "scheduler_race_completed": {
         **NAMED,
         "reason": str,
         "final_status": str,
         "total_polls": int,
         "seconds_to_start": int,
+    },
+}
+DAY = {
+    "nz_date": str,
+    **dict.fromkeys(("meetings", "races", "polled", "entrants", "duration_ms"), int),
+    "failed": list,
+}
+DAY_EVENTS: dict[str, dict[str, type]] = {
+    "daily_initialization_start": {"nz_date": str},
+    "daily_initialization_complete": DAY,
+    "daily_initialization_failed": {"nz_date": str, "error": str, "retryable": bool},
+    "evening_backfill_start": {"nz_date": str},
+    "evening_backfill_complete": DAY,
+    "meeting_status_complete": {
+        "nz_date": str,
+        **dict.fromkeys(("changed_meetings", "changed_races", "partitions_registered", "duration_ms"), int),
     },
 }
 BUSY_MACHINE = {
@@ -88,8 +107,8 @@ BUSY_MACHINE = {
 
 
 @pytest.fixture(scope="module")
-def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
-    with open_module_day(database_url, tmp_path_factory, LOG_LEVEL="debug") as opened:
+def day(database_url: str) -> Iterator[RaceDay]:
+    with open_race_day(database_url, LOG_LEVEL="debug", FAIL_RUN_WHEN="any") as opened:
         yield opened
 
 
@@ -98,6 +117,10 @@ def test_every_line_of_a_live_batch_has_the_fields_of_its_event(
 ) -> None:
     good, retried, garbled = day.race_ids[:3]
     (_start, over), *_others = list_races(day.simulator, "Final")
+    first = day.simulator.add_fault(good, "garbage", times=1)
+    assert day.poll([good]).success, "what a run's config says comes before FAIL_RUN_WHEN"
+    assert day.simulator.fired(first) == 1
+    capfd.readouterr()
     rules = [day.simulator.add_fault(retried, "status", code=503, times=1), day.simulator.add_fault(garbled, "garbage")]
     result = dg.execute_job(
         dg.reconstructable(process_races_job),
@@ -106,12 +129,15 @@ def test_every_line_of_a_live_batch_has_the_fields_of_its_event(
         tags={LANE_TAG: LIVE},
     )
     assert [day.simulator.fired(rule) for rule in rules] == [1, 1]
+    assert not result.success, "one race failed, and FAIL_RUN_WHEN is any"
     lines = read_log(capfd.readouterr().err)
     contract = {**EVENTS, **BUSY_MACHINE}
     wrong = [line for line in lines if describe(line) != describe_event(contract.get(line["event"]))]
     assert wrong == []
     assert {line["event"] for line in lines} - BUSY_MACHINE.keys() == EVENTS.keys()
     assert {line["run_id"] for line in lines} == {result.run_id}
+    (recovered,) = [line for line in lines if line["event"] == "race_recovered"]
+    assert (recovered["race_id"], recovered["failed_polls"]) == (good, 1)
     (completed,) = [line for line in lines if line["event"] == "scheduler_race_completed"]
     assert (completed["race_id"], completed["final_status"], completed["total_polls"]) == (over, "final", 1)
 
@@ -122,6 +148,40 @@ def describe(line: dict[str, Any]) -> dict[str, type]:
 
 def describe_event(fields: dict[str, type] | None) -> dict[str, type] | None:
     return None if fields is None else {**EVERY_LINE, **fields}
+
+
+def test_every_line_that_frames_a_day_has_the_fields_of_its_event(
+    day: RaceDay, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RACE_COUNTRIES": "NZ", "RACE_CATEGORIES": "H", "LOG_LEVEL": "info"}.items():
+        monkeypatch.setenv(name, value)
+    rule = day.simulator.add_fault("/racing/meetings", "status", code=400, times=1)
+    runs = [run_day(day, "daily_baseline")]
+    assert day.simulator.fired(rule) == 1
+    runs += [run_day(day, job) for job in ("daily_baseline", "evening_backfill", "meeting_status")]
+    assert [run.success for run in runs] == [False, True, True, True]
+    said = read_log(capfd.readouterr().err)
+    lines = [line for line in said if line["event"] not in {**EVENTS, **BUSY_MACHINE}]
+    assert [line for line in lines if describe(line) != describe_event(DAY_EVENTS.get(line["event"]))] == []
+    assert {line["event"] for line in lines} == DAY_EVENTS.keys()
+
+
+def test_a_race_and_a_batch_over_their_budgets_are_said_by_their_run(
+    day: RaceDay, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "BATCH_BUDGET_MS", 2_000)  # fifteen seconds are long for a test
+    slow = day.race_ids[6]
+    rule = day.simulator.add_fault(slow, "latency", ms=2_100)
+    result = day.poll([slow])
+    assert result.success
+    assert day.simulator.fired(rule) == 1
+    lines = {line["event"]: line for line in read_log(capfd.readouterr().err)}
+    race, whole = lines["pipeline_over_budget"], lines["batch_sla_warning"]
+    assert (race["level"], race["race_id"], race["target_ms"]) == ("warning", slow, 2_000)
+    assert race["total_ms"] >= 2_100
+    assert (whole["level"], whole["target_ms"]) == ("error", 2_000)
+    assert whole["batch_duration_ms"] >= race["total_ms"]
+    assert day.read_batch(result.run_id)["over_budget"]
 
 
 def test_the_milliseconds_of_each_stage_are_in_the_metadata_of_a_successful_run(day: RaceDay) -> None:

@@ -18,12 +18,12 @@ from raceday_dagster_tests.integration.defs.day_runs import (
     read_metadata,
     run_day,
 )
-from raceday_dagster_tests.integration.race_day import FIRST_START, RACING_DAY, RaceDay, open_module_day, read_log
+from raceday_dagster_tests.integration.race_day import FIRST_START, RACING_DAY, RaceDay, open_race_day, read_log
 
 
 @pytest.fixture(scope="module")
-def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
-    with open_module_day(database_url, tmp_path_factory, speed=0, RACE_COUNTRIES="NZ", RACE_CATEGORIES="H") as opened:
+def day(database_url: str) -> Iterator[RaceDay]:
+    with open_race_day(database_url, speed=0, RACE_COUNTRIES="NZ", RACE_CATEGORIES="H") as opened:
         yield opened
 
 
@@ -108,11 +108,11 @@ def test_what_changed_is_stored_and_nothing_else(day: RaceDay) -> None:
 def test_a_race_that_was_added_is_stored_and_a_partition(day: RaceDay) -> None:
     added = list_races(day)[12]
     edit(day, "DELETE FROM races WHERE race_id = :id", id=added)
-    day.instance.delete_dynamic_partition("races", added)
+    key = day.remove_partition(added)
     result = run_day(day, "meeting_status")
     assert read_counts(result) == (0, 1)
     assert read_metadata(result, "update_meetings")["partitions_registered"] == 1
-    assert added in day.instance.get_dynamic_partitions("races")
+    assert key in day.instance.get_dynamic_partitions("races")
     assert added in read_rows(day)
 
 

@@ -15,11 +15,8 @@ from raceday_dagster_tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
-def day(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RaceDay]:
-    with (
-        pytest.MonkeyPatch.context() as monkeypatch,
-        open_race_day(database_url, tmp_path_factory.mktemp("instance"), monkeypatch, speed=0) as opened,
-    ):
+def day(database_url: str) -> Iterator[RaceDay]:
+    with open_race_day(database_url, speed=0) as opened:
         yield opened
 
 

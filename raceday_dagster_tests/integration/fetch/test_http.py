@@ -6,7 +6,10 @@ import gzip
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
@@ -69,6 +72,43 @@ def test_five_threads_share_one_client() -> None:
         events = list(threads.map(lambda _: api.fetch_race_event(RACE_ID, deadline_s=10), range(5)))
     assert all(event is not None and event.race_id == RACE_ID for event in events)
     assert server.connections == 5
+
+
+@contextmanager
+def never_accepting(host: str) -> Iterator[int]:
+    """A port of another loopback address where every further attempt to connect waits for ever."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((host, 0), backlog=0))
+        port: int = listener.getsockname()[1]
+        while True:  # until its queue is full
+            waiting = stack.enter_context(socket.socket())
+            waiting.settimeout(0.2)
+            try:
+                waiting.connect((host, port))
+            except TimeoutError:
+                break
+        yield port
+
+
+def test_a_dead_first_address_of_a_name_leaves_time_for_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        never_accepting("127.0.0.2") as dead_port,
+        serving(say(frame(BODY))) as server,
+        RacingApi("http://feed.test/affiliates/v1", IDENTITY, timeout_s=2.0, retry_delays_s=()) as api,
+    ):
+        found = {"127.0.0.2": dead_port, "127.0.0.1": server.port}
+        resolve = socket.getaddrinfo
+
+        def resolve_both(host: str, port: int, *args: Any, **options: Any) -> list[Any]:
+            if host == "feed.test":
+                return [address for ip in found for address in resolve(ip, port, *args, **options)]
+            return resolve(host, found[host], *args, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve_both)
+        began = time.monotonic()
+        event = api.fetch_race_event(RACE_ID, deadline_s=5)
+        assert event is not None
+        assert time.monotonic() - began > 0.9, "the first address was not tried: the fault did not fire"
 
 
 @pytest.mark.parametrize(

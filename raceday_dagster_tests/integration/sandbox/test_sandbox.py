@@ -72,6 +72,12 @@ def test_raceday_says_in_one_line_what_is_wrong_and_prints_no_password(
     assert not (home / "postgres").exists(), "a server was made before the settings were looked at"
 
 
+def test_an_upgrade_names_the_command_that_runs_a_job(home: Path, empty_database_url: str) -> None:
+    upgraded = raceday(home, "db", "upgrade", DATABASE_URL=empty_database_url)
+    assert (upgraded.exit_code, upgraded.stderr.count("\n")) == (0, 1), upgraded.output
+    assert "`raceday run JOB`" in upgraded.stderr
+
+
 def test_a_command_that_is_not_there_is_one_line() -> None:
     with pytest.raises(SandboxError, match=r"^cannot run 'no-such-command': No such file or directory$"):
         run_command(["no-such-command"], {})

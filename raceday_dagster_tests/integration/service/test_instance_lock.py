@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
 import pytest
+from sqlalchemy import StaticPool, create_engine, text
 
+from raceday_dagster.dagster_plugins.storage import StorageError
 from raceday_dagster.errors import ServiceError
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.service import instance_lock
@@ -85,6 +87,55 @@ def test_a_lock_that_somebody_else_took_meanwhile_ends_the_service(
     with pytest.raises(ServiceError, match="could not be reached, and is now in use by rival"):
         wait_for(lambda: not lock.look(), SOON_S)
     assert said == [LOST]
+
+
+def test_a_lock_on_a_server_that_was_demoted_is_taken_elsewhere(
+    stack: ExitStack, empty_database_url: str, said: list[str]
+) -> None:
+    lock = open_lock(stack, empty_database_url, "demoted", said)
+    lock.take()
+    assert lock._connection is not None
+    # This session is all of the server that the service sees; one that is opened anew leads to another.
+    lock._connection.exec_driver_sql("SET default_transaction_read_only = on")
+    lock._ask_at_s = 0.0
+    assert wait_for(lambda: lock.look() and len(said) == 2, SOON_S)
+    assert said == [
+        "Dagster's database takes no writes any more, as a standby; trying to reach it again",
+        "Dagster's database is back",
+    ]
+    assert lock._connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "off"
+
+
+def test_a_server_that_stands_still_holds_up_neither_the_look_nor_the_end(
+    stack: ExitStack, empty_database_url: str, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = open_lock(stack, empty_database_url, "still", said)
+    lock.take()
+    monkeypatch.setattr(instance_lock, "_TAKES_WRITES", text("SELECT pg_sleep(2) IS NOT NULL"))
+    lock._ask_at_s = 0.0
+    assert all(lock.look() for _ in range(100))
+    assert lock._is_asking
+    lock.close()
+    assert lock._is_asking, "the end has waited for the answer"
+    assert wait_for(lambda: not lock._is_asking, SOON_S)
+    assert said == []
+
+
+def test_a_standby_alone_is_refused_in_one_line(stack: ExitStack, empty_database_url: str, said: list[str]) -> None:
+    url = f"{empty_database_url}&options=-c%20default_transaction_read_only%3Don"
+    with pytest.raises(StorageError, match="takes no writes: it is a standby"):
+        open_lock(stack, url, "standby", said).take()
+
+
+def test_a_pooler_that_hands_one_session_round_is_refused_in_one_line(
+    stack: ExitStack, empty_database_url: str, said: list[str]
+) -> None:
+    lock = open_lock(stack, empty_database_url, "pooled", said)
+    lock._engine = create_engine(empty_database_url, poolclass=StaticPool, isolation_level="AUTOCOMMIT")
+    stack.callback(lock._engine.dispose)
+    with pytest.raises(ServiceError, match=r"DAGSTER_PG_URL, database .* is a pooler that shares sessions"):
+        lock.take()
+    assert read_holder(empty_database_url) is None
 
 
 def test_something_to_read_on_a_connection_that_answers_is_no_loss(

@@ -1,5 +1,5 @@
-"""``raceday up`` as an operator runs it: two minutes of a race day in which processes are killed and somebody starts a
-backfill in the UI, then what else it must survive, refuse and leave behind.
+"""``raceday up`` as an operator runs it: two minutes of a race day in which a process hangs, another is killed and
+somebody starts a backfill in the UI, then what else it must survive, refuse and leave behind.
 
 One service for the module; its tests run in order, and the last ones end it.
 """
@@ -12,7 +12,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +21,7 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from benchmarks.cadence import OVER
+from benchmarks.cadence import OVER, SLOT_S
 from benchmarks.live_day import LiveDay, find_processes, open_live_day
 from benchmarks.soak import Soaked, soak, wait_for_batches
 from raceday_dagster.errors import DatabaseError, ServiceError
@@ -30,11 +29,15 @@ from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.service.health import check_health
 from raceday_dagster.service.parts import Web as WebOptions
 from raceday_dagster.service.up import run_up
+from raceday_dagster.service.wall_clock import describe_step
+from raceday_dagster_tests.integration.clock_fixture import Clock, clock, clock_file, clock_variables
 from raceday_dagster_tests.integration.commands import find_free_port, raceday
 from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
 from raceday_dagster_tests.integration.race_day import IDENTITY
 from raceday_dagster_tests.integration.web.web_fixture import Web
 from raceday_dagster_tests.waiting import wait_for
+
+__all__ = ["clock", "clock_file", "clock_variables"]
 
 pytestmark = pytest.mark.slow
 PATIENCE_S = 120.0
@@ -42,6 +45,8 @@ SPAN = timedelta(minutes=2)
 LATENCY_MS = 100
 ENDS_WITHIN_S = 20.0
 """Ten seconds, and as many for a busy machine; neither of what holds it up in its test would ever end."""
+LONGEST_GAP_S = 35.0 + SLOT_S
+"""As promised, and a slot for a busy machine."""
 PARTS = {"run-server", "code-server", "daemon", "web"}
 BACKFILLED_RACES = 3
 BACKFILL = """
@@ -90,8 +95,16 @@ def day(home: Path) -> Iterator[LiveDay]:
 
 
 @pytest.fixture(scope="module")
+def second(day: LiveDay, clock_variables: dict[str, str]) -> Iterator[LiveDay]:
+    """The service that follows one that was killed; its clock can be set where there is a library for it."""
+    assert day.process.poll() is not None
+    with open_live_day(day.home, latency_ms=LATENCY_MS, **clock_variables) as second:
+        yield second
+
+
+@pytest.fixture(scope="module")
 def two_minutes(day: LiveDay) -> TwoMinutes:
-    """Two minutes in which the daemon and later a run are killed, while a backfill goes on."""
+    """Two minutes in which the daemon hangs and later a run is killed, while a backfill goes on."""
     wait_for_batches(day)
     web = Web(f"http://127.0.0.1:{day.port}")
     race_ids = sorted({poll.race_id for poll in day.read_polls()})[:BACKFILLED_RACES]
@@ -131,6 +144,15 @@ def kill_and_await_the_next(day: LiveDay, part: str) -> None:
     wait_for_line(day, f"{part} died with SIGKILL; starting it again")
     assert wait_for(lambda: read_children(day).get(part, before) != before, PATIENCE_S)
     assert psutil.pid_exists(read_children(day)[part])
+
+
+def hang_and_await_the_next(day: LiveDay, *parts: str) -> None:
+    before = read_children(day)
+    day.stop(*parts)
+    for part in parts:
+        wait_for_line(day, f"{part} has not answered for ")
+        assert wait_for(lambda part=part: read_children(day).get(part, before[part]) != before[part], PATIENCE_S)
+        assert psutil.pid_exists(read_children(day)[part])
 
 
 def find_worker(day: LiveDay, do: Callable[[psutil.Process], None]) -> psutil.Process:
@@ -174,11 +196,12 @@ def test_every_due_poll_happened_and_none_twice(soaked: Soaked) -> None:
     assert soaked.verdict.last_minutes_gaps_s
 
 
-def test_a_killed_daemon_is_replaced_and_no_race_is_lost(soaked: Soaked) -> None:
-    # That each race was polled again in time is in the verdict; here is that there was something to lose.
-    killed = soaked.outages[0]
-    assert [batch for batch in soaked.batches if batch.due_at < killed.began_at]
-    assert [batch for batch in soaked.batches if batch.created_at > killed.began_at]
+def test_a_daemon_that_hangs_is_replaced_and_no_live_race_waits_for_long(day: LiveDay, soaked: Soaked) -> None:
+    hung = soaked.outages[0]
+    assert "daemon has not answered for " in day.log.read_text()
+    assert [batch for batch in soaked.batches if batch.due_at < hung.began_at]
+    assert [batch for batch in soaked.batches if batch.created_at > hung.began_at]
+    assert SLOT_S < max(soaked.verdict.outage_gaps_s) < LONGEST_GAP_S
 
 
 def test_a_killed_run_leaves_no_half_race_and_the_next_poll_converges(soaked: Soaked) -> None:
@@ -275,9 +298,9 @@ def test_a_part_that_is_killed_is_started_again(day: LiveDay) -> None:
     kill_and_await_the_next(day, "web")
 
 
-def test_a_run_that_dies_without_its_run_server_is_marked_and_polling_goes_on(day: LiveDay) -> None:
+def test_servers_that_hang_are_replaced_a_run_that_then_dies_is_marked_and_polling_goes_on(day: LiveDay) -> None:
     worker = find_worker(day, lambda worker: worker.suspend())
-    kill_and_await_the_next(day, "run-server")
+    hang_and_await_the_next(day, "run-server", "code-server")
     assert worker.is_running(), "a run outlives its run server"
     worker.kill()
     run_id = wait_for_line(day, "lost its process with its run server").split(" run ")[1].split()[0]
@@ -297,27 +320,49 @@ def test_the_service_outlives_its_database_also_when_a_part_dies_meanwhile(day: 
     assert "Traceback" not in day.log.read_text()
 
 
-def test_a_killed_service_leaves_no_part_and_the_next_one_ends_in_order_whatever_hangs(
-    day: LiveDay, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_service_leaves_no_part(day: LiveDay, monkeypatch: pytest.MonkeyPatch) -> None:
     children = read_children(day)
     day.process.kill()
     day.process.wait()
     assert wait_for(lambda: not find_processes(day.home).keys() & set(children.values()), PATIENCE_S)
     assert check(monkeypatch, RACEDAY_HOME=str(day.home))[0].startswith("FAIL    service: no `raceday up` runs")
 
-    with ExitStack() as stack:
-        second = stack.enter_context(open_live_day(day.home, latency_ms=LATENCY_MS))
-        # What an end must not wait for: a run that does not listen, and a database that does not answer.
-        find_worker(second, lambda worker: worker.suspend())
-        EmbeddedPostgres(day.home).stop()
-        began = time.monotonic()
-        second.process.send_signal(signal.SIGINT)  # a hasty Ctrl-C, then another
-        second.process.send_signal(signal.SIGINT)
-        assert second.process.wait(PATIENCE_S) == 0, second.log.read_text()
-        assert time.monotonic() - began < ENDS_WITHIN_S
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=10), timedelta(hours=2)])
+def test_polling_goes_on_at_the_next_slot_when_the_clock_runs_ahead_and_is_set_back(
+    second: LiveDay, clock: Clock, ahead: timedelta
+) -> None:
+    def wait_for_poll_at(offset: timedelta) -> None:
+        """One at the time that the service has: not of a moment before, when its clock was another."""
+        set_at = time.monotonic()
+        asked = "SELECT count(*) FROM race_polls WHERE abs(extract(epoch FROM polled_at - now()) - :ahead_s) < :since_s"
+
+        def has_polled() -> bool:
+            given = {"ahead_s": offset.total_seconds(), "since_s": time.monotonic() - set_at}
+            return bool(second.ask(asked, **given)[0]["count"])
+
+        assert wait_for(has_polled, 60), second.log.read_text()
+
+    clock.set(ahead)
+    wait_for_line(second, f"the clock {describe_step(ahead)}")
+    wait_for_poll_at(ahead)
+    clock.set(timedelta(0))
+    wait_for_line(second, f"the clock {describe_step(-ahead)}")
+    assert "polls" in wait_for_line(second, "lay in the future and count as of now")
+    wait_for_poll_at(timedelta(0))
+
+
+def test_a_service_ends_in_order_whatever_hangs(second: LiveDay, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What an end must not wait for: a run that does not listen, and a database that does not answer.
+    find_worker(second, lambda worker: worker.suspend())
+    EmbeddedPostgres(second.home).stop()
+    began = time.monotonic()
+    second.process.send_signal(signal.SIGINT)  # a hasty Ctrl-C, then another
+    second.process.send_signal(signal.SIGINT)
+    assert second.process.wait(PATIENCE_S) == 0, second.log.read_text()
+    assert time.monotonic() - began < ENDS_WITHIN_S
     assert second.log.read_text().endswith(" stopped\n")
     assert "Traceback" not in second.log.read_text()
-    assert find_processes(day.home) == {}
-    assert not (day.home / "service.json").exists()
-    assert "start one" in check(monkeypatch, RACEDAY_HOME=str(day.home))[0]
+    assert find_processes(second.home) == {}
+    assert not (second.home / "service.json").exists()
+    assert "start one" in check(monkeypatch, RACEDAY_HOME=str(second.home))[0]

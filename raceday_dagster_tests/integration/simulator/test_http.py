@@ -6,8 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
@@ -21,6 +19,7 @@ import requests
 from raceday_dagster.simulator.day import RaceDay
 from raceday_dagster.simulator.faults import KINDS
 from raceday_dagster.simulator.running import RunningSimulator, SimulatorError, running_simulator
+from raceday_dagster_tests.waiting import wait_for
 
 WINTER = date(2025, 7, 17)
 FIRST = datetime(2025, 7, 17, 2, 0, tzinfo=UTC)
@@ -49,12 +48,6 @@ def simulator(started: RunningSimulator) -> RunningSimulator:
 def ask(simulator: RunningSimulator, path: str = EVENT, **options: Any) -> requests.Response:
     options.setdefault("params", FLAGS)
     return requests.get(simulator.api_url + path, timeout=10, allow_redirects=False, **options)
-
-
-def wait_until_waiting(simulator: RunningSimulator, count: int) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while sum(rule["waiting"] for rule in simulator.faults()) < count:
-        assert time.monotonic() < deadline, f"never {count} requests waiting"
 
 
 def test_the_meetings_of_the_day_are_paged(simulator: RunningSimulator) -> None:
@@ -86,17 +79,6 @@ def test_answers_are_compressed_when_asked(simulator: RunningSimulator) -> None:
     assert "content-encoding" not in plain.headers
     assert packed.headers["content-encoding"] == "gzip"
     assert plain.json() == packed.json()
-
-
-def drop_address(simulator: RunningSimulator, answer: requests.Response) -> bytes:
-    """The answer without where it was given: the URLs of silks name it."""
-    return answer.content.replace(simulator.api_url.split("/")[2].encode(), b"")
-
-
-def test_two_instances_of_one_seed_agree_at_one_instant(simulator: RunningSimulator) -> None:
-    with running_simulator(seed=1, racing_day=WINTER, first_start=FIRST, now=NOW, speed=0) as other:
-        assert other.pid != simulator.pid
-        assert drop_address(simulator, ask(simulator)) == drop_address(other, ask(other))
 
 
 def test_the_clock_moves_a_race_through_its_life(simulator: RunningSimulator) -> None:
@@ -198,7 +180,7 @@ def test_five_held_requests_gather_and_are_released_together(simulator: RunningS
     simulator.add_fault("/racing/events/", "hold")
     with ThreadPoolExecutor(5) as pool:
         answers = [pool.submit(ask, simulator, f"/racing/events/{race.race_id}") for race in DAY.races[:5]]
-        wait_until_waiting(simulator, 5)
+        wait_for(lambda: sum(rule["waiting"] for rule in simulator.faults()) == 5)
         assert simulator.requests()["events_in_flight_peak"] == 5
         assert simulator.release() == 5
         assert [answer.result().status_code for answer in answers] == [200] * 5
@@ -210,34 +192,26 @@ def test_a_held_client_that_leaves_is_no_longer_in_flight(simulator: RunningSimu
     simulator.add_fault(RACE.race_id, "hold")
     with pytest.raises(requests.exceptions.Timeout):
         requests.get(simulator.api_url + EVENT, timeout=0.2)
-    deadline = time.monotonic() + PATIENCE_S
-    while simulator.requests()["in_flight"]:
-        assert time.monotonic() < deadline
+    wait_for(lambda: simulator.requests()["in_flight"] == 0)
 
 
-def test_the_latency_of_events_holds_up_no_other_answer() -> None:
-    with running_simulator(seed=1, racing_day=WINTER, now=NOW, speed=0, latency_ms=60_000) as simulator:
-        slow = threading.Thread(target=_ask_and_give_up, args=(simulator,))
-        slow.start()
-        assert ask(simulator, "/racing/meetings").status_code == 200
-        slow.join()
-        assert simulator.requests()["events_in_flight_peak"] == 1
-
-
-def _ask_and_give_up(simulator: RunningSimulator) -> None:
-    with pytest.raises(requests.exceptions.Timeout):
-        requests.get(simulator.api_url + EVENT, timeout=0.3)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_cleanly_and_frees_the_port(number: signal.Signals) -> None:
-    with running_simulator(seed=1, racing_day=WINTER) as simulator:
-        process = psutil.Process(simulator.pid)
+def test_the_latency_of_events_holds_up_no_other_answer_and_no_end_and_a_signal_frees_the_port() -> None:
+    with running_simulator(racing_day=WINTER, speed=0, latency_ms=60_000) as simulator:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(ask, simulator)
+            assert ask(simulator, "/racing/meetings").status_code == 200
+            assert wait_for(lambda: simulator.requests()["events_in_flight_peak"] == 1)
+            end(simulator, signal.SIGTERM)
         port = int(simulator.api_url.split(":")[2].split("/")[0])
-        process.send_signal(number)
-        assert process.wait(timeout=PATIENCE_S) in (0, None)
         with running_simulator(port=port, racing_day=WINTER) as successor:
             assert successor.api_url == simulator.api_url
+            end(successor, signal.SIGINT)
+
+
+def end(simulator: RunningSimulator, number: signal.Signals) -> None:
+    process = psutil.Process(simulator.pid)
+    process.send_signal(number)
+    assert process.wait(timeout=PATIENCE_S) in (0, None)
 
 
 def test_it_ends_by_itself_when_whoever_started_it_is_gone() -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from raceday_dagster.errors import DatabaseError, WriteError
 from raceday_dagster.store.engine import build_engine
+from raceday_dagster.store.queries import is_listed
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster_tests.integration.store.store_fixture import (
     make_finished,
@@ -72,7 +73,7 @@ def test_the_servers_own_ceiling_is_a_failure_worth_another_poll(database_url: s
             write(store, make_snapshot())
         assert caught.value.retryable
         with pytest.raises(DatabaseError, match="no connection left"):
-            store.is_listed(START.date())
+            store.read(is_listed, START.date())
 
 
 def test_the_servers_own_ceiling_is_waited_for(database_url: str) -> None:
@@ -90,7 +91,7 @@ def test_the_servers_own_ceiling_is_waited_for(database_url: str) -> None:
         with pytest.raises(OperationalError, match="too many connections"):
             all(taken.enter_context(greedy.connect()) for _ in range(20))
         waiting = RaceStore(engine, sleep=let_go)
-        assert not waiting.is_listed(START.date())
+        assert not waiting.read(is_listed, START.date())
         engine.dispose()
     assert set(waits) == {0.1}
 

@@ -9,7 +9,14 @@ import pytest
 
 from raceday_dagster.errors import DatabaseError
 from raceday_dagster.store.engine import build_engine
-from raceday_dagster.store.queries import ANSWERED, POLLED_RACES, read_live_races
+from raceday_dagster.store.queries import (
+    ANSWERED,
+    POLLED_RACES,
+    is_listed,
+    read_answered,
+    read_live_races,
+    read_polled_races,
+)
 from raceday_dagster.store.race_store import PollRun, RaceStore
 from raceday_dagster_tests.integration.store.lists import make_list
 from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, write
@@ -30,11 +37,11 @@ def test_the_schedule_sees_the_races_of_its_countries_and_categories_in_the_wind
     store.write_racing_day(make_list(RACES))
     write(store, make_snapshot("race-2", poll=1, race={"status": "final"}))
     now = START - timedelta(minutes=5)
-    seen = store.read_polled_races(now, countries=["NZ", "AUS"], categories=["T", "H"])
+    seen = store.read(read_polled_races, now, countries=["NZ", "AUS"], categories=["T", "H"])
     assert [race.race_id for race in seen] == ["race-1", "race-3", "race-4"]
-    assert store.read_polled_races(now, countries=["HK"], categories=["T"]) == []
-    assert store.read_polled_races(now, countries=["NZ"], categories=["H"]) == []
-    assert store.read_polled_races(now + timedelta(days=2), countries=["NZ"], categories=["T"]) == []
+    assert store.read(read_polled_races, now, countries=["HK"], categories=["T"]) == []
+    assert store.read(read_polled_races, now, countries=["NZ"], categories=["H"]) == []
+    assert store.read(read_polled_races, now + timedelta(days=2), countries=["NZ"], categories=["T"]) == []
 
 
 def test_the_schedule_goes_by_the_ledger_and_by_nothing_later_than_its_clock(store: RaceStore) -> None:
@@ -45,7 +52,7 @@ def test_the_schedule_goes_by_the_ledger_and_by_nothing_later_than_its_clock(sto
     store.record_poll(make_failure("race-1", polled_at=earlier), PollRun(run_id="run-2"))
     store.record_poll(make_failure("race-1", polled_at=later), PollRun(run_id="run-3"))
     store.record_poll(make_failure("race-3", polled_at=later), PollRun(run_id="run-3"))
-    seen = store.read_polled_races(now, countries=["NZ"], categories=["T"])
+    seen = store.read(read_polled_races, now, countries=["NZ"], categories=["T"])
     times = {race.race_id: (race.last_poll_time, race.newest_poll_time) for race in seen}
     assert times["race-1"] == (earlier, later)
     assert times["race-3"] == (None, later)
@@ -57,15 +64,15 @@ def test_the_ledger_says_which_races_of_which_runs_have_their_answer(store: Race
     for run_id, race_id in (("run-1", "race-1"), ("run-2", "race-2"), (odd, "race-1"), ("run-3", "race-1")):
         store.record_poll(make_failure(race_id), PollRun(run_id=run_id))
     asked = {"run-1": ["race-1", "race-2"], "run-2": ["race-1", "race-2"], odd: ["race-1"], "run-4": ["race-1"]}
-    assert store.read_answered(asked) == {("run-1", "race-1"), ("run-2", "race-2"), (odd, "race-1")}
-    assert store.read_answered({}) == set()
+    assert store.read(read_answered, asked) == {("run-1", "race-1"), ("run-2", "race-2"), (odd, "race-1")}
+    assert store.read(read_answered, {}) == set()
 
 
 def test_a_racing_day_is_listed_once_its_list_is_stored(store: RaceStore) -> None:
-    assert not store.is_listed(START.date())
+    assert not store.read(is_listed, START.date())
     store.write_racing_day(make_list(RACES))
-    assert store.is_listed(START.date())
-    assert not store.is_listed(START.date() + timedelta(days=1))
+    assert store.read(is_listed, START.date())
+    assert not store.read(is_listed, START.date() + timedelta(days=1))
 
 
 def test_the_last_poll_of_a_race_is_one_look_into_the_index(database_url: str) -> None:
@@ -81,7 +88,7 @@ def test_the_last_poll_of_a_race_is_one_look_into_the_index(database_url: str) -
 def test_a_question_to_a_database_that_is_not_there_is_one_line(database_url: str) -> None:
     store = RaceStore(build_engine("postgresql+psycopg2://raceday:hidden@127.0.0.1:1/none", pool_max=1))
     with pytest.raises(DatabaseError) as caught:
-        store.is_listed(START.date())
+        store.read(is_listed, START.date())
     assert "hidden" not in str(caught.value)
     assert "raceday db start" in str(caught.value)
 

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from raceday_dagster.racing.snapshots import ResultsRow
-from raceday_dagster.store.queries import CHECK_AFTER, GIVEN_UP_AFTER, OVERDUE_RACES, RACES_TO_RECHECK
+from raceday_dagster.store.queries import (
+    CHECK_AFTER,
+    GIVEN_UP_AFTER,
+    OVERDUE_RACES,
+    RACES_TO_RECHECK,
+    read_overdue_races,
+    read_races_to_recheck,
+)
 from raceday_dagster.store.race_store import PollRun, RaceStore
 from raceday_dagster_tests.integration.store.lists import make_list
 from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, write
@@ -34,7 +41,7 @@ def poll(store: RaceStore, made_at: datetime, status: str, results: ResultsRow |
 
 
 def read(store: RaceStore, now: datetime) -> dict[str, str]:
-    return {race.race_id: race.reason for race in store.read_races_to_recheck([DAY], now)}
+    return {race.race_id: race.reason for race in store.read(read_races_to_recheck, [DAY], now)}
 
 
 def test_a_race_never_polled_is_asked_about_once_its_start_has_passed(store: RaceStore) -> None:
@@ -120,8 +127,8 @@ def test_only_the_days_asked_about_and_the_earliest_start_first(store: RaceStore
     listed = make_list(["late", "early"], poll=1)
     store.write_racing_day(listed.model_copy(update={"races": (listed.races[0], swapped)}))
     assert list(read(store, START)) == ["early", "late"]
-    assert store.read_races_to_recheck([DAY - timedelta(days=1)], START) == []
-    assert len(store.read_races_to_recheck([DAY - timedelta(days=1), DAY], START)) == 2
+    assert store.read(read_races_to_recheck, [DAY - timedelta(days=1)], START) == []
+    assert len(store.read(read_races_to_recheck, [DAY - timedelta(days=1), DAY], START)) == 2
 
 
 def test_an_overdue_race_of_any_day_is_asked_about_for_a_week(store: RaceStore) -> None:
@@ -129,12 +136,12 @@ def test_an_overdue_race_of_any_day_is_asked_about_for_a_week(store: RaceStore) 
     poll(store, START - timedelta(minutes=1), "open")
     other_days = [DAY + timedelta(days=5), DAY + timedelta(days=6)]
     asked = {
-        after: [race.reason for race in store.read_races_to_recheck(other_days, START + after)]
+        after: [race.reason for race in store.read(read_races_to_recheck, other_days, START + after)]
         for after in (2 * HOUR - SECOND, 2 * HOUR, GIVEN_UP_AFTER - SECOND, GIVEN_UP_AFTER)
     }
     assert list(asked.values()) == [[], ["not_over"], ["not_over"], []]
     poll(store, START + HOUR, "final", make_results("final"))
-    assert store.read_races_to_recheck(other_days, START + 3 * HOUR) == []
+    assert store.read(read_races_to_recheck, other_days, START + 3 * HOUR) == []
 
 
 def test_both_questions_find_unfinished_races_by_their_index(store: RaceStore, database_url: str) -> None:
@@ -148,7 +155,7 @@ def test_both_questions_find_unfinished_races_by_their_index(store: RaceStore, d
 
 def overdue(store: RaceStore, now: datetime, **chosen: Any) -> list[str]:
     codes = {"countries": ["NZ"], "categories": ["T"], **chosen}
-    return [race.race_id for race in store.read_overdue_races(now, **codes)]
+    return [race.race_id for race in store.read(read_overdue_races, now, **codes)]
 
 
 def test_a_race_is_overdue_two_hours_after_its_start(store: RaceStore) -> None:
@@ -157,7 +164,7 @@ def test_a_race_is_overdue_two_hours_after_its_start(store: RaceStore) -> None:
     assert overdue(store, line - SECOND) == []
     assert overdue(store, line) == ["race-1"]
     assert overdue(store, line + timedelta(minutes=20)) == ["race-1", "race-2"]
-    (race,) = store.read_overdue_races(line, countries=["NZ"], categories=["T"])
+    (race,) = store.read(read_overdue_races, line, countries=["NZ"], categories=["T"])
     assert (race.start_time, race.start_time.tzinfo, race.status) == (START, UTC, "open")
     assert (race.meeting_name, race.race_number) == ("Awapuni", 1)
     assert overdue(store, START + GIVEN_UP_AFTER - SECOND) == ["race-1", "race-2"]

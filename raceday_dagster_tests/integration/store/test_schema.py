@@ -102,7 +102,9 @@ def test_an_upgrade_from_the_first_schema_keeps_the_entrants(empty_database_url:
     engine = build_engine(empty_database_url, pool_max=1)
     store = RaceStore(engine)
     with observe(empty_database_url) as run:
+        run("DROP TABLE image_descriptions")
         run("; ".join(f"DROP VIEW {name}" for (name,) in run(VIEWS)))
+        run("ALTER TABLE entrants DROP COLUMN alt_silk_url_64x64, DROP COLUMN alt_silk_url_128x128")
         run("DROP TABLE market_signals, pool_history; ALTER TABLE race_polls DROP COLUMN lane, DROP COLUMN due_at")
         run("ALTER TABLE entrants DROP COLUMN withdrawn_at; DROP INDEX ix_race_polls_polled_at")
         run("UPDATE raceday_schema SET version_num = '0001'")

@@ -24,16 +24,15 @@ SHARES = {"a": Timings(write_ms=10, total_ms=100), "b": Timings(write_ms=90, tot
 
 
 def test_the_board_always_adds_up() -> None:
-    clock = iter([0.0, 2.0, 3.0])
-    board = ProgressBoard(monotonic=lambda: next(clock))
+    board = ProgressBoard()
     said: list[BatchProgress] = []
     board.begin(4)
-    board.start_race()
-    board.start_race()
-    board.end_race("success", said.append)
-    board.end_race("failed", said.append)
+    board.start_item()
+    board.start_item()
+    board.end_item(end_race("a", "success", 2_000), "a", said.append)
+    board.end_item(end_race("b", "failed"), "b", said.append)
     first, second = said
-    assert (first.completed, first.processing, first.pending, first.eta_ms) == (1, 1, 2, 6_000)
+    assert (first.completed, first.processing, first.pending, first.eta_ms) == (1, 1, 2, 3_000)
     assert (second.successful, second.skipped, second.failed) == (1, 0, 1)
     assert second.completed + second.processing + second.pending == second.total == 4
 
@@ -45,9 +44,9 @@ def test_races_that_end_at_once_are_reported_one_after_the_other() -> None:
     said: list[int] = []
 
     def run_race() -> None:
-        board.start_race()
+        board.start_item()
         all_in_flight.wait(10)
-        board.end_race("success", lambda progress: said.append(progress.completed))
+        board.end_item(end_race("a", "success"), "a", lambda progress: said.append(progress.completed))
 
     races = [threading.Thread(target=run_race) for _ in range(8)]
     for race in races:
@@ -60,8 +59,8 @@ def test_races_that_end_at_once_are_reported_one_after_the_other() -> None:
 def test_a_board_that_never_began_has_nothing_to_say() -> None:
     board = ProgressBoard()
     said: list[BatchProgress] = []
-    board.start_race()
-    board.end_race("success", said.append)
+    board.start_item()
+    board.end_item(end_race("a", "success"), "a", said.append)
     assert said == []
 
 

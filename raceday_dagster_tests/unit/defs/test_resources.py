@@ -1,5 +1,7 @@
 """What the UI shows of the resources, and when they read the environment."""
 
+import importlib.util
+
 import dagster as dg
 import pytest
 
@@ -50,6 +52,15 @@ def test_a_resource_that_cannot_be_had_is_refused_in_one_line(
         pass
     assert str(refusal.value).startswith(message)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_run_without_the_extra_images_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "openai" else find(name))
+    given = {"settings": SettingsResource(), "race_store": object(), "image_stages": RESOURCES["image_stages"]}
+    with pytest.raises(dg.DagsterError) as refusal, dg.build_resources(given):
+        pass
+    assert str(refusal.value) == ("describing images needs the extra `images`: pip install 'raceday-dagster[images]'")
 
 
 def test_transform_workers_that_are_never_used_are_never_started(capsys: pytest.CaptureFixture[str]) -> None:

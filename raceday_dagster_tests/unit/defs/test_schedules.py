@@ -12,6 +12,7 @@ import time_machine
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from dagster._utils.schedules import schedule_execution_time_iterator  # what the daemon finds ticks with
 
+from raceday_dagster.definitions import defs
 from raceday_dagster.defs.automation.schedules import SCHEDULES
 from raceday_dagster.defs.jobs import JOBS
 from raceday_dagster.racing.calendar import NEW_ZEALAND
@@ -58,15 +59,19 @@ def list_ticks(name: str, day: date) -> list[datetime]:
     raise AssertionError("a cron has no end")
 
 
-def test_every_schedule_is_on_from_the_start_and_keeps_new_zealands_clock() -> None:
+def test_every_schedule_but_that_of_images_is_on_from_the_start_and_all_keep_new_zealands_clock() -> None:
     assert set(BY_NAME) == {
         "daily_baseline_schedule",
+        "data_checks_schedule",
         "evening_backfill_schedule",
         "maintenance_schedule",
         "meeting_status_schedule",
+        "process_images_schedule",
     }
+    assert [name for name, schedule in BY_NAME.items() if schedule.default_status.value != "RUNNING"] == [
+        "process_images_schedule"
+    ], "a vision API may cost money"
     for name, schedule in BY_NAME.items():
-        assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
         assert schedule.execution_timezone == "Pacific/Auckland"
         assert name == f"{schedule.job_name}_schedule"
         assert schedule.description
@@ -103,7 +108,8 @@ def test_what_the_day_needs_leaves_the_queue_before_a_backfill_by_hand() -> None
     runs = [make_queued_run(job.name, job.tags) for job in JOBS if job.name != "process_races"]
     ordered = [run.job_name for run in QueuedRunCoordinatorDaemon(1)._priority_sort(runs)]
     assert set(ordered[:3]) == {"daily_baseline", "evening_backfill", "meeting_status"}
-    assert ordered[3:] == ["maintenance", "process_race"]
+    assert set(ordered[3:5]) == {"maintenance", "process_images"}
+    assert ordered[5:] == ["process_race"]
 
 
 def make_queued_run(job_name: str, tags: Mapping[str, str]) -> dg.DagsterRun:
@@ -128,6 +134,14 @@ def test_meeting_status_stays_with_the_evening_after_midnight(day: date) -> None
     ]
 
 
+@pytest.mark.parametrize("day", [ORDINARY, BACK, FORWARD])
+def test_the_silks_of_a_day_come_after_its_baseline(day: date) -> None:
+    (tick,) = list_ticks("process_images_schedule", day)
+    assert (tick.date(), tick.hour, tick.minute) == (day, 6, 30)
+    asked = evaluate("process_images_schedule", at(day, 6, 30))
+    assert asked.run_config == {"ops": {"select_images": {"config": {"racing_day": day.isoformat()}}}}
+
+
 def test_no_schedule_fires_in_the_hour_that_two_nights_skip_or_repeat() -> None:
     for name in BY_NAME:
         for day in (ORDINARY, BACK, FORWARD):
@@ -145,6 +159,5 @@ def test_a_repeated_tick_asks_for_the_same_run_and_the_next_one_for_another(name
 @pytest.mark.parametrize("name", sorted(BY_NAME))
 def test_what_a_tick_asks_for_is_a_config_its_job_takes(name: str) -> None:
     schedule = BY_NAME[name]
-    job = schedule.job
-    assert isinstance(job, dg.JobDefinition)
+    job = defs.resolve_job_def(schedule.job_name)
     assert dg.validate_run_config(job, evaluate(name, at(ORDINARY, 6)).run_config)

@@ -327,7 +327,7 @@ def test_a_change_of_a_races_interval_is_said_when_it_is_asked_for(capsys: pytes
     ]
 
 
-def test_both_sensors_are_switched_on_and_look_ahead_no_less_than_they_tick() -> None:
-    assert [sensor.name for sensor in SENSORS] == ["due_races", "first_baseline"]
+def test_every_sensor_is_switched_on_and_look_ahead_no_less_than_they_tick() -> None:
+    assert [sensor.name for sensor in SENSORS] == ["due_races", "first_baseline", "alerts"]
     assert {sensor.default_status for sensor in SENSORS} == {dg.DefaultSensorStatus.RUNNING}
     assert ticks.HORIZON > 5 * SECOND + LEAD

@@ -130,6 +130,7 @@ def test_a_silk_without_a_first_address_has_its_second() -> None:
         silk_url_64x64="", alt_silk_url_64x64=second, silk_url_128x128=first, alt_silk_url_128x128=second
     )
     assert (runner["silk_url_64x64"], runner["silk_url_128x128"]) == (second, first)
+    assert runner["alt_silk_url_128x128"] == second, "kept, in case the first is gone"
     assert parse_runner(silk_url_64x64=None, alt_silk_url_64x64=second)["silk_url_64x64"] == second
     assert "silk_url_64x64" not in parse_runner(silk_url_64x64="", alt_silk_url_64x64="")
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from raceday_dagster.errors import ImageError
+from raceday_dagster.images.records import Description, ImageResult
 from raceday_dagster.images.sources import ImageSource
 from raceday_dagster.images.stages import ImageStages
 
@@ -112,14 +113,43 @@ class FakeVision:
         self.closed = True
 
 
+class FakeDescriptions:
+    """Keeps what images came to in a dictionary; an error is raised instead."""
+
+    def __init__(self, error: ImageError | None = None) -> None:
+        self.kept: dict[str, ImageResult] = {}
+        self.error = error
+
+    def find(self, content_hash: str) -> Description | None:
+        found = [result for result in self.kept.values() if result.facts and result.facts.content_hash == content_hash]
+        return found[0].description if found else None
+
+    def keep(self, result: ImageResult) -> None:
+        if self.error is not None:
+            raise self.error
+        self.kept[result.source.place] = result
+
+
 class Workshop:
     """The stages over fakes."""
 
-    def __init__(self, vision: FakeVision | None = None, reader: FakeReader | None = None) -> None:
+    def __init__(
+        self,
+        vision: FakeVision | None = None,
+        reader: FakeReader | None = None,
+        descriptions: FakeDescriptions | None = None,
+    ) -> None:
         self.urls, self.vision, self.reader = FakeUrls(), vision or FakeVision(), reader or FakeReader()
         self.clock = FakeClock()
         self.pauses_s: list[float] = []
-        self.stages = ImageStages(self.urls, self.vision, reader=self.reader, monotonic=self.clock, pause=self.pause)
+        self.stages = ImageStages(
+            self.urls,
+            self.vision,
+            reader=self.reader,
+            descriptions=descriptions,
+            monotonic=self.clock,
+            pause=self.pause,
+        )
 
     def pause(self, seconds: float) -> None:
         self.pauses_s.append(seconds)

@@ -15,7 +15,9 @@ from raceday_dagster.images.command import show_table, write_csv
 from raceday_dagster.images.records import ImageFacts, ImageTimings
 from raceday_dagster.racing.outcomes import ItemError
 
-FACTS = ImageFacts(content_hash="", bytes_before=50_000, bytes_after=9_000, size_before=(9, 9), size_after=(9, 9))
+FACTS = ImageFacts(
+    content_hash="", bytes_before=50_000, bytes_after=9_000, size_before=(9, 9), size_after=(9, 9), preview=b""
+)
 DESCRIBED = ImageResult(
     source=ImageSource(name='odd, "name".jpg'),
     status="success",

@@ -46,6 +46,19 @@ def test_a_small_image_is_not_enlarged() -> None:
     assert open_jpeg(draw(64, 64)).size == (64, 64)
 
 
+def test_the_small_copy_is_a_webp_that_stays_transparent_and_stays_small() -> None:
+    noise = Image.frombytes("RGB", (600, 300), random.Random(1).randbytes(600 * 300 * 3))
+    for image, mode, size in (
+        (Image.new("RGBA", (128, 128), (255, 0, 0, 0)), "RGBA", (64, 64)),
+        (noise, "RGB", (64, 32)),
+        (Image.new("RGB", (20, 10), "teal"), "RGB", (20, 10)),
+    ):
+        preview = compress(save(image))[1].preview
+        shown = Image.open(io.BytesIO(preview))
+        assert (shown.format, shown.mode, shown.size) == ("WEBP", mode, size)
+        assert len(preview) < 6_000
+
+
 def test_a_transparent_image_stands_on_white() -> None:
     for image in (Image.new("RGBA", (40, 40), (255, 0, 0, 0)), Image.new("LA", (40, 40), (0, 0))):
         assert is_near(open_jpeg(save(image)), (20, 20), (255, 255, 255))

@@ -6,7 +6,15 @@ import pytest
 
 from raceday_dagster.errors import ImageError
 from raceday_dagster.images import ImageResult
-from raceday_dagster_tests.unit.images.fakes import VALID, FakeReader, FakeVision, Workshop, fail_describe, name_sources
+from raceday_dagster_tests.unit.images.fakes import (
+    VALID,
+    FakeDescriptions,
+    FakeReader,
+    FakeVision,
+    Workshop,
+    fail_describe,
+    name_sources,
+)
 
 (SOURCE,) = name_sources(1)
 
@@ -45,6 +53,26 @@ def test_a_failed_image_passes_the_later_stages_untouched() -> None:
     result = process(workshop)
     assert (result.status, result.error.stage, result.error.message) == ("failed", "read", "not there (404)")
     assert workshop.vision.urls == []
+
+
+def test_an_image_whose_content_was_described_before_is_neither_published_nor_sent() -> None:
+    descriptions = FakeDescriptions()
+    first, second = Workshop(descriptions=descriptions), Workshop(descriptions=descriptions)
+    described = process(first)
+    (known,) = descriptions.kept.values()
+    assert known == described
+    result = process(second)
+    assert (result.status, result.error, result.description) == ("skipped", None, described.description)
+    assert (second.urls.published, second.vision.urls) == (0, [])
+
+
+def test_an_image_that_cannot_be_kept_has_failed_unless_it_had_failed_before() -> None:
+    refusal = ImageError("the database is gone", stage="keep", retryable=True)
+    for vision, stage in ((FakeVision(), "keep"), (FakeVision(fail_describe(retryable=False)), "describe")):
+        workshop = Workshop(vision, descriptions=FakeDescriptions(refusal))
+        result = process(workshop)
+        assert (result.status, result.error.stage) == ("failed", stage)
+        assert workshop.urls.live == {}
 
 
 def test_ac7_a_recoverable_failure_is_tried_once_more_after_a_second() -> None:

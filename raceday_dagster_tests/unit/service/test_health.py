@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from raceday_dagster.definitions import defs
@@ -14,6 +15,7 @@ from raceday_dagster.service.health import (
     check_health,
     date_holder,
     describe_age,
+    describe_health,
     is_healthy,
     judge_automation,
     judge_day,
@@ -55,6 +57,7 @@ def judge(*races: FollowedRace, up_since: datetime | None = LONG_AGO) -> list[Ch
         (280, 90, False),  # last answered 6 min 10 s before the start, when 30 s was its cadence
         (280, 91, True),
         (120, None, True),
+        (120, -600, True),  # the clock ran ahead when it was answered
     ],
 )
 def test_a_live_race_fails_after_three_intervals_without_a_new_answer(
@@ -144,10 +147,9 @@ def test_a_schedule_that_is_off_or_was_never_seen_is_a_warning() -> None:
 
 
 def test_all_that_begins_runs_by_itself_is_looked_at() -> None:
-    assert {*(sensor.name for sensor in defs.sensors or ()), *(schedule.name for schedule in defs.schedules or ())} == {
-        SENSOR,
-        *HELPERS,
-    }
+    running = {dg.DefaultSensorStatus.RUNNING, dg.DefaultScheduleStatus.RUNNING}
+    begins = [*(defs.sensors or ()), *(defs.schedules or ())]
+    assert {each.name for each in begins if each.default_status in running} == {SENSOR, *HELPERS}
 
 
 @pytest.mark.parametrize(
@@ -204,3 +206,12 @@ def test_nobody_holding_the_lock_fails() -> None:
 @pytest.mark.parametrize(("seconds", "said"), [(-3, "0 s"), (119, "119 s"), (120, "2 min"), (7_200, "2 h")])
 def test_an_age_is_said_in_one_unit(seconds: int, said: str) -> None:
     assert describe_age(timedelta(seconds=seconds)) == said
+
+
+def test_the_report_for_programs_says_what_the_lines_say() -> None:
+    checks = [Check("ok", "database: fine"), Check("warning", "day: just begun")]
+    assert describe_health(checks) == {
+        "healthy": True,
+        "checks": [{"verdict": "ok", "text": "database: fine"}, {"verdict": "warning", "text": "day: just begun"}],
+    }
+    assert not describe_health([*checks, Check("FAIL", "polls: none")])["healthy"]

@@ -14,7 +14,6 @@ from raceday_dagster.service.environment import open_environment
 from raceday_dagster.service.parts import Web, check_address
 from raceday_dagster.service.service_files import (
     ServiceState,
-    make_socket_folder,
     read_state,
     remove_state,
     write_state,
@@ -92,16 +91,3 @@ def test_the_state_is_private_and_hides_its_environment(tmp_path: Path) -> None:
     (tmp_path / "service.json.4711").write_text("{}")  # of a service that was killed while it wrote
     remove_state(tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_socket_lies_in_a_private_folder_also_when_the_home_is_long(tmp_path: Path) -> None:
-    short, long = tmp_path / "a", tmp_path / ("b" * 100)
-    long.mkdir()
-    folder = make_socket_folder(long)
-    try:
-        assert folder.stat().st_mode & 0o777 == 0o700
-        assert len(str(folder)) < 80
-        assert make_socket_folder(long) == folder, "the next start must find it"
-    finally:
-        folder.rmdir()
-    assert not short.exists()

@@ -67,6 +67,7 @@ class Stage:
     said: list[str] = field(default_factory=list)
     children: dict[str, FakeChild] = field(default_factory=dict)
     ready: set[str] = field(default_factory=lambda: {"run", "code", "daemon", "web"})
+    unknown: set[str] = field(default_factory=set)
     stubborn: frozenset[str] = frozenset()
     lost: str = ""
 
@@ -110,7 +111,7 @@ class Stage:
         return Part(
             name,
             (),
-            is_ready=lambda: name in self.ready,
+            works=lambda: None if name in self.unknown else name in self.ready,
             stop_within_s=stop_within_s,
             before_restart=lambda: self.diary.append(f"clear {name}"),
             is_needed=is_needed,
@@ -174,6 +175,59 @@ def test_the_others_are_looked_after_while_the_code_server_is_dead() -> None:
     stage.look_after(rounds=3, apart_s=0.5)
     assert stage.diary.count("start code") == 2
     assert stage.diary.count("start web") == 2
+
+
+def test_a_part_that_hangs_is_killed_and_started_again() -> None:
+    stage = Stage()
+    stage.look_after()
+    stage.ready.discard("code")
+    stage.look_after(rounds=9, apart_s=1)
+    assert "kill code" not in stage.diary
+    stage.look_after(rounds=6, apart_s=1)
+    assert stage.said == [
+        "code has not answered for 11 s: it is killed",
+        "code died with SIGKILL; starting it again in 0.5 s",
+    ]
+    assert stage.diary.count("start code") == 2
+
+
+def test_a_part_that_answers_now_and_then_is_left_alone() -> None:
+    stage = Stage()
+    stage.look_after()
+    for _ in range(6):
+        stage.ready.discard("daemon")
+        stage.look_after(rounds=7, apart_s=1)
+        stage.ready.add("daemon")
+        stage.look_after(rounds=4, apart_s=1)
+    assert stage.said == []
+
+
+def test_a_part_of_which_nobody_can_tell_is_left_alone() -> None:
+    stage = Stage()
+    stage.look_after()
+    stage.unknown.add("daemon")
+    stage.look_after(rounds=30, apart_s=1)
+    assert stage.said == []
+
+
+def test_a_part_that_starts_again_has_its_time_to_come_up() -> None:
+    stage = Stage()
+    stage.look_after()
+    stage.ready.discard("daemon")
+    stage.children["daemon"].code = 1
+    stage.look_after(rounds=80, apart_s=1)
+    assert stage.diary.count("start daemon") == 2
+    stage.look_after(rounds=15, apart_s=1)
+    assert stage.diary.count("start daemon") == 3
+
+
+def test_nobody_is_to_blame_for_the_time_in_which_the_supervisor_itself_stood_still() -> None:
+    stage = Stage()
+    stage.look_after()
+    stage.clock.sleep(60)
+    stage.ready.clear()
+    stage.look_after(rounds=5, apart_s=0.1)
+    assert stage.said == []
 
 
 def test_five_deaths_within_a_minute_end_everything_and_name_the_log() -> None:

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from raceday_dagster.web import server
 from raceday_dagster.web.guard import LOOPBACK_HOSTS, HostRule
 
+SERVE_UI = server.serve_ui
+
 
 @dataclass
 class Opened:
@@ -67,3 +69,9 @@ def test_a_name_can_be_allowed_but_no_wildcard(opened: Opened) -> None:
         code, said = type_webserver("--allow-host", wrong)
         assert code == 1
         assert said == f"Error: --allow-host {wrong!r} is no host name: no scheme, no port, no wildcard\n"
+
+
+def test_a_server_without_an_instance_says_so(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setattr(server, "serve_ui", SERVE_UI)
+    assert type_webserver() == (1, "Error: DAGSTER_HOME is not set: whose runs are to be shown?\n")

@@ -1,0 +1,114 @@
+"""The pages as JSON, for models and scripts. ``openapi.json`` says what each answer holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from raceday_dagster.market.pages import HOME, read_static
+from raceday_dagster.market.views import Market, Row
+
+API = f"{HOME}/api"
+_MEETING = ("meeting_id", "meeting_name", "country", "category", "racing_day")
+
+
+def make_api_routes(market: Market, parse_day: Callable[[str], date]) -> list[Route]:
+    """The routes below ``/races/api``."""
+
+    def read_day_of(request: Request) -> date | None:
+        wanted = request.query_params.get("day")
+        return None if wanted is None else parse_day(wanted)
+
+    def list_meetings(request: Request) -> Response:
+        day = market.read_day(read_day_of(request))
+        meetings = [
+            {
+                **{name: races[0][name] for name in _MEETING},
+                "races": [{"race_id": race["race_id"], "race_number": race["race_number"]} for race in races],
+            }
+            for races in day.meetings
+        ]
+        return _send({"now": day.now, "racing_day": day.racing_day, "meetings": meetings})
+
+    def list_races(request: Request) -> Response:
+        day = market.read_day(read_day_of(request))
+        return _send(
+            {
+                "now": day.now,
+                "racing_day": day.racing_day,
+                "is_listed": day.is_listed,
+                "races": day.races,
+                "signals": day.signals,
+            }
+        )
+
+    def show_race(request: Request) -> Response:
+        found = _find(market, request)
+        names = ("now", "race", "runners", "at_start", "pools", "result", "dividends", "signals", "polls")
+        return _send({name: getattr(found, name) for name in names})
+
+    def list_entrants(request: Request) -> Response:
+        found = _find(market, request)
+        histories = {"money": found.money, "prices": found.prices, "shares": found.shares}
+        entrants = [
+            {**runner, **{name: _of(runner["entrant_id"], rows) for name, rows in histories.items()}}
+            for runner in found.runners
+        ]
+        return _send({"now": found.now, "race_id": found.race["race_id"], "entrants": entrants})
+
+    def show_health(_request: Request) -> Response:
+        health = market.read_health()
+        is_healthy = health["is_listed"] and not health["races_without_answer"]
+        return _send({"is_healthy": is_healthy, **health})
+
+    def describe(_request: Request) -> Response:
+        return Response(read_static("openapi.json"), media_type="application/json")
+
+    return [
+        Route(f"{API}/meetings", list_meetings),
+        Route(f"{API}/races", list_races),
+        Route(f"{API}/races/{{race_id:path}}/entrants", list_entrants),
+        Route(f"{API}/races/{{race_id:path}}", show_race),
+        Route(f"{API}/health", show_health),
+        Route(f"{API}/openapi.json", describe),
+    ]
+
+
+def _find(market: Market, request: Request) -> Any:
+    race_id = request.path_params["race_id"]
+    found = market.read_race(race_id)
+    if found is None:
+        raise HTTPException(404, f"no race {race_id[:100]} is stored")
+    return found
+
+
+def _of(entrant_id: str, rows: list[Row]) -> list[Row]:
+    """The rows of an entrant, without what its own line says already."""
+    named = {"race_id", "entrant_id", "runner_number", "name"}
+    return [
+        {name: value for name, value in row.items() if name not in named}
+        for row in rows
+        if row["entrant_id"] == entrant_id
+    ]
+
+
+def _send(content: object) -> Response:
+    return Response(json.dumps(content, default=_write, ensure_ascii=False), media_type="application/json")
+
+
+def _write(value: object) -> object:
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no JSON form")

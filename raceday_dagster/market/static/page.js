@@ -1,0 +1,121 @@
+// Keeps a page true: its clocks go on, and it reads itself anew when a poll is committed.
+"use strict";
+
+const BETWEEN_READS_MS = 1000;
+let ahead = 0; // of this browser's clock, seconds by which the database's is ahead
+let stream = null;
+let reading = false;
+let readAt = 0;
+let again = null;
+
+const main = () => document.getElementById("main");
+const now = () => Date.now() / 1000 + ahead;
+
+function span(seconds) {
+  const left = Math.abs(Math.round(seconds));
+  const two = number => String(number).padStart(2, "0");
+  if (left < 60) return `${left} s`;
+  if (left < 600) return `${Math.floor(left / 60)} min ${two(left % 60)} s`;
+  if (left < 3600) return `${Math.floor(left / 60)} min`;
+  if (left < 86400) return `${Math.floor(left / 3600)} h ${two(Math.floor((left % 3600) / 60))} min`;
+  return `${Math.floor(left / 86400)} days`;
+}
+
+function tick() {
+  for (const shown of document.querySelectorAll("[data-start]")) {
+    const left = Number(shown.dataset.start) - now();
+    shown.textContent = left >= -0.5 ? `in ${span(left)}` : `${span(left)} past`;
+  }
+  for (const shown of document.querySelectorAll("[data-since]")) {
+    shown.textContent = span(Math.max(0, now() - Number(shown.dataset.since)));
+  }
+  document.getElementById("wall").textContent = new Intl.DateTimeFormat("en-GB", {
+    timeZone: "Pacific/Auckland", hour: "2-digit", minute: "2-digit", second: "2-digit",
+  }).format(new Date(now() * 1000));
+}
+
+function say(text) {
+  document.getElementById("link").textContent = text;
+}
+
+function setClock() {
+  ahead = Number(main().dataset.now) - Date.now() / 1000;
+  tick();
+}
+
+// The page that is shown gives way to the one just read, but keeps what the reader did: focus, scrolling, selection.
+function show(fresh) {
+  const old = main();
+  const focused = document.activeElement;
+  const path = old.contains(focused) ? [focused.id && `#${CSS.escape(focused.id)}`,
+    focused.getAttribute("href") && `a[href="${CSS.escape(focused.getAttribute("href"))}"]`].find(Boolean) : null;
+  const scrolled = [...old.querySelectorAll(".scroll")].map(box => box.scrollLeft);
+  const before = new Map([...old.querySelectorAll("[data-key]")].map(cell => [cell.dataset.key, cell.textContent]));
+  for (const cell of fresh.querySelectorAll("[data-key]")) {
+    if (before.has(cell.dataset.key) && before.get(cell.dataset.key) !== cell.textContent) cell.classList.add("changed");
+  }
+  old.replaceWith(fresh);
+  [...fresh.querySelectorAll(".scroll")].forEach((box, index) => { box.scrollLeft = scrolled[index] || 0; });
+  if (path) fresh.querySelector(path)?.focus({ preventScroll: true });
+}
+
+async function read() {
+  if (reading) { again = again || setTimeout(read, BETWEEN_READS_MS); return; }
+  clearTimeout(again);
+  again = null;
+  reading = true;
+  readAt = Date.now();
+  try {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    if (!answer.ok) throw new Error(`status ${answer.status}`);
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("main");
+    if (getSelection().isCollapsed) show(document.adoptNode(fresh));
+    setClock();
+    say("live,");
+    if (!main().dataset.events) close();
+  } catch (error) {
+    say("not reachable, trying again;");
+    again = again || setTimeout(read, 2000);
+  } finally {
+    reading = false;
+  }
+}
+
+// Polls come five at a time: the first is shown at once, those that follow together a second later.
+function hear() {
+  const wait = readAt + BETWEEN_READS_MS - Date.now();
+  if (wait <= 0) read();
+  else again = again || setTimeout(read, wait);
+}
+
+function open() {
+  if (stream || !main().dataset.events) return;
+  stream = new EventSource(main().dataset.events);
+  stream.addEventListener("poll", hear);
+  stream.addEventListener("resync", hear);
+  stream.addEventListener("open", () => say("live,"));
+  stream.addEventListener("error", () => say("not reachable, trying again;"));
+}
+
+function close() {
+  stream?.close();
+  stream = null;
+}
+
+// On a narrow screen the newest interval is what the reader came for.
+function showLatest() {
+  const box = document.getElementById("scroll-grid");
+  const latest = box?.querySelector("th.latest");
+  if (latest) box.scrollLeft = Math.max(0, latest.offsetLeft + latest.offsetWidth * 2 - box.clientWidth);
+}
+
+setClock();
+setInterval(tick, 1000);
+showLatest();
+open();
+// A page that nobody sees needs no connection: a browser has only six for a server.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) close();
+  else { open(); hear(); }
+});
+addEventListener("pagehide", close);
