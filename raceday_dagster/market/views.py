@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.store.engine import build_engine
+from raceday_dagster.store.images import SILKS, Silk, find_silk, read_silks
 from raceday_dagster.store.queries import is_listed
 from raceday_dagster.store.schema.tables import POOL_TOTALS
 from raceday_dagster.store.sql_errors import build_database_error
@@ -61,7 +62,11 @@ NEIGHBOURS = """
 SELECT race_id, meeting_id, meeting_name, race_number, start_time, status
 FROM race_card WHERE racing_day = %(racing_day)s ORDER BY start_time, meeting_name, race_number, race_id
 """
-RUNNERS = "SELECT * FROM race_grid WHERE race_id = %(race_id)s ORDER BY runner_number, entrant_id"
+RUNNERS = f"""
+SELECT grid.*, silk.entrant_id IS NOT NULL AS has_silk, silk.title AS silk_title
+FROM race_grid AS grid LEFT JOIN ({SILKS}) AS silk ON silk.entrant_id = grid.entrant_id
+WHERE grid.race_id = %(race_id)s ORDER BY grid.runner_number, grid.entrant_id
+"""  # noqa: S608  (a query of ours)
 MONEY = "SELECT * FROM money_flow_timeline WHERE race_id = %(race_id)s ORDER BY time_interval DESC, runner_number"
 PRICES = """
 SELECT entrant_id, type, odds, seconds_to_start, quoted_at
@@ -216,7 +221,7 @@ class Market:
             return RaceView(
                 now=now,
                 race=found[0],
-                runners=_ask(connection, RUNNERS, values),
+                runners=_ask(connection, RUNNERS, {**values, "entrant_id": None}),
                 money=_ask(connection, MONEY, values),
                 prices=_ask(connection, PRICES, values),
                 shares=_ask(connection, SHARES, values),
@@ -228,6 +233,14 @@ class Market:
                 polls=_ask(connection, POLLS, values),
                 neighbours=_ask(connection, NEIGHBOURS, values),
             )
+
+    def find_silk(self, entrant_id: str) -> Silk | None:
+        """Our copy of the silk of a runner; ``None`` without one."""
+        return None if "\x00" in entrant_id else find_silk(self._engine, entrant_id)
+
+    def read_silks(self, race_id: str) -> dict[str, Silk]:
+        """Our copies of the silks of a race, by entrant."""
+        return read_silks(self._engine, race_id)
 
     def read_polls_since(self, since: datetime) -> list[Row]:
         """The polls of the ledger after an instant: race, instant and status, the oldest first."""
