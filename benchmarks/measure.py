@@ -31,15 +31,19 @@ def read_cpu_s(root: psutil.Process, besides: int | None = None) -> float:
     return total
 
 
-def read_memory_mb(root: psutil.Process) -> float:
-    """Proportional set size of a process and its descendants: shared pages count once, divided among the sharers."""
+def read_memory_mb(root: psutil.Process, kind: str = "Pss") -> float:
+    """Proportional set size of a process and its descendants: shared pages count once, divided among the sharers.
+
+    Args:
+        kind: ``Pss_Anon`` leaves out files and shared memory, such as PostgreSQL's cache, which fills and then stays.
+    """
     total_kb = 0
     for process in (root, *root.children(recursive=True)):
         try:
             rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
         except OSError:
             continue
-        total_kb += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+        total_kb += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith(f"{kind}:"))
     return total_kb / 1024
 
 
