@@ -78,7 +78,7 @@ faketime:  ## Install the library by which tests set the clock of a service (Deb
 	  || { echo "install libfaketime: on Debian, as root, apt-get install libfaketime"; exit 1; }
 
 bench: $(INSTALLED)  ## Measure the batch against a thread pool and against Dagster's multiprocess executor
-	@$(BIN)/python -m benchmarks.batch
+	@$(BIN)/raceday bench --count 5 --iterations 15 --compare
 
 freshness: $(INSTALLED)  ## Measure the way from a race falling due to its rows, under `raceday up`
 	@$(BIN)/python -m benchmarks.freshness
