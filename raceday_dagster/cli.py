@@ -319,6 +319,10 @@ def bench(count: tuple[int, ...], race: tuple[str, ...], race_file: Path | None,
     race_ids = (*race, *(read_race_file(race_file) if race_file else ()))
     if not count and not race_ids:
         raise click.UsageError(f"there is no race id in {race_file}")
+    if not all(race_id.strip() for race_id in race_ids):
+        raise click.UsageError("a race id is empty")
+    if not all(letter.isalnum() or letter in "-_." for letter in options["scenario"]):
+        raise click.UsageError("--scenario takes letters, digits, -, _ and .: it is part of file names")
     targets = Targets(
         **{f"{of}_ms": options.pop(f"{of}_target_ms") for of in ("race", "batch", "fetch", "transform", "write")}
     )
