@@ -226,7 +226,7 @@ def _run_scenario(bench: _Bench, race_ids: Sequence[str], out: Console) -> int:
     finally:
         # Whatever ended it, what was measured is kept.
         metadata = Metadata(
-            scenario="-".join(filter(None, (plan.scenario, f"{len(race_ids)}-races"))),
+            scenario="-".join(filter(None, (plan.scenario, f"{len(race_ids)}-race{'s' * (len(race_ids) > 1)}"))),
             started_at=started_at,
             races=len(race_ids),
             iterations=plan.iterations,

@@ -174,7 +174,7 @@ def describe_report(report: Report) -> Iterator[str]:
     about = report.metadata
     latency = "" if about.latency_ms is None else f", {about.latency_ms} ms of latency"
     done = len({batch.iteration for batch in report.batches})
-    yield f"{about.scenario}: {about.races} races, {about.concurrency} at once{latency}, {done} iterations"
+    yield f"{about.scenario}, {about.concurrency} at once{latency}, {done} iterations"
     yield f"{about.started_at:%Y-%m-%d}, {about.cores} cores, Python {about.python}, {about.platform}"
     yield ""
     yield "| ms | samples | min | mean | p50 | p95 | p99 | max | target of p95 |"
