@@ -302,6 +302,7 @@ def _describe_silks(describe: Callable[..., int], limit: int) -> int:
 @click.option("--write-target-ms", default=300.0, show_default=True, type=_TARGET, help="For a write.")
 @click.option("--compare", is_flag=True, help="With plain threads and Dagster's own executors, in turn.")
 @click.option("--no-multiprocess", is_flag=True, help="With --compare: leave out the slow one.")
+@click.option("--layers", is_flag=True, help="Then say what each of our own layers costs.")
 def bench(count: tuple[int, ...], race: tuple[str, ...], race_file: Path | None, formats: str, **options: Any) -> None:
     """Measure batches of races on this machine. Exits with 1 when a target is missed or a poll fails.
 

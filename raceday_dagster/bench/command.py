@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy import Engine, NullPool, create_engine
 
 from raceday_dagster.bench.contenders import FLOOR, MULTIPROCESS, OURS, Contender, build_contenders
+from raceday_dagster.bench.layers import Clock, find_layers, sum_up, timing
 from raceday_dagster.bench.measure import read_own_cpu_s, watching_memory
 from raceday_dagster.bench.report import (
     BatchRun,
@@ -74,6 +75,7 @@ class Plan(Record):
     targets: Targets = Targets()
     compare: bool = False
     with_multiprocess: bool = True
+    layers: bool = False
 
 
 @dataclass
@@ -83,6 +85,7 @@ class _Measured:
     runs: list[RaceRun] = field(default_factory=list)
     batches: list[BatchRun] = field(default_factory=list)
     peak_memory_mb: dict[str, float] = field(default_factory=dict)
+    layers: list[dict[str, Clock]] = field(default_factory=list)
     interrupted: bool = False
 
 
@@ -242,9 +245,12 @@ def _run_scenario(bench: _Bench, race_ids: Sequence[str], out: Console) -> int:
         if plan.compare:
             comparison = compare(measured.batches, floor=FLOOR, peak_memory_mb=measured.peak_memory_mb)
             report = report.model_copy(update={"comparison": comparison})
+        if plan.layers:
+            report = report.model_copy(update={"layers": sum_up(measured.layers)})
         if measured.batches:
             _show(report, plan, out)
     if measured.interrupted:
+        out.print("interrupted" if measured.batches else "interrupted before anything was measured")
         return INTERRUPTED
     return 0 if report.passed else 1
 
@@ -273,7 +279,9 @@ def _measure(bench: _Bench, race_ids: Sequence[str], measured: _Measured) -> Non
         if name != MULTIPROCESS or iteration in slow
     ]
     fast = [name for name in contenders if name != MULTIPROCESS]
-    task = bench.progress.add_task(f"{len(race_ids)} races", total=len(turns) + len(fast))
+    task = bench.progress.add_task(
+        f"{len(race_ids)} races", total=len(fast) + len(turns) + plan.iterations * plan.layers
+    )
     for name in fast:
         run_id = contenders[name]()
         _refuse_unknown_races(bench.engine, run_id)
@@ -283,6 +291,11 @@ def _measure(bench: _Bench, race_ids: Sequence[str], measured: _Measured) -> Non
         run_id = _time(bench, iteration, name, contenders[name], measured)
         if name == OURS:
             measured.runs += _read_runs(bench.engine, iteration, run_id)
+        bench.progress.advance(task)
+    for _ in range(plan.iterations if plan.layers else 0):
+        with timing(find_layers(bench.instance)) as clocks:
+            contenders[OURS]()
+        measured.layers.append(clocks)
         bench.progress.advance(task)
     bench.progress.remove_task(task)
     if plan.compare:

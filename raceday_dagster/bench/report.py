@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from raceday_dagster.bench.layers import LayerCost
 from raceday_dagster.bench.statistics import (
     BATCH,
     RaceRun,
@@ -87,6 +88,8 @@ class Report(Record):
     runs: tuple[RaceRun, ...]
     batches: tuple[BatchRun, ...]
     comparison: Comparison | None = None
+    layers: dict[str, LayerCost] | None = None
+    """What our own layers took in batches of their own, which count for nothing else."""
 
     @property
     def failures(self) -> list[RaceRun]:
@@ -193,6 +196,13 @@ def describe_report(report: Report) -> Iterator[str]:
     if report.comparison:
         yield ""
         yield from _describe_comparison(report.comparison)
+    if report.layers:
+        yield ""
+        yield "| layer, a batch | calls | CPU, ms: median (range) | at work in all threads, ms: median |"
+        yield "|---|--:|--:|--:|"
+        for name, cost in report.layers.items():
+            cpu = f"{cost.cpu_ms.p50:.1f} ({cost.cpu_ms.min:.1f} to {cost.cpu_ms.max:.1f})"
+            yield f"| {name} | {cost.calls.p50:.0f} | {cpu} | {cost.wall_ms.p50:.1f} |"
 
 
 def _describe_comparison(comparison: Comparison) -> Iterator[str]:

@@ -28,8 +28,8 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def test_comparison_of_two_races_writes_figures_of_every_contender(tmp_path: Path) -> None:
-    asked = ("--count", "2", "--iterations", "2", "--latency-ms", "20", "--compare", "--no-multiprocess", *ONE_TARGET)
-    ended = raceday(tmp_path, "bench", *asked)
+    asked = ("--count", "2", "--iterations", "2", "--latency-ms", "20", "--compare", "--no-multiprocess", "--layers")
+    ended = raceday(tmp_path, "bench", *asked, *ONE_TARGET)
 
     assert ended.returncode == 1, ended.stderr
     report = read_report(tmp_path)
@@ -41,6 +41,9 @@ def test_comparison_of_two_races_writes_figures_of_every_contender(tmp_path: Pat
     assert comparison["contenders"]["process_races"]["events"]["min"] > 0
     assert comparison["contenders"]["process_races"]["peak_memory_mb"] > 0
     assert comparison["contenders"]["plain_threads"]["events"]["max"] == 0
+    calls = {layer: cost["calls"]["min"] for layer, cost in report["layers"].items()}
+    assert calls.pop("event log") > 40
+    assert calls == {"validation": 2, "transform workers": 5, "ledger": 3, "metadata": 8}
     (table,) = (tmp_path / "benchmark-results").glob("2-races-*.csv")
     lines = list(csv.DictReader(table.read_text("utf-8").splitlines()))
     assert [(line["iteration"], line["status"]) for line in lines] == [(n, "success") for n in ("1", "1", "2", "2")]
