@@ -40,6 +40,7 @@ TERMINATE = """
 SELECT count(pg_terminate_backend(pid)) AS ended FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND usename <> current_user
 """
+FAILED_RUNS = "SELECT count(*) FROM runs WHERE status = 'FAILURE'"
 TERMINATE_EVERY_S = 0.2
 
 
@@ -112,15 +113,15 @@ def stop_part(part: str, day: LiveDay, lasts_s: float) -> str:
 
 
 def kill_a_run(day: LiveDay, _lasts_s: float) -> str:
-    """SIGKILL to a live batch in the middle of its work; the proof is its failure."""
+    """SIGKILL to a run in the middle of its work, nearly always a live batch; the proof is its failure."""
 
     def count_failed() -> int:
-        return Counter(batch.status for batch in day.read_batches())["FAILURE"]
+        return int(day.ask(FAILED_RUNS, "DAGSTER_PG_URL")[0]["count"])
 
     before = count_failed()
     kill_run(day)
-    wait_for_proof(lambda: count_failed() > before, "no batch failed")
-    return "its batch failed"
+    wait_for_proof(lambda: count_failed() > before, "no run failed")
+    return "its run failed"
 
 
 def terminate_backends(day: LiveDay, lasts_s: float) -> str:

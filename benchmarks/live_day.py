@@ -156,12 +156,12 @@ class LiveDay:
         return {name: read_cpu_s(root) for name, root in self._find_parts().items()}
 
     def read_memory_mb(self) -> dict[tuple[str, int], float]:
-        """Megabytes by part and pid: PostgreSQL with its backends, each other part alone, without its run workers."""
+        """Megabytes by part and pid: PostgreSQL without its cache, the run server without its run workers."""
         parts = self._find_parts() | {"raceday up": psutil.Process(self.process.pid)}
         taken = {}
         for name, root in parts.items():
             with suppress(psutil.NoSuchProcess):  # it was killed meanwhile
-                mb = read_memory_mb(root) if name == POSTGRES else root.memory_info().rss / 2**20
+                mb = read_memory_mb(root, "Pss_Anon") if name == POSTGRES else root.memory_info().rss / 2**20
                 taken[name, root.pid] = mb
         return taken
 

@@ -34,6 +34,7 @@ KINDS = {
     "integer": ("INTEGER", "{0}"),
     "bigint": ("BIGINT", "{0}"),
     "boolean": ("BOOLEAN", "{0}::integer"),
+    "jsonb": ("VARCHAR", "bit_length({0}::text)"),
 }
 DECIMAL = re.compile(r"numeric\((\d+),(\d+)\)")
 

@@ -1,6 +1,6 @@
-"""Old rows of the ledger on their way out: each day's are moved to a table of their own, which then leaves as a
-detached history partition does. The move is many short transactions, so a run that is killed loses nothing, holds
-nobody up, and is gone on with by the next."""
+"""Old rows of the ledger and of the signals on their way out: each day's are moved to a table of their own, which then
+leaves as a detached history partition does. The move is many short transactions, so a run that is killed loses nothing,
+holds nobody up, and is gone on with by the next."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raceday_dagster.archive.partitions import HistoryPartition
 from raceday_dagster.store.schema.partitions import name_partition
 from raceday_dagster.store.sql_errors import build_database_error
 
-LEDGER_TABLES = {"race_polls": "polled_at", "batches": "started_at"}
+LEDGER_TABLES = {"race_polls": "polled_at", "batches": "started_at", "market_signals": "polling_timestamp"}
 """With the instant that says how old a row is."""
 ROWS_AT_ONCE = 10_000
 

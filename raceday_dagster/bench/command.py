@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -77,6 +77,10 @@ class Plan(Record):
     with_multiprocess: bool = True
     layers: bool = False
 
+    def name_scenario(self, races: int) -> str:
+        """The name of the scenario of so many races."""
+        return "-".join(filter(None, (self.scenario, str(races), "race" if races == 1 else "races")))
+
 
 @dataclass
 class _Measured:
@@ -97,7 +101,7 @@ class _Bench:
     sandbox: Sandbox
     instance: dg.DagsterInstance
     engine: Engine
-    progress: Progress
+    terminal: Console
 
 
 def read_race_file(path: Path) -> tuple[str, ...]:
@@ -137,10 +141,7 @@ def run_bench(plan: Plan, environment: Mapping[str, str], out: Console | None = 
         instance = stack.enter_context(dg.DagsterInstance.get())
         # Not pooled: a connection kept here would be one less for the runs.
         engine = create_engine(parse_database_url(sandbox.environment["DATABASE_URL"]), poolclass=NullPool)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        console = Console(file=terminal)
-        progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        bench = _Bench(plan, sandbox, instance, engine, stack.enter_context(progress))
+        bench = _Bench(plan, sandbox, instance, engine, Console(file=terminal))
         codes = [0]
         for race_ids in _choose_races(plan, sandbox, simulation.racing_day):
             codes.append(_run_scenario(bench, race_ids, out))
@@ -229,7 +230,7 @@ def _run_scenario(bench: _Bench, race_ids: Sequence[str], out: Console) -> int:
     finally:
         # Whatever ended it, what was measured is kept.
         metadata = Metadata(
-            scenario="-".join(filter(None, (plan.scenario, f"{len(race_ids)}-race{'s' * (len(race_ids) > 1)}"))),
+            scenario=plan.name_scenario(len(race_ids)),
             started_at=started_at,
             races=len(race_ids),
             iterations=plan.iterations,
@@ -279,27 +280,40 @@ def _measure(bench: _Bench, race_ids: Sequence[str], measured: _Measured) -> Non
         if name != MULTIPROCESS or iteration in slow
     ]
     fast = [name for name in contenders if name != MULTIPROCESS]
-    task = bench.progress.add_task(
-        f"{len(race_ids)} races", total=len(fast) + len(turns) + plan.iterations * plan.layers
-    )
-    for name in fast:
-        run_id = contenders[name]()
-        _refuse_unknown_races(bench.engine, run_id)
-        bench.progress.advance(task)
-    for iteration, name in turns:
-        bench.progress.update(task, description=f"{len(race_ids)} races, iteration {iteration}, {name}")
-        run_id = _time(bench, iteration, name, contenders[name], measured)
-        if name == OURS:
-            measured.runs += _read_runs(bench.engine, iteration, run_id)
-        bench.progress.advance(task)
-    for _ in range(plan.iterations if plan.layers else 0):
-        with timing(find_layers(bench.instance)) as clocks:
-            contenders[OURS]()
-        measured.layers.append(clocks)
-        bench.progress.advance(task)
-    bench.progress.remove_task(task)
+    rounds = len(fast) + len(turns) + plan.iterations * plan.layers
+    with _showing_progress(bench.terminal, plan.name_scenario(len(race_ids)), rounds) as advance:
+        for name in fast:
+            _refuse_unknown_races(bench.engine, contenders[name]())
+            advance()
+        for iteration, name in turns:
+            run_id = _time(bench, iteration, name, contenders[name], measured)
+            if name == OURS:
+                measured.runs += _read_runs(bench.engine, iteration, run_id)
+            advance()
+        for _ in range(plan.iterations if plan.layers else 0):
+            with timing(find_layers(bench.instance)) as clocks:
+                contenders[OURS]()
+            measured.layers.append(clocks)
+            advance()
     if plan.compare:
         measured.peak_memory_mb[OURS] = _measure_memory(bench.sandbox, race_ids)
+
+
+@contextmanager
+def _showing_progress(terminal: Console, title: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar, where there is a terminal; the value moves it on."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns,
+        console=terminal,
+        transient=True,
+        disable=not terminal.is_terminal,
+        # Otherwise it takes what the runs say for something to print.
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda: progress.advance(task)
 
 
 def _time(bench: _Bench, iteration: int, name: str, contender: Contender, measured: _Measured) -> str:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -42,6 +42,8 @@ class RunRequest(Message):
 
 class PingRequest(Message):
     """Asks for nothing. The answer is the `ProcessIdentity` of the run server itself."""
+
+    ping: Literal[True]
 
 
 class CallRequest(Message):

@@ -33,7 +33,7 @@ from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
 from dagster_postgres.storage import DagsterPostgresStorage
 from dagster_postgres.utils import get_token_provider_from_config, set_pg_statement_timeout
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, select
+from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool
@@ -57,6 +57,7 @@ MADE_FOR_EACH = {"runs", "instance_info", "event_logs", "jobs", "job_ticks"}
 WRITE_WITHIN_S = 10.0  # with a run to lose, about as long as dagster-postgres tries
 VACUUMED_TABLES = ("event_logs", "runs", "run_tags", "asset_event_tags", "dynamic_partitions", "job_ticks")
 """Those that runs and ticks fill."""
+LOOK_FOR_TABLES = "SELECT bool_or(to_regclass(name) IS NULL) FROM unnest(%(names)s) AS name"
 OLDEST_SERVER = (14,)
 _DRIVERS = dict.fromkeys(("postgres", "postgresql", "postgresql+psycopg2"), "postgresql+psycopg2")
 _USER_AND_PASSWORD = re.compile(r"[^:/?#\[\]@]*(:[^:/?#\[\]@]*)?")
@@ -66,6 +67,7 @@ _ADVICE = f"Look at {URL_VARIABLE}; `raceday sandbox -- COMMAND` runs a command 
 _EVENTS = SqlEventLogStorageTable.c
 _INSERT_EVENT = SqlEventLogStorageTable.insert().inline()
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
+_with_run_times: set[URL] = set()
 _event_logs: "weakref.WeakSet[_EventLogStorage]" = weakref.WeakSet()
 
 
@@ -97,7 +99,7 @@ class PooledPostgresStorage(DagsterPostgresStorage):
                     f"{OLDEST_SERVER[0]} or newer is needed. {_ADVICE}"
                 )
             # Each of the three would look for itself, and a run waits for it.
-            is_missing = bool(MADE_FOR_EACH - set(inspect(connection).get_table_names()))
+            is_missing = connection.exec_driver_sql(LOOK_FOR_TABLES, {"names": sorted(MADE_FOR_EACH)}).scalar_one()
         self.postgres_url = url.render_as_string(hide_password=False)
         self.should_autocreate_tables = should_autocreate_tables
         self._inst_data = inst_data
@@ -248,12 +250,12 @@ class _Reached:
 
 
 class _RunStorage(_Reached, PostgresRunStorage):
-    _has_run_times = False
-
     def has_run_stats_index_cols(self) -> bool:
-        """Whether runs have columns for their times: asked for each event of a run, and never untrue again."""
-        self._has_run_times = self._has_run_times or super().has_run_stats_index_cols()
-        return self._has_run_times
+        """Whether runs have columns for their times: asked for each event of a run and by each tick, and never untrue
+        again. SQLAlchemy keeps a hundred kilobytes of each engine whose tables it looks at, of 128 of them."""
+        if self._engine.url not in _with_run_times and super().has_run_stats_index_cols():
+            _with_run_times.add(self._engine.url)
+        return self._engine.url in _with_run_times
 
     def dispose(self) -> None:
         super().dispose()

@@ -27,7 +27,7 @@ def build_mapping_key(race_id: str) -> str:
 def register_races(instance: dg.DagsterInstance, keys: Iterable[str]) -> int:
     """Makes a partition of every race that has none under either of its names; returns how many."""
     known = {read_id_start(key) for key in instance.get_dynamic_partitions(RACES)}
-    added = [key for key in dict.fromkeys(keys) if read_id_start(key) not in known]
+    added = sorted({key for key in keys if read_id_start(key) not in known})  # the UI keeps the order they came in
     if added:
         instance.add_dynamic_partitions(RACES, added)
     return len(added)

@@ -28,6 +28,7 @@ def send_webhook(url: SecretStr, body: Mapping[str, Any]) -> str | None:
 
 
 def _try(session: requests.Session, url: SecretStr, body: Mapping[str, Any]) -> str | None:
+    late = f"no answer within {TIMEOUT_S:g} s"
     reason = None
     with CutOff(TIMEOUT_S) as cut:
         try:
@@ -37,7 +38,9 @@ def _try(session: requests.Session, url: SecretStr, body: Mapping[str, Any]) -> 
             ) as answer:
                 if not 200 <= answer.status_code < 300:
                     reason = f"it answered {answer.status_code}"
+        except requests.Timeout:
+            reason = late
         except requests.RequestException as error:
             reason = f"it could not be reached ({type(error).__name__})"
     # What was cut off can look like an answer: headers that end where the cut fell.
-    return f"no answer within {TIMEOUT_S:g} s" if cut.fired else reason
+    return late if cut.fired else reason

@@ -36,6 +36,9 @@ T = TypeVar("T")
 COMPLAINTS_MAX = 2000
 """An answer with more unreadable fields than this is not the API's."""
 
+SMALLEST = 1e-12
+"""What is nearer to 0 than this, and not 0, is garbage: its exact fraction would not fit in memory."""
+
 _FIRST_S = 946_684_800
 _LAST_S = 4_102_444_800
 """2000-01-01 and 2100-01-01: an instant or a date outside is a broken feed."""
@@ -302,6 +305,12 @@ def _check_epoch(seconds: int) -> int:
     return seconds
 
 
+def _refuse_dust(value: float) -> float:
+    if 0 < abs(value) < SMALLEST:
+        raise ValueError("must be 0 or a number that a price, a share or an amount can be")
+    return value
+
+
 Text = Annotated[str, AfterValidator(_clean_text)]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_refuse_unprintable)]
 OptionalId = Annotated[str, StringConstraints(max_length=100), AfterValidator(_refuse_unprintable)]
@@ -319,13 +328,14 @@ Epoch = Annotated[int, Field(strict=True, ge=0), AfterValidator(_check_epoch)]
 
 RequiredEpoch = Annotated[int, Field(strict=True, ge=_FIRST_S, lt=_LAST_S)]
 
-Dollars = Annotated[float, Field(strict=True, ge=0, le=1e12)]
-Prize = Annotated[float, Field(strict=True, ge=0, le=9_999_999_999.99)]
-Measure = Annotated[float, Field(strict=True, ge=0, le=1e6)]
-Margin = Annotated[float, Field(strict=True, ge=-1e6, le=1e6)]
-Fraction = Annotated[float, Field(strict=True, ge=0, le=9.9999)]
-Share = Annotated[float, Field(strict=True, ge=0, le=1000)]
-Price = Annotated[float, Field(strict=True, ge=0, le=99_999_999.99), AfterValidator(_zero_to_none)]
+Number = Annotated[float, Field(strict=True), AfterValidator(_refuse_dust)]
+Dollars = Annotated[Number, Field(ge=0, le=1e12)]
+Prize = Annotated[Number, Field(ge=0, le=9_999_999_999.99)]
+Measure = Annotated[Number, Field(ge=0, le=1e6)]
+Margin = Annotated[Number, Field(ge=-1e6, le=1e6)]
+Fraction = Annotated[Number, Field(ge=0, le=9.9999)]
+Share = Annotated[Number, Field(ge=0, le=1000)]
+Price = Annotated[Number, Field(ge=0, le=99_999_999.99), AfterValidator(_zero_to_none)]
 """Decimal odds; the feed's 0 for "no price" becomes ``None``. What is below 1 passes: the transform leaves it out."""
 
 Instant = Annotated[datetime | Literal[""], BeforeValidator(_parse_instant)]

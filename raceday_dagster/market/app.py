@@ -5,6 +5,7 @@ Nothing is fetched from elsewhere: the policy that goes with every answer lets a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date
 from typing import get_args
 
@@ -24,6 +25,7 @@ from raceday_dagster.market.events import PollEvents
 from raceday_dagster.market.pages import HOME, read_static, render_day, render_message, render_race
 from raceday_dagster.market.sheet import View
 from raceday_dagster.market.views import Market
+from raceday_dagster.store.images import PREVIEW_TYPE
 
 MEDIA_TYPES = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 HEADERS = {
@@ -63,7 +65,7 @@ def is_ours(path: str) -> bool:
 def build_market_app(database_url: SecretStr | str | None) -> Starlette:
     """The application for a database; without one every page says so. Nothing connects before the first request."""
     if database_url is None:
-        return _assemble([Route(f"{HOME}{{rest:path}}", _say_no_database)])
+        return _assemble([Route(f"{HOME}{{rest:path}}", _say_no_database)], lambda: None)
     market = Market(database_url)
     events = PollEvents(database_url, market)
 
@@ -80,6 +82,12 @@ def build_market_app(database_url: SecretStr | str | None) -> Starlette:
             raise HTTPException(404, f"no race {race_id[:100]} is stored")
         return HTMLResponse(render_race(race, _read_view(request)))
 
+    def send_silk(request: Request) -> Response:
+        silk = market.find_silk(request.path_params["entrant_id"])
+        if silk is None:
+            raise HTTPException(404, "there is no picture of this silk")
+        return Response(silk.image, media_type=PREVIEW_TYPE, headers={"Cache-Control": "private, max-age=3600"})
+
     def stream_polls(request: Request) -> Response:
         stream = events.stream(request.query_params.get("race"))
         return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
@@ -91,9 +99,11 @@ def build_market_app(database_url: SecretStr | str | None) -> Starlette:
             Route(f"{HOME}/days/{{day}}", show_day),
             Route(f"{HOME}/events", stream_polls),
             Route(f"{HOME}/static/{{name}}", _send_static),
+            Route(f"{HOME}/silks/{{entrant_id:path}}", send_silk),
             *make_api_routes(market, parse_day),
             Route(f"{HOME}/{{race_id:path}}", show_race),
-        ]
+        ],
+        events.end,
     )
 
 
@@ -105,8 +115,13 @@ def parse_day(text: str) -> date:
         raise HTTPException(404, f"{text[:100]} is no day: write it like 2026-01-31") from None
 
 
-def _assemble(routes: list[Route]) -> Starlette:
-    return Starlette(
+def end_streams(app: Starlette) -> None:
+    """Ends the streams of an application that ``build_market_app`` made, so that its server can stop."""
+    app.state.end_streams()
+
+
+def _assemble(routes: list[Route], end: Callable[[], None]) -> Starlette:
+    app = Starlette(
         routes=routes,
         middleware=[Middleware(_WithHeaders)],
         exception_handlers={
@@ -115,6 +130,8 @@ def _assemble(routes: list[Route]) -> Starlette:
             SettingsError: _say_unreadable,
         },
     )
+    app.state.end_streams = end
+    return app
 
 
 def _read_view(request: Request) -> View:

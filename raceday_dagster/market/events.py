@@ -41,6 +41,7 @@ WAITING_EVENTS = 200
 RESYNC = "event: resync\ndata: {}\n\n"
 """Something may have been missed: a page reads itself anew."""
 HEARTBEAT = ": still here\n\n"
+END = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,19 +82,26 @@ class PollEvents:
 
     async def stream(self, race_id: str | None) -> AsyncIterator[str]:
         """Server-sent events of all races, or of one: ``poll`` with the ledger's notification, ``resync``, and a
-        comment as a sign of life. Ends with its reader."""
+        comment as a sign of life. Ends with its reader, or by ``end``."""
         stream = _Stream(race_id, asyncio.get_running_loop(), asyncio.Queue(WAITING_EVENTS))
         self._add(stream)
         try:
             yield "retry: 1000\n\n"
             while True:
                 try:
-                    yield await asyncio.wait_for(stream.queue.get(), HEARTBEAT_S)
+                    event = await asyncio.wait_for(stream.queue.get(), HEARTBEAT_S)
                 except TimeoutError:
-                    yield HEARTBEAT
+                    event = HEARTBEAT
+                if event == END:
+                    return
+                yield event
         finally:
             with self._lock:
                 self._streams.discard(stream)
+
+    def end(self) -> None:
+        """Ends every stream: a server that is told to stop waits for the answers under way."""
+        self._tell(END)
 
     def _add(self, stream: _Stream) -> None:
         with self._lock:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -14,6 +16,7 @@ from raceday_dagster.market import formats
 from raceday_dagster.market.charts import draw_prices, draw_shares
 from raceday_dagster.market.sheet import VIEWS, View, build_sheet
 from raceday_dagster.market.views import DayView, RaceView, Row
+from raceday_dagster.store.images import PREVIEW_TYPE, Silk
 from raceday_dagster.store.schema.tables import POOL_TOTALS
 
 HOME = "/races"
@@ -36,8 +39,10 @@ def render_day(day: DayView, *, is_file: bool = False) -> str:
     return _render("day.html", is_file, day.now, day=day)
 
 
-def render_race(race: RaceView, view: View = "win", *, is_file: bool = False) -> str:
-    """A race, its grid in one view, or as a file in all three."""
+def render_race(
+    race: RaceView, view: View = "win", *, is_file: bool = False, silks: Mapping[str, Silk] | None = None
+) -> str:
+    """A race, its grid in one view, or as a file in all three and with the pictures of ``silks``, by entrant."""
     card, now = race.race, race.now
     # What comes after the race is over changes nothing any more: the lines end where the answers do.
     until = min(now, card["stored_at"] or now) if card["is_over"] else now
@@ -58,6 +63,7 @@ def render_race(race: RaceView, view: View = "win", *, is_file: bool = False) ->
             if chart is not None
         ],
         pools=_compare_pools(race),
+        silk_sources=_find_silk_sources(race, silks),
     )
 
 
@@ -75,6 +81,17 @@ def read_static(name: str) -> bytes:
 def make_race_link(race_id: str) -> str:
     """The address of a race's page on this server."""
     return f"{HOME}/{quote(race_id, safe='')}"
+
+
+def _find_silk_sources(race: RaceView, silks: Mapping[str, Silk] | None) -> dict[str, str]:
+    """Where the picture of each runner's silk is: on this server, or in the page itself."""
+    if silks is None:
+        shown = (row["entrant_id"] for row in race.runners if row["has_silk"])
+        return {entrant_id: f"{HOME}/silks/{quote(entrant_id, safe='')}" for entrant_id in shown}
+    return {
+        entrant_id: f"data:{PREVIEW_TYPE};base64,{base64.b64encode(silk.image).decode()}"
+        for entrant_id, silk in silks.items()
+    }
 
 
 def _link_static(name: str) -> str:

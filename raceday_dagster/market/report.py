@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import SecretStr
 from raceday_dagster.errors import ReportError
 from raceday_dagster.market.pages import render_day, render_race
 from raceday_dagster.market.views import DayView, Market, RaceView
+from raceday_dagster.store.images import Silk
 
 Format = Literal["html", "csv", "parquet"]
 _GRID = ("jockey", "barrier", "is_runner", "hold_percentage", "win_pool_amount", "place_pool_amount")
@@ -36,14 +38,14 @@ def write_report(
     market = Market(database_url)
     try:
         found = _read(market, wanted)
+        silks = market.read_silks(found.race["race_id"]) if isinstance(found, RaceView) else {}
     finally:
         market.close()
     name = f"day-{found.racing_day}" if isinstance(found, DayView) else f"race-{found.race['race_id']}"
     path = output or Path(f"{''.join(letter if letter.isalnum() else '-' for letter in name)}.{kind}")
     try:
         if kind == "html":
-            render = render_day(found, is_file=True) if isinstance(found, DayView) else render_race(found, is_file=True)
-            path.write_text(render, encoding="utf-8")
+            path.write_text(_render(found, silks), encoding="utf-8")
         else:
             _write_table(found, path, kind)
     except OSError as error:
@@ -68,6 +70,12 @@ def _read(market: Market, wanted: str) -> DayView | RaceView:
     if not day.races:
         raise ReportError(f"no race of {racing_day} is stored: `raceday run daily_baseline` loads a day")
     return day
+
+
+def _render(found: DayView | RaceView, silks: Mapping[str, Silk]) -> str:
+    if isinstance(found, DayView):
+        return render_day(found, is_file=True)
+    return render_race(found, is_file=True, silks=silks)
 
 
 def _write_table(found: DayView | RaceView, path: Path, kind: Literal["csv", "parquet"]) -> None:

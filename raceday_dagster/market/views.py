@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.store.engine import build_engine
+from raceday_dagster.store.images import SILKS, Silk, find_silk, read_silks
 from raceday_dagster.store.queries import is_listed
 from raceday_dagster.store.schema.tables import POOL_TOTALS
 from raceday_dagster.store.sql_errors import build_database_error
@@ -43,7 +44,7 @@ LEFT JOIN LATERAL (
     FROM race_result WHERE race_result.race_id = card.race_id AND position <= 3
 ) AS placed ON true
 LEFT JOIN LATERAL (
-    SELECT count(*)::integer AS alerts FROM market_signals AS signal
+    SELECT count(DISTINCT (entrant_id, kind, time_interval))::integer AS alerts FROM market_signals AS signal
     WHERE signal.race_id = card.race_id AND signal.is_alert
 ) AS moved ON true
 """
@@ -61,7 +62,11 @@ NEIGHBOURS = """
 SELECT race_id, meeting_id, meeting_name, race_number, start_time, status
 FROM race_card WHERE racing_day = %(racing_day)s ORDER BY start_time, meeting_name, race_number, race_id
 """
-RUNNERS = "SELECT * FROM race_grid WHERE race_id = %(race_id)s ORDER BY runner_number, entrant_id"
+RUNNERS = f"""
+SELECT grid.*, silk.entrant_id IS NOT NULL AS has_silk, silk.title AS silk_title
+FROM race_grid AS grid LEFT JOIN ({SILKS}) AS silk ON silk.entrant_id = grid.entrant_id
+WHERE grid.race_id = %(race_id)s ORDER BY grid.runner_number, grid.entrant_id
+"""  # noqa: S608  (a query of ours)
 MONEY = "SELECT * FROM money_flow_timeline WHERE race_id = %(race_id)s ORDER BY time_interval DESC, runner_number"
 PRICES = """
 SELECT entrant_id, type, odds, seconds_to_start, quoted_at
@@ -82,19 +87,23 @@ FROM pool_history
 WHERE racing_day = %(racing_day)s AND race_id = %(race_id)s
 ORDER BY polling_timestamp
 """  # noqa: S608  (names of ours)
+# A signal that lasts several polls of an interval is one line, as it last stood.
 _SIGNALS = """
 SELECT signal.race_id, signal.entrant_id, entrant.runner_number, entrant.name, card.meeting_name, card.race_number,
     signal.kind, signal.polling_timestamp AS polled_at, signal.compared_with,
     signal.time_to_start_s AS seconds_to_start, signal.value_before, signal.value_now, signal.change, signal.tier,
     signal.is_alert, signal.is_strong, signal.after_scratching
-FROM market_signals AS signal
+FROM (
+    SELECT DISTINCT ON (race_id, entrant_id, kind, time_interval) * FROM market_signals
+    WHERE {} ORDER BY race_id, entrant_id, kind, time_interval, polling_timestamp DESC
+) AS signal
 JOIN entrants AS entrant USING (entrant_id)
 JOIN race_card AS card ON card.race_id = signal.race_id
 """
 _NEWEST_FIRST = "ORDER BY signal.polling_timestamp DESC, abs(signal.change) DESC, entrant.runner_number, signal.kind\n"
-RACE_SIGNALS = f"{_SIGNALS} WHERE signal.race_id = %(race_id)s {_NEWEST_FIRST} LIMIT {SHOWN_SIGNALS}"
-DAY_SIGNALS = f"""{_SIGNALS} WHERE signal.racing_day = %(racing_day)s AND signal.is_alert
-{_NEWEST_FIRST} LIMIT {SHOWN_SIGNALS}"""
+_LIMITED = f"{_NEWEST_FIRST} LIMIT {SHOWN_SIGNALS}"
+RACE_SIGNALS = _SIGNALS.format("race_id = %(race_id)s") + _LIMITED
+DAY_SIGNALS = _SIGNALS.format("racing_day = %(racing_day)s AND is_alert") + _LIMITED
 POLLS = f"""
 SELECT run_id, polled_at, status, fetch_ms, transform_ms, write_ms, total_ms, lane, due_at, error_stage, error_message,
     round(1000 * extract(epoch FROM polled_at - due_at))::integer AS late_ms,
@@ -216,7 +225,7 @@ class Market:
             return RaceView(
                 now=now,
                 race=found[0],
-                runners=_ask(connection, RUNNERS, values),
+                runners=_ask(connection, RUNNERS, {**values, "entrant_id": None}),
                 money=_ask(connection, MONEY, values),
                 prices=_ask(connection, PRICES, values),
                 shares=_ask(connection, SHARES, values),
@@ -228,6 +237,14 @@ class Market:
                 polls=_ask(connection, POLLS, values),
                 neighbours=_ask(connection, NEIGHBOURS, values),
             )
+
+    def find_silk(self, entrant_id: str) -> Silk | None:
+        """Our copy of the silk of a runner; ``None`` without one."""
+        return None if "\x00" in entrant_id else find_silk(self._engine, entrant_id)
+
+    def read_silks(self, race_id: str) -> dict[str, Silk]:
+        """Our copies of the silks of a race, by entrant."""
+        return read_silks(self._engine, race_id)
 
     def read_polls_since(self, since: datetime) -> list[Row]:
         """The polls of the ledger after an instant: race, instant and status, the oldest first."""

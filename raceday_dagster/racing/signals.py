@@ -42,12 +42,14 @@ class Thresholds(Record):
 
 
 class Seen(NamedTuple):
-    """A runner at a poll: its share of the money in percent, its fixed odds to win, and the cents that came in for it
-    since the poll before, in both pools."""
+    """A runner at a poll."""
 
-    share: Decimal
-    price: Decimal | None
+    share_hundredths: int
+    """Its share of the money, in hundredths of a percent."""
+    price_cents: int | None
+    """Its fixed odds to win, in hundredths."""
     money_cents: int
+    """What came in for it since the poll before, in both pools."""
     is_baseline: bool
 
 
@@ -131,7 +133,7 @@ def choose_look_back(time_to_start: timedelta) -> timedelta:
         intervals = timedelta(minutes=6)
     else:
         intervals = timedelta(minutes=2)
-    return intervals + timedelta(seconds=90)  # a poll before them, and the feed's clock behind ours
+    return intervals + timedelta(seconds=75)  # a poll before them, and the feed's clock behind ours
 
 
 def find_signals(market: Market, thresholds: Thresholds) -> list[Signal]:
@@ -155,11 +157,7 @@ def find_signals(market: Market, thresholds: Thresholds) -> list[Signal]:
         "share": thresholds.share_points,
         "price": thresholds.price_percent,
     }
-    signals = [
-        _build_signal(market, move, thresholds)
-        for move in moves
-        if abs(move.change) >= least[move.kind] and not (move.kind == "money" and move.change < 0)
-    ]
+    signals = [_build_signal(market, move, thresholds) for move in moves if abs(move.change) >= least[move.kind]]
     return sorted(signals, key=lambda signal: (signal.runner_number, signal.entrant_id, signal.kind))
 
 
@@ -193,7 +191,9 @@ def _find_money_moves(market: Market, thresholds: Thresholds) -> Iterator[Move]:
     if not total or not total_before:
         return
     for entrant_id in _list_runners(market):
-        if entrant_id in money and entrant_id in money_before:
+        if entrant_id not in money or entrant_id not in money_before:
+            continue
+        if money[entrant_id] * total_before > money_before[entrant_id] * total:  # increases only
             part = Fraction(100 * money[entrant_id], total)
             part_before = Fraction(100 * money_before[entrant_id], total_before)
             computed_from = {
@@ -210,8 +210,9 @@ def _find_share_moves(market: Market, thresholds: Thresholds) -> Iterator[Move]:
     if then is None or not then.is_valid or _is_far_apart(then, now, thresholds):
         return
     for entrant_id in _list_runners(market):
-        if entrant_id in then.runners:
-            before, share = (Fraction(poll.runners[entrant_id].share) for poll in (then, now))
+        seen = then.runners.get(entrant_id)
+        if seen and seen.share_hundredths != now.runners[entrant_id].share_hundredths:
+            before, share = (Fraction(poll.runners[entrant_id].share_hundredths, 100) for poll in (then, now))
             computed_from = {"hold_percentage": {"before": float(before), "now": float(share)}}
             yield Move(entrant_id, "share", then, before, share, share - before, computed_from)
 
@@ -222,10 +223,10 @@ def _find_price_moves(market: Market, thresholds: Thresholds) -> Iterator[Move]:
     if then is None or not then.is_valid or _is_far_apart(then, now, thresholds, besides=PRICE_LOOK_BACK):
         return
     for entrant_id in _list_runners(market):
-        price = now.runners[entrant_id].price
+        price = now.runners[entrant_id].price_cents
         seen = then.runners.get(entrant_id)
-        if price and seen and seen.price:
-            before, after = Fraction(seen.price), Fraction(price)
+        if price and seen and seen.price_cents and seen.price_cents != price:
+            before, after = Fraction(seen.price_cents, 100), Fraction(price, 100)
             computed_from = {"fixed_win_odds": {"before": float(before), "now": float(after)}}
             yield Move(entrant_id, "price", then, before, after, 100 * (before - after) / before, computed_from)
 

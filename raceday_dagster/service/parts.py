@@ -126,7 +126,7 @@ def answers_run_server(path: Path) -> bool:
     """Whether the run server there answers, and is not only listening."""
     try:
         with forked_process.connect(path, _ANSWER_S) as connection:
-            forked_process.ask(connection, forked_process.PingRequest())
+            forked_process.ask(connection, forked_process.PingRequest(ping=True))
     except OSError:
         return False
     return True

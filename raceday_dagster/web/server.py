@@ -11,6 +11,8 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import click
 import uvicorn
@@ -23,7 +25,7 @@ from dagster_webserver.webserver import DagsterWebserver
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from raceday_dagster.errors import SettingsError
-from raceday_dagster.market.app import build_market_app, is_ours
+from raceday_dagster.market.app import build_market_app, end_streams, is_ours
 from raceday_dagster.settings import Settings
 from raceday_dagster.web.address import AddressError, check_exposure, check_names, is_loopback, open_listener
 from raceday_dagster.web.guard import LOOPBACK_HOSTS, HostRule, WebGuard
@@ -88,7 +90,19 @@ def serve_ui(workspace: str, listener: socket.socket, hosts: HostRule, *, read_o
             )
             host, port = listener.getsockname()[:2]
             click.echo(f"Dagster's UI: http://{f'[{host}]' if ':' in host else host}:{port}", err=True)
-            uvicorn.Server(config).run(sockets=[listener])
+            _Server(config, partial(end_streams, market)).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Ends what would not end by itself before it waits for the answers under way."""
+
+    def __init__(self, config: uvicorn.Config, end: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._end = end
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._end()
+        await super().shutdown(sockets)
 
 
 def put_beside(ui: ASGIApp, market: ASGIApp) -> ASGIApp:

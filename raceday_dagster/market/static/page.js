@@ -81,9 +81,10 @@ async function read() {
   }
 }
 
-// Polls come five at a time: the first is shown at once, those that follow together a second later.
+// Before it reads, a page waits a moment (the day a longer one) until the races that are polled together are all stored,
+// and leaves them the machine until then.
 function hear() {
-  const wait = readAt + BETWEEN_READS_MS - Date.now();
+  const wait = Math.max(readAt + BETWEEN_READS_MS - Date.now(), Number(main().dataset.wait || 0));
   if (wait <= 0) read();
   else again = again || setTimeout(read, wait);
 }
@@ -107,6 +108,7 @@ function showLatest() {
   const box = document.getElementById("scroll-grid");
   const latest = box?.querySelector("th.latest");
   if (latest) box.scrollLeft = Math.max(0, latest.offsetLeft + latest.offsetWidth * 2 - box.clientWidth);
+  for (const chart of document.querySelectorAll("figure .scroll")) chart.scrollLeft = chart.scrollWidth;
 }
 
 setClock();

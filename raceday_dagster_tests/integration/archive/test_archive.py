@@ -205,20 +205,33 @@ def test_old_days_of_the_ledger_become_files_and_leave(store: RaceStore, databas
     ledger = {
         "race_polls": "(run_id, race_id, polled_at, status) SELECT 'run', 'race-' || n, ",
         "batches": "SELECT 'run-' || n, ",
+        "market_signals": "SELECT 'race', 'runner-' || n, 'share', ",
     }
-    rest = {"race_polls": ", 'success'", "batches": ", 5, 5, 0, 0, 0, 1, 2, false, 5, 5, 10, 5"}
+    rest = {
+        "race_polls": ", 'success'",
+        "batches": ", 5, 5, 0, 0, 0, 1, 2, false, 5, 5, 10, 5",
+        "market_signals": ", now(), '2025-07-01', 60, 1, 12, 18, 6, '5-10', true, true, false, '{\"a\": [12, 18]}'",
+    }
     with observe(database_url) as run:
+        run(
+            "INSERT INTO meetings (meeting_id, country, category, race_type, racing_day)"
+            " VALUES ('m', 'NZ', 'T', 'thoroughbred', '2025-07-01')"
+        )
+        run(
+            "INSERT INTO races (race_id, meeting_id, racing_day, race_number, start_time, type)"
+            " VALUES ('race', 'm', '2025-07-01', 1, now(), 'T')"
+        )
         for table, columns in ledger.items():
             for age, day in enumerate(["2025-07-01 11:59:59+00", "2025-07-01 12:00:00+00", "2025-07-09 12:00:00+00"]):
                 rows = f"generate_series({7 * age}, {7 * age + 6}) AS n"
                 run(f"INSERT INTO {table} {columns} timestamptz '{day}'{rest[table]} FROM {rows}")
         before = {table: run(f"SELECT * FROM {table}") for table in ledger}
-    assert [find_old_days(store.engine, table, BEFORE) for table in ledger] == [[OLD_DAY, OLD_DAY + DAY]] * 2
+    assert [find_old_days(store.engine, table, BEFORE) for table in ledger] == [[OLD_DAY, OLD_DAY + DAY]] * 3
 
     aside = set_aside(store.engine, "race_polls", OLD_DAY, rows_at_once=3)  # and the run ends here
     steps = archive(store, tmp_path, ledger_before=BEFORE)
     assert steps[-1].stage == "dropped"
-    assert [step.rows for step in steps if step.stage == "dropped"] == [20, 20, 20, 7, 7, 7, 7]
+    assert [step.rows for step in steps if step.stage == "dropped"] == [20, 20, 20, 7, 7, 7, 7, 7, 7]
     assert archive(store, tmp_path, ledger_before=BEFORE) == []
     with observe(database_url) as run:
         left = {table: run(f"SELECT * FROM {table}") for table in ledger}

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +72,34 @@ def test_races_by_id_are_those_of_the_api_and_the_database_of_the_environment(
     assert list((tmp_path / "others").iterdir()) == []
 
 
-def test_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
+def read_terminal(terminal: int, shown: list[bytes]) -> None:
+    """What a terminal is given until its last writer has closed it."""
+    with suppress(OSError):
+        while part := os.read(terminal, 4096):
+            shown.append(part)
+
+
+def test_interrupt_keeps_what_was_measured_and_the_terminal_shows_no_log(tmp_path: Path) -> None:
     command = (sys.executable, "-m", "raceday_dagster.cli", "bench", "--count", "1", "--iterations", "1000")
     log = tmp_path / ".raceday" / "bench" / "bench.log"
+    terminal, stderr = pty.openpty()
+    shown: list[bytes] = []
+    reader = threading.Thread(target=read_terminal, args=(terminal, shown))
     with subprocess.Popen(
-        command, cwd=tmp_path, env=make_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=tmp_path, env=make_environment(TERM="xterm"), stdout=subprocess.PIPE, stderr=stderr, text=True
     ) as bench:
+        os.close(stderr)
+        reader.start()
         # The warm-up, and at least one batch that counts.
         wait_for(lambda: log.exists() and log.read_text("utf-8").count('{"event": "batch_complete"') >= 3, 60)
         bench.send_signal(signal.SIGINT)
-        said, complaints = bench.communicate(timeout=60)
-    assert bench.returncode == 130, complaints
+        said, _ = bench.communicate(timeout=60)
+    reader.join()
+    os.close(terminal)
+    bar = b"".join(shown).decode()
+    assert bench.returncode == 130, bar
+    assert "1-race " in bar
+    assert '"event"' not in bar
     assert "1-race, 5 at once" in said
     report = read_report(tmp_path)
     assert report["metadata"]["interrupted"] is True

@@ -24,6 +24,7 @@ from raceday_dagster.dagster_plugins.forked_process import (
     UNKNOWN,
     CallRequest,
     ForkedProcess,
+    PingRequest,
     RunServerError,
     ask,
     connect,
@@ -271,6 +272,10 @@ class TestRunServerThatWorks:
         assert process.exitcode == run_server.CRASHED
         assert "no_such_function" in server.log.read_text()
         process.close()
+
+    def test_ping_is_answered_by_the_server_itself(self, server: RunServerProcess) -> None:
+        with connect(server.socket) as connection:
+            assert ask(connection, PingRequest(ping=True)).pid == server.process.pid
 
     @pytest.mark.parametrize(
         "raw", [b"no JSON", b"[]", b"{}", b'{"run_id": 1}', b'{"run_id": "a", "x": 1}', b"\xff", b"[" * 60_000]

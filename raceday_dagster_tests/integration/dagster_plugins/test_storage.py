@@ -1,8 +1,10 @@
 """Dagster's own storage on the embedded PostgreSQL: few connections, kept, and one line when there is no database."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +103,20 @@ def test_a_terminated_backend_is_replaced_and_nobody_notices(instance: dg.Dagste
     _terminate_backends(url)
     instance.get_runs()
     assert run(jobs.doubling_job, instance).success
+
+
+def test_a_closed_instance_leaves_nothing_of_its_engine_in_memory(
+    url: str, dagster_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_PG_URL", url)
+    dialects: list[weakref.ref[sa.Dialect]] = []
+    for _ in range(2):  # the first of a process may leave what is looked up once
+        with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
+            instance.get_run_records(limit=1)
+            dialects.append(weakref.ref(_engine(instance).dialect))
+    del instance
+    gc.collect()
+    assert dialects[-1]() is None
 
 
 def test_a_closed_instance_leaves_no_connection(url: str, dagster_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,20 @@ def test_what_cannot_be_heard_is_read_from_the_ledger(
     market.close()
 
 
+def test_a_server_that_stops_ends_its_streams(market: Market) -> None:
+    source = PollEvents(NOWHERE, market)
+
+    async def follow() -> list[str]:
+        async with aclosing(source.stream(None)) as stream:
+            await hear(stream, is_resync)
+            source.end()
+            async with asyncio.timeout(HEARD_S):
+                return [event async for event in stream]
+
+    assert asyncio.run(follow()) == []
+    wait_for_end(source)
+
+
 def test_a_quiet_stream_says_that_it_is_still_there(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "HEARTBEAT_S", 0.05)
     source = PollEvents(NOWHERE, market)

@@ -245,7 +245,8 @@ def test_signals_are_listed_on_the_race_and_alerts_on_the_day(
 ) -> None:
     write_polled_race(store)
     with observe(database_url) as run:
-        for number, kind, change, is_alert in ((2, "share", "6.00", True), (6, "price", "-3.00", False)):
+        moves = ((2, "share", "4.00", True), (2, "share", "6.00", True), (6, "price", "-3.00", False))
+        for number, kind, change, is_alert in moves:  # the second is the first as it last stood
             run(
                 "INSERT INTO market_signals (race_id, entrant_id, kind, polling_timestamp, compared_with, racing_day,"
                 " time_to_start_s, time_interval, value_before, value_now, change, tier, is_alert, is_strong,"
@@ -266,3 +267,31 @@ def test_signals_are_listed_on_the_race_and_alerts_on_the_day(
         assert len(signals) == 1 + listed
         assert "▲</b> +6.00 pp" in page
         assert "after a scratching" in page
+
+
+def test_a_silk_is_our_own_copy_with_its_title_and_otherwise_its_colours_in_words(
+    store: RaceStore, client: TestClient, database_url: str
+) -> None:
+    remote = "https://silks.example/1.png"
+    worn = {"silk_colours": "Red, white sash", "silk_url_64x64": remote}
+    write(store, make_poll("race-1", 10, holds={1: 60}, entrant=worn))
+    address = f"/races/silks/{name_entrant('race-1', 1)}"
+    page = client.get("/races/race-1").text
+    assert "Red, white sash" in page
+    assert "<img" not in page
+    assert client.get(address).status_code == 404
+    with observe(database_url) as run:
+        run(
+            "INSERT INTO image_descriptions (source, status, title, preview)"
+            " VALUES (%(url)s, 'success', 'A sash', 'P')",
+            {"url": remote},
+        )
+    page = client.get("/races/race-1").text
+    assert f'src="{address}"' in page
+    assert 'alt="A sash"' in page
+    assert "silks.example" not in page
+    picture = client.get(address)
+    assert (picture.content, picture.headers["Content-Type"]) == (b"P", "image/webp")
+    assert client.get("/races/silks/%00").status_code == 404
+    (silk,) = Market(database_url).read_silks("race-1").values()
+    assert silk.title == "A sash"

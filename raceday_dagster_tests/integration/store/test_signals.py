@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,8 +17,9 @@ from raceday_dagster.racing.signals import Signal, Thresholds
 from raceday_dagster.racing.snapshots import Quality, RaceSnapshot
 from raceday_dagster.sandbox.postgres import build_libpq_url
 from raceday_dagster.store.race_store import FoundSignals, RaceStore, StoredPoll
-from raceday_dagster_tests.integration.store.store_fixture import open_store, read_tables, write
-from raceday_dagster_tests.write_snapshots import HOLDS, START, make_snapshot
+from raceday_dagster.store.signals import READ_FLOW
+from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, read_tables, write
+from raceday_dagster_tests.write_snapshots import FIRST_POLL, HOLDS, START, make_snapshot
 
 DEFAULTS = Thresholds()
 
@@ -155,3 +157,15 @@ def test_an_answer_that_brought_nothing_new_is_not_judged(store: RaceStore) -> N
         write(store, snapshot, run_id=str(snapshot.polling_timestamp))
     again = make_poll(45, HOLDS | {3: 11, 6: 13}, polled_at=START - timedelta(seconds=30))
     assert not poll_and_judge(store, again)
+
+
+def test_the_polls_of_a_race_are_found_by_an_index_of_its_day_alone(store: RaceStore, database_url: str) -> None:
+    write(store, snapshot := make_poll(75, HOLDS))
+    asked = {"race_id": "race-1", "polled_at": str(snapshot.polling_timestamp), "since": str(FIRST_POLL)}
+    with observe(database_url) as run:
+        run("SET enable_seqscan = off")
+        values = {"asked": json.dumps([asked]), "days": [START.date()]}
+        plan = "\n".join(line for (line,) in run(f"EXPLAIN {READ_FLOW}", values))
+    assert set(re.findall(r"on (money_flow_history_\w+)", plan)) == {f"money_flow_history_{START:%Y_%m_%d}"}
+    assert "Seq Scan" not in plan
+    assert "polling_timestamp <= asked.polled_at" in plan

@@ -77,6 +77,13 @@ class Browser:
             *arguments,
         )
 
+    def show_as(self, width: int, *, is_dark: bool = False) -> None:
+        """A window so wide, a telephone's below 700 pixels, of a reader who likes it light or dark."""
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 700}
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
     def take_picture(self, name: str) -> None:
         """A picture of the tab, for a person to look at."""
         self.driver.save_screenshot(str(self.pictures / f"{name}.png"))

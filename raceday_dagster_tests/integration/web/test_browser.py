@@ -8,14 +8,26 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
+import requests
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
 
 from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
 from raceday_dagster_tests.integration.web.browser_fixture import Browser, open_browser
-from raceday_dagster_tests.integration.web.web_fixture import LAUNCHED_BY, LOCATION, Web, build_launch, run_up
+from raceday_dagster_tests.integration.web.web_fixture import (
+    ANSWER_S,
+    LAUNCHED_BY,
+    LOCATION,
+    Web,
+    build_launch,
+    run_up,
+)
 from raceday_dagster_tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
@@ -25,6 +37,7 @@ STAGES = ("fetch_race", "transform_race", "write_race")
 AUTOMATIONS = (
     "due_races",
     "first_baseline",
+    "alerts",
     "daily_baseline_schedule",
     "evening_backfill_schedule",
     "meeting_status_schedule",
@@ -68,6 +81,23 @@ READ_STEPS = """
     return [...document.querySelectorAll(".chart-element.box[data-tooltip]")].map(box => box.dataset.tooltip);
 """
 
+# When this browser first showed each answer: seconds, by the instant at which the answer arrived, as the page has it.
+WATCH_ANSWERS = """
+    window.shownAt = {};
+    new MutationObserver(() => {
+        const answer = document.getElementById("main")?.dataset.polled;
+        if (answer && !(answer in shownAt)) shownAt[answer] = Date.now() / 1000;
+    }).observe(document.body, {childList: true});
+"""
+READ_GRID = """
+    const heads = [...document.querySelectorAll("#scroll-grid thead tr:last-child th")].map(head => head.innerText);
+    const lines = [...document.querySelectorAll("#scroll-grid tbody tr:not(.out-of-it)")];
+    return lines.map(line => Object.fromEntries([...line.children].map((cell, index) => [
+        index < 4 ? ["number", "name", "win", "place"][index] : heads[index], cell.innerText
+    ])));
+"""
+SHOWN_WITHIN_S = 2.0
+
 
 @dataclass(frozen=True)
 class Ui:
@@ -84,6 +114,17 @@ class Ui:
         """Console errors that name the UI: what it lacks that the guard might have refused."""
         netloc = urlsplit(self.web.url).netloc
         return [message for message in self.browser.read_errors() if netloc in message]
+
+    def read_json(self, path: str) -> Any:
+        """What the pages' API answers."""
+        answer = requests.get(f"{self.web.url}/races/api{path}", timeout=ANSWER_S)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def find_next_race(self) -> dict[str, Any]:
+        """The race that starts next, polled every 15 s from five minutes before."""
+        races = self.read_json("/races")["races"]
+        return next(race for race in races if race["status"] == "open" and race["seconds_to_start"] > 0)
 
     def wait_for_success(self, **run_filter: object) -> str:
         """The id of a run that passes a ``RunsFilter`` and has succeeded."""
@@ -180,7 +221,8 @@ def test_the_partitions_page_offers_every_race_of_the_day(ui: Ui) -> None:
 
 
 def test_a_run_launched_by_the_ui_shows_its_steps(ui: Ui) -> None:
-    races = read_partitions(ui.web)[:RACES]
+    answer = requests.get(f"{ui.web.url}/races/api/races", timeout=ANSWER_S).json()
+    races = [race["race_id"] for race in answer["races"]][:RACES]
     launch = build_launch("process_races", "the UI", {"ops": {"select_races": {"config": {"race_ids": races}}}})
     ui.open("/runs")
     ui.browser.wait_for_text("daily_baseline")
@@ -242,3 +284,91 @@ def test_the_ui_cannot_be_put_into_a_frame(ui: Ui, foreign: str) -> None:
         f"{ui.web.url}/runs",
     )
     ui.browser.wait_until(lambda: find_forbidden(ui.read_own_errors()), lambda: "the frame was not refused")
+
+
+def test_the_page_of_a_race_shows_an_answer_within_two_seconds_of_its_commit(ui: Ui) -> None:
+    race_id = ui.find_next_race()["race_id"]
+    ui.open(f"/races/{race_id}")
+    ui.browser.wait_for_text("live,")
+    ui.browser.driver.execute_script(WATCH_ANSWERS)
+
+    def measure() -> list[float]:
+        """Seconds from the commit of each answer to this browser's showing it, by the ledger and its own clock."""
+        shown = ui.browser.driver.execute_script("return window.shownAt")
+        polls = ui.read_json(f"/races/{race_id}")["polls"]
+        committed = {
+            datetime.fromisoformat(poll["polled_at"]).timestamp(): (poll["total_ms"] - poll["fetch_ms"]) / 1000
+            for poll in polls
+        }
+        return [at - float(answer) - committed[float(answer)] for answer, at in shown.items()]
+
+    ui.browser.wait_until(lambda: any(lag < SHOWN_WITHIN_S for lag in measure()), lambda: f"shown after {measure()} s")
+    ui.browser.take_picture("race")
+    assert ui.read_own_errors() == []
+
+
+@pytest.mark.parametrize(("view", "column"), [("win", "win_money"), ("place", "place_money")])
+def test_the_grid_has_every_runner_and_bucket_as_the_views_say(ui: Ui, view: str, column: str) -> None:
+    race_id = ui.find_next_race()["race_id"]
+    ui.open(f"/races/{race_id}?view={view}")
+
+    def compare() -> str | None:
+        entrants = ui.read_json(f"/races/{race_id}/entrants")["entrants"]
+        lines = {line["number"]: line for line in ui.browser.driver.execute_script(READ_GRID)}
+        running = [entrant for entrant in entrants if entrant["is_runner"]]
+        if [*lines] != [str(entrant["runner_number"]) for entrant in running]:
+            return f"the runners are {[*lines]}"
+        for entrant in running:
+            line = lines[str(entrant["runner_number"])]
+            for row in entrant["money"]:
+                bucket = "60+" if row["time_interval"] == 60 else f"{row['time_interval']:g}"
+                wanted = "" if row[column] is None else f"{row[column] / 100:.2f}"
+                shown = line[bucket].replace(",", "").replace("\N{MINUS SIGN}", "-")
+                if bool(wanted) != bool(shown) or (wanted and abs(float(wanted) - float(shown)) > 0.5):
+                    return f"{line['name']}, {bucket}: {shown!r}, not {wanted!r}"
+        return None
+
+    ui.browser.wait_until(lambda: compare() is None, compare)
+    every = {"60+", *map(str, range(55, 5, -5)), "5", "4", "3", "2", "1", "0"}
+    assert every <= ui.browser.driver.execute_script(READ_GRID)[0].keys()
+
+
+def test_the_pages_are_used_by_keyboard(ui: Ui) -> None:
+    race = ui.find_next_race()
+    ui.open(f"/races/{race['race_id']}")
+    ui.browser.wait_for_text("live,")
+    keys = ActionChains(ui.browser.driver)
+
+    def press_tab_until(wanted: str) -> str:
+        for _ in range(60):
+            keys.send_keys(Keys.TAB).perform()
+            # In one step: the page may be read anew between two, which keeps the focus on what stands in its place.
+            text: str = ui.browser.driver.execute_script(
+                "return document.activeElement.id || document.activeElement.innerText"
+            )
+            if text.startswith(wanted):
+                return text
+        raise AssertionError(f"no tab leads to {wanted}")
+
+    press_tab_until("To the content")
+    press_tab_until("Place")
+    keys.send_keys(Keys.ENTER).perform()
+    ui.browser.wait_for_text("Place money by interval")
+    assert ui.browser.driver.current_url.endswith("?view=place")
+    press_tab_until("scroll-grid")  # the grid itself, to be scrolled with the arrows
+
+
+def test_the_pages_fit_every_width_in_light_and_dark(ui: Ui) -> None:
+    race_id = ui.find_next_race()["race_id"]
+    try:
+        for width in (390, 1500):
+            for is_dark in (False, True):
+                ui.browser.show_as(width, is_dark=is_dark)
+                for name, path in (("today", "/races"), ("race-page", f"/races/{race_id}"), ("unknown", "/races/none")):
+                    ui.open(path)
+                    ui.browser.wait_for_text("Races")
+                    wide = ui.browser.driver.execute_script("return document.documentElement.scrollWidth")
+                    assert wide <= width, f"{path} is {wide} wide"
+                    ui.browser.take_picture(f"{name}-{width}-{'dark' if is_dark else 'light'}")
+    finally:
+        ui.browser.show_as(1500)

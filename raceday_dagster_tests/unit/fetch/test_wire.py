@@ -283,6 +283,8 @@ def test_a_missing_part_is_refused_with_its_path(path: str) -> None:
         ("data.runners.3.is_scratched", "false"),
         ("data.tote_pools.0.total", 1e13),
         ("data.tote_pools.0.total", "n/a"),
+        ("data.tote_pools.0.total", 1.794449452290979e-296),
+        ("data.runners.3.odds.fixed_win", 3.6e-73),
         ("data.tote_pools.0", "closed"),
         ("data.money_tracker", "none"),
         ("data.results.0.margin_length", "a nose"),

@@ -29,7 +29,8 @@ DEFAULTS = Thresholds()
 
 
 def see(share: float = 25, price: str | None = "4.00", money_cents: int = 0, *, is_baseline: bool = False) -> Seen:
-    return Seen(Decimal(str(share)), None if price is None else Decimal(price), money_cents, is_baseline)
+    price_cents = None if price is None else int(100 * Decimal(price))
+    return Seen(int(100 * Decimal(str(share))), price_cents, money_cents, is_baseline)
 
 
 def make_poll(to_start_s: int, runners: Mapping[int, Seen], *, is_valid: bool = True) -> MarketPoll:
