@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -51,6 +52,8 @@ from raceday_dagster.simulator.day import PROGRAMME
 from raceday_dagster.store.queries import read_polls
 
 INTERRUPTED = 130
+LOG = "bench.log"
+"""In the output folder: what the runs log."""
 SLOW_ITERATIONS = 3
 """Iterations in which the multiprocess executor takes part: a batch of it takes half a minute."""
 RACES_A_PROGRAMME = 100
@@ -137,7 +140,7 @@ def run_bench(plan: Plan, environment: Mapping[str, str], out: Console | None = 
         sandbox = stack.enter_context(_open_sandbox(plan, environment, simulation))
         for name, value in sandbox.environment.items():
             os.environ[name] = value  # of this process, whose runs and their processes read it
-        terminal = stack.enter_context(_logging_to(Path(sandbox.environment["RACEDAY_HOME"]) / "bench.log"))
+        terminal = stack.enter_context(_logging_to(plan.output / LOG))
         instance = stack.enter_context(dg.DagsterInstance.get())
         # Not pooled: a connection kept here would be one less for the runs.
         engine = create_engine(parse_database_url(sandbox.environment["DATABASE_URL"]), poolclass=NullPool)
@@ -227,6 +230,9 @@ def _run_scenario(bench: _Bench, race_ids: Sequence[str], out: Console) -> int:
         _measure(bench, race_ids, measured)
     except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
         measured.interrupted = True
+    except SystemExit:  # a SIGTERM, or a closed terminal
+        measured.interrupted = True
+        raise
     finally:
         # Whatever ended it, what was measured is kept.
         metadata = Metadata(
@@ -286,9 +292,10 @@ def _measure(bench: _Bench, race_ids: Sequence[str], measured: _Measured) -> Non
             _refuse_unknown_races(bench.engine, contenders[name]())
             advance()
         for iteration, name in turns:
-            run_id = _time(bench, iteration, name, contenders[name], measured)
+            batch, runs = _time(bench, iteration, name, contenders[name])
+            measured.batches.append(batch)
             if name == OURS:
-                measured.runs += _read_runs(bench.engine, iteration, run_id)
+                measured.runs += runs
             advance()
         for _ in range(plan.iterations if plan.layers else 0):
             with timing(find_layers(bench.instance)) as clocks:
@@ -316,21 +323,21 @@ def _showing_progress(terminal: Console, title: str, total: int) -> Iterator[Cal
         yield lambda: progress.advance(task)
 
 
-def _time(bench: _Bench, iteration: int, name: str, contender: Contender, measured: _Measured) -> str:
+def _time(bench: _Bench, iteration: int, name: str, contender: Contender) -> tuple[BatchRun, list[RaceRun]]:
     simulator = bench.sandbox.simulator.pid if bench.sandbox.simulator else None
     cpu_s, started_s = read_own_cpu_s(simulator), time.perf_counter()
     run_id = contender()
     wall_s, cpu_s = time.perf_counter() - started_s, read_own_cpu_s(simulator) - cpu_s
-    measured.batches.append(
-        BatchRun(
-            contender=name,
-            iteration=iteration,
-            wall_ms=round(1000 * wall_s, 2),
-            cpu_ms=round(1000 * cpu_s, 2),
-            events=len(bench.instance.all_logs(run_id)),
-        )
+    runs = _read_runs(bench.engine, iteration, run_id)
+    batch = BatchRun(
+        contender=name,
+        iteration=iteration,
+        wall_ms=round(1000 * wall_s, 2),
+        cpu_ms=round(1000 * cpu_s, 2),
+        events=len(bench.instance.all_logs(run_id)),
+        failed_polls=sum(run.failed for run in runs),
     )
-    return run_id
+    return batch, runs
 
 
 def _read_runs(engine: Engine, iteration: int, run_id: str) -> list[RaceRun]:
@@ -363,10 +370,12 @@ def _refuse_unknown_races(engine: Engine, run_id: str) -> None:
 def _measure_memory(sandbox: Sandbox, race_ids: Sequence[str]) -> float:
     """Peak memory of a whole ``dagster job execute`` with its workers, in MB."""
     config = {"ops": {"select_races": {"config": {"race_ids": list(race_ids)}}}}
-    command = build_command("process_races", config, Path(sandbox.environment["RACEDAY_HOME"]) / "runs")
-    with subprocess.Popen(
-        command, env=sandbox.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(
+            build_command("process_races", config, Path(folder)), env=sandbox.environment, stdout=subprocess.DEVNULL
+        ) as process,
+    ):
         with watching_memory(process.pid) as peak:
             code = process.wait()
         if code != 0:

@@ -21,7 +21,6 @@ from raceday_dagster.bench.statistics import (
     summarise,
 )
 from raceday_dagster.errors import BenchError
-from raceday_dagster.racing.outcomes import UNKNOWN_RACE
 from raceday_dagster.racing.records import Record
 
 FORMATS = ("json", "csv")
@@ -42,6 +41,7 @@ class BatchRun(Record):
     wall_ms: float
     cpu_ms: float
     events: int
+    failed_polls: int = 0
 
 
 class Metadata(Record):
@@ -68,6 +68,7 @@ class ContenderFigures(Record):
     wall_ms: Spread
     cpu_ms: Spread
     events: Spread
+    failed_polls: int = 0
     peak_memory_mb: float | None = None
     """Of a whole ``dagster job execute`` with its workers, where it was measured."""
 
@@ -93,8 +94,8 @@ class Report(Record):
 
     @property
     def failures(self) -> list[RaceRun]:
-        """Polls that failed, or whose race the API does not know."""
-        return [run for run in self.runs if run.status == "failed" or run.error_type == UNKNOWN_RACE.type]
+        """Polls that failed."""
+        return [run for run in self.runs if run.failed]
 
     @property
     def passed(self) -> bool:
@@ -129,7 +130,11 @@ def compare(batches: Sequence[BatchRun], *, floor: str, peak_memory_mb: Mapping[
         assert cpu
         assert events
         figures[name] = ContenderFigures(
-            wall_ms=wall, cpu_ms=cpu, events=events, peak_memory_mb=peak_memory_mb.get(name)
+            wall_ms=wall,
+            cpu_ms=cpu,
+            events=events,
+            failed_polls=sum(batch.failed_polls for batch in mine),
+            peak_memory_mb=peak_memory_mb.get(name),
         )
     return Comparison(contenders=figures, ratio_to_plain_threads=compare_medians(walls, floor))
 
@@ -216,3 +221,6 @@ def _describe_comparison(comparison: Comparison) -> Iterator[str]:
             f"| {'' if ratio is None else f'{ratio:.2f} x'} | {figures.cpu_ms.p50 / 1000:.2f} "
             f"| {figures.events.p50:.0f} | {'' if memory is None else f'{memory:.0f}'} |"
         )
+    for name, figures in comparison.contenders.items():
+        if figures.failed_polls:
+            yield f"{figures.failed_polls} polls of `{name}` failed: its figures are of other work"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import Field
 
-from raceday_dagster.racing.outcomes import BATCH_BUDGET_MS, RACE_BUDGET_MS, WRITE_BUDGET_MS, Status
+from raceday_dagster.racing.outcomes import BATCH_BUDGET_MS, RACE_BUDGET_MS, UNKNOWN_RACE, WRITE_BUDGET_MS, Status
 from raceday_dagster.racing.records import Record
 
 STAGES = ("total_ms", "fetch_ms", "transform_ms", "write_ms")
@@ -32,6 +32,11 @@ class RaceRun(Record):
     write_ms: int
     error_type: str | None = None
     error_message: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it failed, or the API does not know its race. An answer that was no news is no failure."""
+        return self.status == "failed" or self.error_type == UNKNOWN_RACE.type
 
 
 class Spread(Record):

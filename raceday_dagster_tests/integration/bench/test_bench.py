@@ -69,7 +69,7 @@ def test_races_by_id_are_those_of_the_api_and_the_database_of_the_environment(
     assert read_report(tmp_path)["metadata"]["latency_ms"] is None, measured.stderr
     assert unknown.returncode == 1
     assert read_only_line(unknown) == "Error: the API does not know 1 of 2 races: nobody"
-    assert list((tmp_path / "others").iterdir()) == []
+    assert [path.name for path in (tmp_path / "others").iterdir()] == ["bench.log"]
 
 
 def read_terminal(terminal: int, shown: list[bytes]) -> None:
@@ -81,7 +81,7 @@ def read_terminal(terminal: int, shown: list[bytes]) -> None:
 
 def test_interrupt_keeps_what_was_measured_and_the_terminal_shows_no_log(tmp_path: Path) -> None:
     command = (sys.executable, "-m", "raceday_dagster.cli", "bench", "--count", "1", "--iterations", "1000")
-    log = tmp_path / ".raceday" / "bench" / "bench.log"
+    log = tmp_path / "benchmark-results" / "bench.log"
     terminal, stderr = pty.openpty()
     shown: list[bytes] = []
     reader = threading.Thread(target=read_terminal, args=(terminal, shown))

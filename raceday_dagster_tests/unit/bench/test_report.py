@@ -119,6 +119,15 @@ def test_comparison_says_how_many_times_longer_each_contender_takes() -> None:
     assert "| `process_races` | 3 | 0.56 (0.50 to 0.60) | 1.40 x | 0.24 | 62 | 144 |" in list(describe_report(report))
 
 
+def test_comparison_names_the_contender_whose_polls_failed() -> None:
+    batches = [make_batch(), make_batch("plain_threads").model_copy(update={"failed_polls": 2})]
+    comparison = compare(batches, floor="plain_threads", peak_memory_mb={})
+
+    lines = list(describe_report(make_report(GOOD).model_copy(update={"comparison": comparison})))
+
+    assert lines[-1] == "2 polls of `plain_threads` failed: its figures are of other work"
+
+
 def test_lines_for_people_name_the_missed_target_and_the_failure() -> None:
     lines = list(describe_report(make_report(GOOD, BAD, targets=Targets(write_ms=20))))
 
