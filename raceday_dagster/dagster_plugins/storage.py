@@ -64,6 +64,12 @@ _USER_AND_PASSWORD = re.compile(r"[^:/?#\[\]@]*(:[^:/?#\[\]@]*)?")
 _HOST_AND_PORT = re.compile(r"^(\[[^\]]*\]|[^:]*):?(.*)$")
 _ADVICE = f"Look at {URL_VARIABLE}; `raceday sandbox -- COMMAND` runs a command with a working one."
 
+LEFT_OUT = frozenset(
+    {dg.DagsterEventType.STEP_INPUT, dg.DagsterEventType.LOADED_INPUT, dg.DagsterEventType.HANDLED_OUTPUT}
+)
+"""What a value does between two steps of one process, where it stays in memory: half of a run's events, and nothing in
+the UI is made of them."""
+
 _EVENTS = SqlEventLogStorageTable.c
 _INSERT_EVENT = SqlEventLogStorageTable.insert().inline()
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
@@ -279,8 +285,10 @@ class _EventLogStorage(_Reached, PostgresEventLogStorage):
         if event.dagster_event is not None and event.dagster_event.event_type in ASSET_EVENTS | ASSET_CHECK_EVENTS:
             super().store_event(event)
             return
-        row = self._event_to_row(event)
         buffer = self._buffer
+        if buffer is not None and event.dagster_event and event.dagster_event.event_type in LEFT_OUT:
+            return
+        row = self._event_to_row(event)
         if buffer is None:
             self._insert([row])
         elif event.step_key is None:  # what is said of the run itself is the end of a chapter

@@ -59,7 +59,7 @@ def _backends(url: str) -> int:
         return int(connection.execute(sa.text(question)).scalar_one())
 
 
-def test_a_run_of_five_steps_at_once_writes_all_its_events_over_the_pool(
+def test_a_run_of_five_steps_at_once_writes_its_events_over_the_pool_without_those_of_values_in_memory(
     instance: dg.DagsterInstance, url: str
 ) -> None:
     opened: list[object] = []
@@ -69,8 +69,9 @@ def test_a_run_of_five_steps_at_once_writes_all_its_events_over_the_pool(
     assert result.success
     assert probe.peak == 5
     stored = [entry.dagster_event.event_type for entry in instance.all_logs(result.run_id) if entry.dagster_event]
-    assert stored.count(dg.DagsterEventType.STEP_SUCCESS) == 11
-    assert len(stored) > 60
+    said = [event.event_type for event in result.all_events]
+    assert set(said) > storage.LEFT_OUT
+    assert sorted(stored) == sorted(kind for kind in said if kind not in storage.LEFT_OUT)
     assert len(opened) <= storage.POOL_SIZE
     assert _backends(url) <= storage.POOL_SIZE
 
