@@ -55,6 +55,16 @@ def test_a_race_page_shows_every_runner_with_its_money_by_interval(store: RaceSt
     assert [odds[bucket].lstrip("▾") for bucket in ("10", "4", "3")] == ["9.00", "8.00", "6.00"]
 
 
+def test_what_came_into_a_pool_in_five_minutes_is_told_by_our_clock_though_the_start_moved(
+    store: RaceStore, client: TestClient, database_url: str
+) -> None:
+    write_polled_race(store)
+    with observe(database_url) as run:
+        run("UPDATE pool_history SET time_to_start_s = time_to_start_s + 600 WHERE time_to_start_s < 200")
+    pools = next(table for table in read_tables(client.get("/races/race-1").text) if table[0][0] == "Pool")
+    assert next(row for row in pools if row[0] == "Win") == ["Win", "9,151", "4,151"]
+
+
 def test_every_cell_of_the_grid_is_what_the_view_says(store: RaceStore, client: TestClient, database_url: str) -> None:
     write_polled_race(store)
     for view, column in (("win", "win_money"), ("place", "place_money")):
