@@ -102,6 +102,7 @@ class SimulatorOptions(TypedDict, total=False):
     now: datetime
     speed: float
     latency_ms: float
+    meetings: int
 
 
 @contextmanager
