@@ -55,14 +55,23 @@ def test_a_race_page_shows_every_runner_with_its_money_by_interval(store: RaceSt
     assert [odds[bucket].lstrip("▾") for bucket in ("10", "4", "3")] == ["9.00", "8.00", "6.00"]
 
 
-def test_what_came_into_a_pool_in_five_minutes_is_told_by_our_clock_though_the_start_moved(
+def test_a_pool_has_its_total_and_what_came_in_during_five_minutes(store: RaceStore, client: TestClient) -> None:
+    write_polled_race(store)
+    pools = next(table for table in read_tables(client.get("/races/race-1").text) if table[0][0] == "Pool")
+    assert next(row for row in pools if row[0] == "Win") == ["Win", "9,151", "4,151"]
+
+
+def test_shares_and_prices_are_placed_by_the_same_start_though_it_was_put_off(
     store: RaceStore, client: TestClient, database_url: str
 ) -> None:
     write_polled_race(store)
     with observe(database_url) as run:
-        run("UPDATE pool_history SET time_to_start_s = time_to_start_s + 600 WHERE time_to_start_s < 200")
-    pools = next(table for table in read_tables(client.get("/races/race-1").text) if table[0][0] == "Pool")
-    assert next(row for row in pools if row[0] == "Win") == ["Win", "9,151", "4,151"]
+        run("UPDATE races SET start_time = start_time + interval '10 minutes'")
+    first = client.get("/races/api/races/race-1/entrants").json()["entrants"][0]
+    assert [row["seconds_to_start"] // 60 for row in first["shares"]] == [20, 14, 13]
+    assert [row["seconds_to_start"] // 60 for row in first["prices"]] == [20, 14, 13]
+    pools = client.get("/races/api/races/race-1").json()["pools"]
+    assert [row["seconds_to_start"] // 60 for row in pools] == [20, 14, 13]
 
 
 def test_every_cell_of_the_grid_is_what_the_view_says(store: RaceStore, client: TestClient, database_url: str) -> None:
