@@ -284,7 +284,9 @@ def test_signals_are_listed_on_the_race_and_alerts_on_the_day(
         page = client.get(path).text
         (signals,) = [table for table in read_tables(page) if "Tier" in table[0]]
         assert len(signals) == 1 + listed
-        assert "▲</b> +6.00 pp" in page
+        assert '▲</b> +6.00 <abbr title="percentage points">pp</abbr>' in page
+        assert "18.00 %" in page
+        assert ("$18.00" in page) is (listed == 2)  # a price
         assert "after a scratching" in page
 
 
