@@ -24,7 +24,7 @@ from raceday_dagster_tests.integration.market.market_fixture import (
 )
 from raceday_dagster_tests.integration.store.lists import make_list
 from raceday_dagster_tests.integration.store.store_fixture import make_finished, observe, open_store, write
-from raceday_dagster_tests.write_snapshots import HOLDS, make_results, name_entrant
+from raceday_dagster_tests.write_snapshots import HOLDS, make_results, make_snapshot, name_entrant
 
 HOSTILE = "<script>alert(1)</script>\"'&" + "x" * 1_000
 
@@ -257,6 +257,18 @@ def watch_reads(hook: object) -> Iterator[None]:
         yield
     finally:
         event.remove(Engine, "before_cursor_execute", hook)
+
+
+def test_a_runner_that_a_protest_put_back_has_no_dividend_of_the_winner(store: RaceStore, client: TestClient) -> None:
+    placed = ({"position": 1, "runner_number": 5}, {"position": 2, "runner_number": 2})
+    dividends = tuple(
+        {"product_name": "Pool Win", "status": status, "dividend": paid, "positions": [{"runner_number": number}]}
+        for status, number, paid in (("Interim", 2, "6.60"), ("Final", 5, "3.10"))
+    )
+    results = make_results("final").model_copy(update={"results": placed, "dividends": dividends})
+    write(store, make_snapshot(race={"status": "final"}, results=results))
+    result = client.get("/races/api/races/race-1").json()["result"]
+    assert [(row["runner_number"], row["win_dividend"]) for row in result] == [(5, 3.1), (2, None)]
 
 
 def test_signals_are_listed_on_the_race_and_alerts_on_the_day(
