@@ -15,7 +15,9 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as CheckoutTimeoutError
 
+from raceday_dagster.errors import DatabaseError
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.images import SILKS, Silk, find_silk, read_silks
@@ -276,6 +278,8 @@ class Market:
         try:
             with connect_patiently(self._engine) as connection:
                 yield connection, connection.exec_driver_sql(_OPEN).scalar_one().astimezone(UTC)
+        except CheckoutTimeoutError as error:
+            raise DatabaseError(f"the {CONNECTIONS} connections of the pages are in use: try again soon") from error
         except SQLAlchemyError as error:
             raise build_database_error(self._engine, error) from error
 

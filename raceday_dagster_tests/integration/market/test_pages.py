@@ -11,6 +11,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import InternalError
 from starlette.testclient import TestClient
 
+from raceday_dagster.errors import DatabaseError
 from raceday_dagster.market.views import Market
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster_tests.integration.market.market_fixture import (
@@ -211,6 +212,16 @@ def test_every_answer_carries_the_policy_and_its_files_are_our_own(store: RaceSt
     assert " style=" not in page
     assert client.get("/races/", follow_redirects=False).headers["Location"] == "/races"
     assert client.post("/races").status_code == 405
+
+
+def test_connections_that_are_all_in_use_are_said_to_be_those_of_the_pages(
+    store: RaceStore, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market = Market(database_url)
+    monkeypatch.setattr(market._engine.pool, "_timeout", 0.01)
+    with market._engine.connect(), market._engine.connect(), pytest.raises(DatabaseError, match="of the pages"):
+        market.read_day()
+    market.close()
 
 
 def test_a_database_that_is_down_is_one_line(client: TestClient) -> None:
