@@ -159,7 +159,10 @@ class _Connection(HTTPConnection):
         """A connection to the first address that takes one. Each has its share of what is left of the time: urllib3
         gives all of it to the first, which may be dead and say nothing."""
         host, timeout = self._dns_host, self.timeout
-        addresses = [found[4][0] for found in socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)]
+        try:
+            addresses = [found[4][0] for found in socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)]
+        except UnicodeError as error:
+            raise NewConnectionError(self, f"{host!r} cannot be the name of a host") from error
         try:
             for left in range(len(addresses), 1, -1):
                 self._dns_host, self.timeout = str(addresses[-left]), max(deadline.remaining_s(), 0.0) / left

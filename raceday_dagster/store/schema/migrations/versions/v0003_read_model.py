@@ -251,9 +251,12 @@ ODDS_AT_START = View(
     """FROM races AS race JOIN entrants AS entrant USING (race_id)
 WHERE NOT entrant.is_scratched AND entrant.withdrawn_at IS NULL""",
 )
+# A final race still carries its interim dividends, which after a protest are of others.
 DIVIDEND = """(SELECT max((dividend.value ->> 'dividend')::numeric(10, 2))
         FROM jsonb_array_elements(result.dividends) AS dividend (value)
         WHERE dividend.value ->> 'product_name' = '{}'
+            AND (dividend.value ->> 'status' IS DISTINCT FROM 'Interim'
+                OR NOT result.dividends @> jsonb_build_array(jsonb_build_object('status', 'Final')))
             AND dividend.value -> 'positions' @> jsonb_build_array(
                 jsonb_build_object('runner_number', placed.value -> 'runner_number')))"""
 RACE_RESULT = View(
