@@ -1,7 +1,8 @@
 """``python -m benchmarks.views``: a month of history in a database of its own, and how long the views of one race take.
 
 Thirty racing days of a hundred races, twelve runners each: with 278 polls of every race, ten million rows of money
-flow. Prints a Markdown table; fails when a view of one race takes ``TARGET_MS`` or more.
+flow. Prints a Markdown table; fails when a view of one race takes ``TARGET_MS`` or more
+the second time, as a page asks that follows it.
 """
 
 import argparse
@@ -102,24 +103,28 @@ def measure(database_url: str, days: int) -> None:
         rows = run("SELECT count(*) FROM money_flow_history").scalar_one()
         asked = [f"{chosen[number % days]}-r{1 + 7 * number % RACES}" for number in range(30)]
         print(f"\n{rows:,} rows of money flow in {days} days, made in {time.monotonic() - began_s:.0f} s\n")
-        print("| view of one race | ms: median | max |\n|---|--:|--:|")
+        print("| view of one race | ms, the first time: median | again: median | max |\n|---|--:|--:|--:|")
         late = [view for view in VIEWS if ask(connection, view, asked) >= TARGET_MS]
     engine.dispose()
     sys.exit(f"{TARGET_MS} ms or more: {', '.join(late)}" if late else 0)
 
 
 def ask(connection: Connection, view: str, race_ids: list[str]) -> float:
-    """Milliseconds that a view takes for a race, the median of these; its answer is read whole. Prints its line."""
-    taken = []
-    for race_id in race_ids:
-        began_s = time.perf_counter()
-        found = connection.exec_driver_sql(
-            " ".join(("SELECT * FROM", view, "WHERE race_id = %(race_id)s")), {"race_id": race_id}
-        ).all()
-        taken.append(1000 * (time.perf_counter() - began_s))
-        assert found, (view, race_id)
-    print(f"| `{view}` | {statistics.median(taken):.1f} | {max(taken):.1f} |")
-    return statistics.median(taken)
+    """Milliseconds that a view takes for a race that was asked for before, the median of these; its answer is read
+    whole. Prints the line of the view."""
+    first, again = ([time_answer(connection, view, race_id) for race_id in race_ids] for _ in range(2))
+    print(f"| `{view}` | {statistics.median(first):.1f} | {statistics.median(again):.1f} | {max(again):.1f} |")
+    return statistics.median(again)
+
+
+def time_answer(connection: Connection, view: str, race_id: str) -> float:
+    """Milliseconds of one question."""
+    question = " ".join(("SELECT * FROM", view, "WHERE race_id = %(race_id)s"))
+    began_s = time.perf_counter()
+    found = connection.exec_driver_sql(question, {"race_id": race_id}).all()
+    taken_ms = 1000 * (time.perf_counter() - began_s)
+    assert found, (view, race_id)
+    return taken_ms
 
 
 if __name__ == "__main__":
