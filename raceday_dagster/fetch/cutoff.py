@@ -20,7 +20,7 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
 
 
 class NoThreadError(RequestsConnectionError):
@@ -155,7 +155,10 @@ class _Connection(HTTPConnection):
         """A connection to the first address that takes one. Each has its share of what is left of the time: urllib3
         gives all of it to the first, which may be dead and say nothing."""
         host, timeout = self._dns_host, self.timeout
-        addresses = [found[4][0] for found in socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)]
+        try:
+            addresses = [found[4][0] for found in socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)]
+        except UnicodeError as error:  # no name looks like this: a part of it is empty, or longer than 63
+            raise NameResolutionError(host, self, socket.gaierror(str(error))) from error
         try:
             for left in range(len(addresses), 1, -1):
                 self._dns_host, self.timeout = str(addresses[-left]), max(deadline.remaining_s(), 0.0) / left
