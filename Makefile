@@ -77,8 +77,8 @@ faketime:  ## Install the library by which tests set the clock of a service (Deb
 	       && apt-get -qq update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y libfaketime >/dev/null; } \
 	  || { echo "install libfaketime: on Debian, as root, apt-get install libfaketime"; exit 1; }
 
-bench: $(INSTALLED)  ## Measure the batch against a thread pool and against Dagster's multiprocess executor
-	@$(BIN)/python -m benchmarks.batch
+bench: $(INSTALLED)  ## Measure the batch against plain threads and against Dagster's own executors
+	@$(BIN)/raceday bench --count 5 --iterations 15 --compare
 
 freshness: $(INSTALLED)  ## Measure the way from a race falling due to its rows, under `raceday up`
 	@$(BIN)/python -m benchmarks.freshness

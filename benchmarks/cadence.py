@@ -3,7 +3,6 @@
 Pure. The rule is the interval by time to the start, with a tolerance; what is judged is the gap between two polls.
 """
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -128,12 +127,6 @@ def choose_interval(time_to_start: timedelta) -> timedelta:
     if time_to_start <= LAST_MINUTES:
         return timedelta(seconds=15)
     return timedelta(seconds=30) if time_to_start <= NEAR else timedelta(seconds=60)
-
-
-def find_percentile(values: Sequence[float], share: float) -> float:
-    """Nearest rank; NaN of nothing."""
-    ranked = sorted(values)
-    return ranked[max(0, math.ceil(share * len(ranked)) - 1)] if ranked else math.nan
 
 
 def _judge_race(

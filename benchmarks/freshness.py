@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-from benchmarks.cadence import LAST_MINUTES, Batch, LiveRace, Poll, find_percentile
-from benchmarks.contenders import run_threads
+from benchmarks.cadence import LAST_MINUTES, Batch, LiveRace, Poll
 from benchmarks.live_day import EVENTS, LiveDay, open_live_day
 from benchmarks.soak import LATENCY_MS, wait_for_batches, wait_until
+from raceday_dagster.bench.contenders import run_threads
+from raceday_dagster.bench.statistics import find_percentile
+from raceday_dagster.defs.concurrency import DEFAULT_CONCURRENCY
 
 SLOT = timedelta(seconds=15)
 CATEGORIES = "T"
@@ -85,7 +86,7 @@ def run_floor(day: LiveDay, until: datetime) -> list[float]:
         race_ids = [race.race_id for race in day.read_races() if is_live(race, datetime.now(UTC))]
         if race_ids:
             started_s = time.perf_counter()
-            run_threads(str(uuid4()), race_ids)
+            run_threads(race_ids, DEFAULT_CONCURRENCY)
             taken_s.append(time.perf_counter() - started_s)
     return taken_s
 

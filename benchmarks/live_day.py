@@ -25,7 +25,8 @@ from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from benchmarks.cadence import Batch, LiveRace, Poll
-from benchmarks.measure import NOT_OURS, MemorySample, find_growth_mb_h, read_cpu_s, read_memory_mb
+from benchmarks.measure import NOT_OURS, MemorySample, find_growth_mb_h
+from raceday_dagster.bench.measure import read_cpu_s, read_memory_mb
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 
 POSTGRES = "postgres"

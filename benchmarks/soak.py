@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from benchmarks.cadence import Batch, LiveRace, Outage, Poll, Verdict, find_percentile, judge
+from benchmarks.cadence import Batch, LiveRace, Outage, Poll, Verdict, judge
 from benchmarks.live_day import EVENTS, HALF_RACES, SIZE, DayWatch, LiveDay, open_live_day
+from raceday_dagster.bench.statistics import find_percentile
 
 LATENCY_MS = 300
 LOADED_WITHIN_S = 120

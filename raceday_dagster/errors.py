@@ -9,6 +9,7 @@
     ├── DatabaseError             the database is unreachable, or its schema is not the one this code writes
     ├── ArchiveError              old history could not be put away; it is where it was
     ├── ImagesError               a batch of images cannot begin
+    ├── BenchError                a benchmark cannot begin, go on, or write its files
     ├── ReportError               ``raceday report`` finds no such race or day, or cannot write its file
     └── StageError                one item failed in one stage; carries the verdict "is another try worth it?"
         ├── ImageError            an image: stages "read", "compress", "describe", "validate", "keep"
@@ -55,6 +56,10 @@ class DatabaseError(RacedayError):
 
 class ImagesError(RacedayError):
     """A batch of images cannot begin: nothing to describe, a setting or the extra is missing."""
+
+
+class BenchError(RacedayError):
+    """A benchmark cannot begin: no race, no folder for its files; or it cannot go on."""
 
 
 class ReportError(RacedayError):

@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 
 from raceday_dagster.defs.partitions import RACES, race_partitions, register_races
+from raceday_dagster.defs.reporting import link_race
 from raceday_dagster.errors import DatabaseError
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.racing.outcomes import BatchOutcome
@@ -99,7 +100,7 @@ def report_settled(context: dg.OpExecutionContext, race_store: RaceStore, race_i
 def build_settled_metadata(race: SettledRace) -> dict[str, Any]:
     """The figures of a race that is over, the link to its page and a chart of its shares."""
     figures: dict[str, Any] = {
-        "race": dg.MetadataValue.md(f"[{race.title}](/races/{race.race_id})"),
+        "race": dg.MetadataValue.md(link_race(race.title, race.race_id)),
         "race_id": race.race_id,
         "status": race.status,
         "polls": race.polls,
@@ -109,7 +110,7 @@ def build_settled_metadata(race: SettledRace) -> dict[str, Any]:
     }
     if race.longest_gap_s is not None:
         figures["longest_gap_last_5_min_s"] = race.longest_gap_s
-    if race.shares:
+    if race.shares and max(map(len, race.shares.values())) > 1:
         figures["shares"] = dg.MetadataValue.md(draw_shares(race.shares))
     return figures
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 
@@ -124,6 +125,12 @@ def skip_race(
     context.log.warning(f"Race {name_race(result)} skipped: {reason.message}")
     context.add_output_metadata(_describe(result, reason))
     return result
+
+
+def link_race(title: str, race_id: str) -> str:
+    """A Markdown link to the page of a race, whatever its meeting is called."""
+    text = title.translate({ord("["): "(", ord("]"): ")", ord("`"): "'"}) or "its page"
+    return f"[{text}](/races/{quote(race_id, safe='')})"
 
 
 def name_race(race: ProcessResult) -> str:
@@ -346,7 +353,7 @@ def _build_row(race: ProcessResult) -> str:
     note = f"{race.error.stage}: {race.error.message}" if race.error else ""
     cells = (
         *(
-            race.title,
+            link_race(race.title, race.race_id),
             race.race_id,
             race.status,
             timings.fetch_ms,

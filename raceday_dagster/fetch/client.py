@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,13 @@ from structlog.typing import FilteringBoundLogger
 from raceday_dagster.errors import FetchError
 from raceday_dagster.fetch.cutoff import Deadline
 from raceday_dagster.fetch.event import parse_race_event
-from raceday_dagster.fetch.exchange import ExchangeError, build_session, is_on_this_machine, read_answer
+from raceday_dagster.fetch.exchange import (
+    ExchangeError,
+    build_session,
+    connect_ahead,
+    is_on_this_machine,
+    read_answer,
+)
 from raceday_dagster.fetch.meetings import MeetingsPage, build_racing_day, parse_meetings_page
 from raceday_dagster.fetch.retries import Retries, read_utc_clock
 from raceday_dagster.fetch.wire import WireError, read_complaint
@@ -36,6 +43,9 @@ RACE_ID_MAX_CHARS = 100
 CLOCK_TOLERANCE = timedelta(seconds=5)
 """How far ahead of ours the feed's clock may be. An answer dated in the future makes every honest one stale until that
 time has come, so this is what one server's wrong clock can cost a race."""
+
+CONNECTING = "raceday-connect-ahead"
+"""Threads that open connections before they are needed."""
 
 
 class RacingApi:
@@ -87,6 +97,15 @@ class RacingApi:
         """Closes the connections. A session that was handed in stays open."""
         if self._owned:
             self._session.close()
+
+    def connect_ahead(self, connections: int) -> None:
+        """Begins to open so many connections, and returns at once: who waits for races to fall due has the time for
+        it that their first requests have not. What cannot be opened is opened by them."""
+        for open_connection in connect_ahead(self._session, self._base_url, connections, timeout_s=self._timeout_s):
+            try:
+                threading.Thread(target=open_connection, name=CONNECTING, daemon=True).start()
+            except RuntimeError:  # no thread is left: nor will there be a fetch
+                return
 
     def fetch_race_event(self, race_id: str, *, deadline_s: float) -> RaceEvent | None:
         """One race as it stands now, money tracker included; ``None`` if the API does not know it (404).

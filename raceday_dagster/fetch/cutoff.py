@@ -13,14 +13,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar, Token
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from requests.adapters import HTTPAdapter
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
+
+if TYPE_CHECKING:
+    from urllib3._base_connection import BaseHTTPConnection
 
 
 class NoThreadError(RequestsConnectionError):
@@ -176,15 +180,33 @@ class _TlsConnection(_Connection, HTTPSConnection):
     pass
 
 
-class _Pool(HTTPConnectionPool):
+class CuttingPool(HTTPConnectionPool):
+    """A pool whose connections obey the ``CutOff`` around them."""
+
     ConnectionCls = _Connection
 
+    def connect_ahead(self, connections: int, seconds: float) -> list[Callable[[], None]]:
+        """What opens so many connections for the requests to come, each to be called in a thread of its own.
 
-class _TlsPool(HTTPSConnectionPool):
+        They are taken out of the pool here, for one that is open already would be taken again and again.
+        """
+        return [partial(self._open, self._get_conn(), seconds) for _ in range(connections)]
+
+    def _open(self, connection: BaseHTTPConnection, seconds: float) -> None:
+        try:
+            with CutOff(seconds):
+                if connection.is_closed:
+                    connection.connect()
+        except (HTTPError, OSError):  # a ``NoThreadError`` is one of the second; the request will say what is wrong
+            connection.close()
+        self._put_conn(connection)
+
+
+class _TlsPool(CuttingPool, HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
-_POOLS: dict[str, type[HTTPConnectionPool]] = {"http": _Pool, "https": _TlsPool}
+_POOLS: dict[str, type[HTTPConnectionPool]] = {"http": CuttingPool, "https": _TlsPool}
 
 
 def _start(thread: threading.Thread) -> None:

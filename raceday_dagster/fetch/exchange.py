@@ -11,15 +11,17 @@ import re
 import socket
 import ssl
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
+from typing import cast
 from urllib.parse import urlsplit
 
 import requests
 from requests import exceptions
+from requests.utils import select_proxy
 from urllib3.exceptions import NameResolutionError
 
-from raceday_dagster.fetch.cutoff import CutOff, CuttingAdapter, NoThreadError
+from raceday_dagster.fetch.cutoff import CutOff, CuttingAdapter, CuttingPool, NoThreadError
 
 BODY_MAX_BYTES = 5 * 1024 * 1024
 """Of the decoded body: the largest real answers are below 700 kB, and a compressed bomb has to stop somewhere."""
@@ -128,6 +130,20 @@ def read_answer(
         # A body that ends with its connection looks complete when the connection is cut.
         raise _timed_out(timeout_s)
     return body
+
+
+def connect_ahead(
+    session: requests.Session, url: str, connections: int, *, timeout_s: float
+) -> list[Callable[[], None]]:
+    """What opens connections that the next requests to ``url`` find ready, TLS included, each to be called in a thread
+    of its own; nothing through a proxy. A request opens what could not be opened, and says what is wrong."""
+    settings = session.merge_environment_settings(url, {}, None, None, None)
+    adapter = session.get_adapter(url)
+    if not isinstance(adapter, CuttingAdapter) or select_proxy(url, settings["proxies"]):
+        return []
+    request = requests.Request("GET", url).prepare()
+    pool = adapter.get_connection_with_tls_context(request, settings["verify"], None, settings["cert"])
+    return cast(CuttingPool, pool).connect_ahead(connections, timeout_s)
 
 
 def clean_excerpt(text: str) -> str:

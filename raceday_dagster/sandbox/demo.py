@@ -58,9 +58,7 @@ def run_demo(environment: Mapping[str, str]) -> None:
         SandboxError: A step failed; the message names its log.
     """
     console = Console()
-    # The demo shows a whole day in a minute: that needs its own clock, and must not touch anybody's data.
-    others = {name.upper() for name in Settings.model_fields} - _KEPT_SETTINGS | {"DAGSTER_HOME"}
-    own = {name: value for name, value in environment.items() if name not in others}
+    own = keep_own_settings(environment)  # a whole day in a minute needs its own clock
     home = Settings.from_environment(own).raceday_home.resolve()
     with open_lock(home, "demo.lock") as lock:
         try:
@@ -78,6 +76,13 @@ def run_demo(environment: Mapping[str, str]) -> None:
         "README.md has the rest, the real API among it.",
         soft_wrap=True,
     )
+
+
+def keep_own_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for what must not touch anybody's data, nor tell anybody: with the settings that say how much a
+    machine may do, and without those that name places."""
+    others = {name.upper() for name in Settings.model_fields} - _KEPT_SETTINGS | {"DAGSTER_HOME"}
+    return {name: value for name, value in environment.items() if name not in others}
 
 
 def _show(console: Console, environment: Mapping[str, str], home: Path) -> None:

@@ -28,6 +28,7 @@ from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_d
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres, build_libpq_url
 from raceday_dagster.sandbox.postmaster import STOP_WITHIN_S
 from raceday_dagster.settings import Settings
+from raceday_dagster.simulator.day import PROGRAMME
 from raceday_dagster.simulator.running import RunningSimulator, SimulatorError, running_simulator
 from raceday_dagster.store.schema.migrations import upgrade
 
@@ -59,6 +60,8 @@ class Simulation:
     speed: float = 1.0
     latency_ms: int = 0
     """Added to every answer for a race."""
+    meetings: int = len(PROGRAMME)
+    """Of the day; more than the programme has are the same ones again, with other ids."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,7 @@ def _simulate(simulation: Simulation) -> Iterator[RunningSimulator]:
             now=simulation.now or datetime.now(UTC),
             speed=simulation.speed,
             latency_ms=simulation.latency_ms,
+            meetings=simulation.meetings,
         ) as simulator:
             yield simulator
     except SimulatorError as error:

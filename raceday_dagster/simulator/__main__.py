@@ -9,6 +9,7 @@ import sys
 import threading
 from datetime import date, datetime
 
+from raceday_dagster.simulator.day import PROGRAMME
 from raceday_dagster.simulator.server import serve
 
 
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--now", type=datetime.fromisoformat, help="ISO, with a zone")
     parser.add_argument("--speed", type=float, default=1.0)
     parser.add_argument("--latency-ms", type=float, default=0)
+    parser.add_argument("--meetings", type=int, default=len(PROGRAMME))
     parser.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input ends")
     options = vars(parser.parse_args())
     if options.pop("stop_with_stdin"):

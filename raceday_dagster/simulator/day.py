@@ -1,13 +1,16 @@
 """The racing day: its meetings and races, made from a seed, and the life of a race.
 
-Every day has the same programme (counts, codes, countries, start times, oddities); the seed decides the rest.
+Every day has the same programme (counts, codes, countries, start times, oddities), a larger one repeats it; the seed
+decides the rest.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import cycle, islice
 from random import Random
 from zoneinfo import ZoneInfo
 
@@ -166,9 +169,14 @@ class RaceDay:
     first_start: an aware instant. Without it the day begins at 11:00 in New Zealand and lasts until after
     midnight. With it the first race starts then and the meetings run side by side, so that several races
     are always close. Ids, names, runners and money are the same either way. ValueError when it is naive.
+    meetings: how many; behind the programme's own it begins again, with other ids. ValueError below 1.
     """
 
-    def __init__(self, seed: int, racing_day: date, first_start: datetime | None = None) -> None:
+    def __init__(
+        self, seed: int, racing_day: date, first_start: datetime | None = None, meetings: int = len(PROGRAMME)
+    ) -> None:
+        if meetings < 1:
+            raise ValueError(f"a racing day has at least one meeting, not {meetings}")
         if first_start is not None and first_start.tzinfo is None:
             raise ValueError(f"first_start needs a time zone: {first_start.isoformat()}")
         self.seed = seed
@@ -176,8 +184,9 @@ class RaceDay:
         self.first_start = (
             first_start or datetime.combine(racing_day, time(_FIRST_RACE_CLOCK_H), NEW_ZEALAND)
         ).astimezone(UTC)
-        starts = _lay_out_starts(side_by_side=first_start is not None)
-        self.meetings = [self._make_meeting(index, slot) for index, slot in enumerate(PROGRAMME)]
+        slots = tuple(islice(cycle(PROGRAMME), meetings))
+        starts = _lay_out_starts(slots, side_by_side=first_start is not None)
+        self.meetings = [self._make_meeting(index, slot) for index, slot in enumerate(slots)]
         for index, meeting in enumerate(self.meetings):
             for number in range(1, meeting.slot.races + 1):
                 meeting.races.append(self._make_race(meeting, index, number, starts[index, number]))
@@ -225,15 +234,15 @@ class RaceDay:
         )
 
 
-def _lay_out_starts(*, side_by_side: bool) -> dict[tuple[int, int], timedelta]:
-    """When each race starts after the day's first one, by (index in PROGRAMME, race number).
+def _lay_out_starts(slots: Sequence[Slot], *, side_by_side: bool) -> dict[tuple[int, int], timedelta]:
+    """When each race starts after the day's first one, by (index of its meeting, race number).
 
     An ordinary day is spread from late morning to after midnight, as the real one is. Side by side, the first twelve
     meetings take turns every two or three minutes, so that there are always five gallops and harness races within
     about ten minutes; the rest run between them.
     """
     starts = {}
-    for index, slot in enumerate(PROGRAMME):
+    for index, slot in enumerate(slots):
         opens = index % 12 * 5 // 2 + index // 12 if side_by_side else slot.opens_min
         gap = _SIDE_BY_SIDE_GAP_MIN if side_by_side else slot.gap_min
         for number in range(1, slot.races + 1):

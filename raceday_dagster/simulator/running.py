@@ -103,6 +103,7 @@ class SimulatorOptions(TypedDict, total=False):
     now: datetime
     speed: float
     latency_ms: float
+    meetings: int
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from raceday_dagster.simulator.answers import Answer, answer_with_faults, build_broken, encode_payload, pack_json
 from raceday_dagster.simulator.clock import SimulatedClock
 from raceday_dagster.simulator.control import RequestLog, build_control
-from raceday_dagster.simulator.day import NEW_ZEALAND, RaceDay
+from raceday_dagster.simulator.day import NEW_ZEALAND, PROGRAMME, RaceDay
 from raceday_dagster.simulator.event import build_event, wrap_error
 from raceday_dagster.simulator.faults import FaultBook, break_body, break_payload
 from raceday_dagster.simulator.meetings import BadQueryError, list_meetings
@@ -126,14 +126,16 @@ def serve(
     now: datetime | None = None,
     speed: float = 1.0,
     latency_ms: float = 0,
+    meetings: int = len(PROGRAMME),
 ) -> None:
     """Serve on 127.0.0.1 until SIGTERM or SIGINT, then return.
 
     port: 0 takes any free one. `announce` is called once with the real base URL, before which nothing answers.
     racing_day: default today in New Zealand. now: where the clock starts, default ten minutes before the first
-    race. OSError when the port is taken; ValueError for an instant without a zone or a negative speed.
+    race. OSError when the port is taken; ValueError for an instant without a zone, a negative speed
+    or a day without `meetings`.
     """
-    day = RaceDay(seed, racing_day or datetime.now(NEW_ZEALAND).date(), first_start)
+    day = RaceDay(seed, racing_day or datetime.now(NEW_ZEALAND).date(), first_start, meetings)
     clock = SimulatedClock((now or day.first_start - timedelta(minutes=10)).astimezone(UTC), speed)
     # Named as TCP, or asyncio leaves Nagle's algorithm on and every answer on a kept connection waits 40 ms.
     with socket.socket(proto=socket.IPPROTO_TCP) as listener, _stopping_on_signals():

@@ -154,7 +154,7 @@ WHERE race.race_id = ANY (%(race_ids)s) AND race.status IN ('final', 'abandoned'
 ORDER BY race.start_time
 """
 POLLS = """
-SELECT race_id, status, fetch_ms, transform_ms, write_ms, total_ms, quality_score,
+SELECT race_id, status, fetch_ms, transform_ms, write_ms, total_ms, quality_score, error_type, error_message,
     meetings_rows + races_rows + entrants_rows + race_pools_rows + money_flow_history_rows
         + odds_history_rows + race_results_rows AS rows
 FROM race_polls
@@ -267,6 +267,8 @@ class PollLine(Record):
     total_ms: int
     rows: int
     quality_score: int | None
+    error_type: str | None
+    error_message: str | None
 
 
 class Mover(Record):

@@ -28,6 +28,7 @@ from raceday_dagster.defs.reporting import (
 )
 from raceday_dagster.defs.signals import NO_SIGNALS, build_signal_metadata, find_batch_signals, send_signals
 from raceday_dagster.errors import DatabaseError, WriteError
+from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.cadence import plan_polls
 from raceday_dagster.racing.outcomes import (
@@ -126,14 +127,18 @@ def select_races(
     context: dg.OpExecutionContext,
     config: SelectRaces,
     settings: dg.ResourceParam[Settings],
+    racing_api: dg.ResourceParam[RacingApi],
     race_store: dg.ResourceParam[RaceStore],
     transform_workers: dg.ResourceParam[TransformWorkers],
     progress_board: dg.ResourceParam[ProgressBoard],
 ) -> Iterator[dg.Output[Batch] | dg.DynamicOutput[str]]:
     due_at = parse_due_at(config.due_at)
     with failing_plainly():
-        # A worker and a connection: what can be ready before the races are due, is.
+        # A worker and connections: what can be ready before the races are due, is.
         transform_workers.start(1)
+        if due_at:
+            requested = read_requested_concurrency(context.run.run_config)
+            racing_api.connect_ahead(min(len(config.race_ids), choose_concurrency(requested, None)))
         race_store.ensure_partitions()
         waited = wait_until(due_at) if due_at else {}
         race_ids = list(dict.fromkeys(config.race_ids)) or _read_due_races(context, settings, race_store)

@@ -173,7 +173,6 @@ def test_the_catalogue_shows_each_race_that_is_over_once_by_its_readable_name(
     said = {name: value.value for name, value in record.asset_materialization.metadata.items()}
     assert said["race"].endswith(f"(/races/{over[0]})")
     assert (said["race_id"], said["polls"] > 0, said["win_pool_dollars"] > 0) == (over[0], True, True)
-    assert said["shares"].startswith("![shares](data:image/svg+xml;base64,")
 
 
 def test_the_catalogue_plots_the_figures_of_a_batch_and_leaves_out_the_load_of_a_day(

@@ -15,6 +15,7 @@ import pytest
 
 from raceday_dagster.errors import FetchError
 from raceday_dagster.fetch import RacingApi
+from raceday_dagster.fetch.client import CONNECTING
 from raceday_dagster.fetch.exchange import BODY_MAX_BYTES
 from raceday_dagster.settings import ApiIdentity
 from raceday_dagster_tests.integration.fetch.raw_server import (
@@ -27,6 +28,7 @@ from raceday_dagster_tests.integration.fetch.raw_server import (
     serving,
 )
 from raceday_dagster_tests.payloads import encode, event_payload, make_id
+from raceday_dagster_tests.waiting import wait_for
 
 RACE_ID = make_id("open race")
 IDENTITY = ApiIdentity(from_email="someone@example.org", partner_name="Quiet Partner", partner_id="Private")
@@ -303,3 +305,25 @@ def test_a_tls_handshake_that_never_ends_is_cut_off() -> None:
             api.fetch_race_event(RACE_ID, deadline_s=5)
         assert caught.value.retryable
         assert server.connections == 2
+
+
+def is_connecting() -> bool:
+    return any(thread.name == CONNECTING for thread in threading.enumerate())
+
+
+def test_a_connection_opened_ahead_is_the_one_the_next_request_uses() -> None:
+    with serving(say(frame(BODY)), keep_alive=True) as server, connect(server) as api:
+        api.connect_ahead(3)
+        wait_for(lambda: server.connections == 3 and not is_connecting(), 5)
+        assert api.fetch_race_event(RACE_ID, deadline_s=5) is not None
+        assert (server.connections, len(server.requests)) == (3, 1)
+
+
+def test_a_connection_that_cannot_be_opened_ahead_costs_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/affiliates/v1"
+    with RacingApi(url, IDENTITY, retry_delays_s=()) as api:
+        api.connect_ahead(2)
+        wait_for(lambda: not is_connecting(), 5)
+        with pytest.raises(FetchError, match="refused the connection"):
+            api.fetch_race_event(RACE_ID, deadline_s=2)

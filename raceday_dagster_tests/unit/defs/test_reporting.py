@@ -69,7 +69,7 @@ def test_the_table_shows_failed_races_first_and_breaks_on_nothing() -> None:
     table = build_table(end_batch(end_race("a", "success", 900), odd))
     rows = table.splitlines()
     assert len(rows) == 4
-    assert rows[2].startswith("|  | b\\| c | failed |")
+    assert rows[2].startswith("| [its page](/races/b%7C%0Ac) | b\\| c | failed |")
     assert "fetch: no" in rows[2]
 
 

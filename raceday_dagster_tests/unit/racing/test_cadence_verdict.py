@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from benchmarks.cadence import Batch, LiveRace, Outage, Poll, Verdict, find_percentile, judge
+from benchmarks.cadence import Batch, LiveRace, Outage, Poll, Verdict, judge
 
 START = datetime(2026, 9, 26, 2, 0, tzinfo=UTC)
 RACE = LiveRace("a", START, "open")
@@ -95,7 +95,3 @@ def test_polls_outside_the_live_lane_are_left_out_of_it() -> None:
     poll = Poll("by hand", "a", BEGAN_AT, BEGAN_AT, "success")
 
     assert judge([RACE], [poll], [], BEGAN_AT + timedelta(minutes=1)).polls == 0
-
-
-def test_percentiles_are_nearest_ranks() -> None:
-    assert [find_percentile([4, 1, 3, 2], share) for share in (0.5, 0.95, 1)] == [2, 4, 4]

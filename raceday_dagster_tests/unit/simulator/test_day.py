@@ -70,6 +70,18 @@ def test_the_tote_clock_is_the_new_zealand_start_counted_from_the_racing_day(day
         assert wall == race.starts_at.astimezone(NEW_ZEALAND).replace(tzinfo=None)
 
 
+def test_a_larger_day_repeats_the_programme_with_other_ids_and_begins_like_the_ordinary_one() -> None:
+    ordinary, larger = RaceDay(1, WINTER), RaceDay(1, WINTER, meetings=35)
+
+    assert len(larger.meetings) == 35
+    assert len(followed(larger)) > 200
+    assert len({race.race_id for race in larger.races}) == len(larger.races)
+    assert [meeting.meeting_id for meeting in larger.meetings[:16]] == [each.meeting_id for each in ordinary.meetings]
+    assert [meeting.slot for meeting in larger.meetings[16:32]] == [each.slot for each in ordinary.meetings]
+    with pytest.raises(ValueError, match="at least one meeting"):
+        RaceDay(1, WINTER, meetings=0)
+
+
 def test_a_given_first_start_keeps_five_races_within_about_ten_minutes_all_day() -> None:
     first = datetime(2025, 7, 17, 4, 30, tzinfo=UTC)
     races = followed(RaceDay(1, WINTER, first))

@@ -1,0 +1,184 @@
+"""The same races polled in several ways: by our job, by plain threads, by Dagster's own executors.
+
+Each run opens and closes its own HTTP session, connection pool and worker pool, writes the same rows and the same
+ledger, and returns the run id by which the ledger knows it.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import dagster as dg
+
+from raceday_dagster.defs.jobs import poll_races, process_races_job
+from raceday_dagster.defs.resources import RESOURCES, open_race_store
+from raceday_dagster.errors import BenchError, PipelineError
+from raceday_dagster.fetch.client import RacingApi
+from raceday_dagster.racing.outcomes import (
+    UNKNOWN_RACE,
+    BatchOutcome,
+    ProcessResult,
+    RaceError,
+    Timings,
+    WorkerUse,
+)
+from raceday_dagster.settings import Settings
+from raceday_dagster.store.race_store import Poll, PollRun, RaceStore
+from raceday_dagster.workers.pool import TransformWorkers
+
+OURS = "process_races"
+FLOOR = "plain_threads"
+IN_PROCESS = "in_process"
+MULTIPROCESS = "multiprocess"
+Contender = Callable[[], str]
+"""One run of the batch; returns its run id."""
+
+# Each step is a process already, so the transform runs inline, without workers of its own; and a race gets a minute,
+# because most pass our deadline while they wait for a process.
+PATIENT = {
+    "settings": {"config": {"race_deadline_s": 60.0}},
+    "transform_workers": {"config": {"transform_workers": 0}},
+}
+
+
+def process_races() -> dg.JobDefinition:
+    """The job as users run it."""
+    return dg.Definitions(jobs=[process_races_job], resources=RESOURCES).resolve_job_def(process_races_job.name)
+
+
+def in_process_job() -> dg.JobDefinition:
+    """The same graph and resources, one step after the other."""
+    job = poll_races.to_job(name="process_races_in_process", executor_def=dg.in_process_executor)
+    return dg.Definitions(jobs=[job], resources=RESOURCES).resolve_job_def(job.name)
+
+
+def multiprocess_job() -> dg.JobDefinition:
+    """The same graph and resources under Dagster's default executor; its steps need values on disk."""
+    job = poll_races.to_job(name="process_races_multiprocess", executor_def=dg.multiprocess_executor)
+    resources = {**RESOURCES, "io_manager": dg.fs_io_manager}
+    return dg.Definitions(jobs=[job], resources=resources).resolve_job_def(job.name)
+
+
+def build_contenders(instance: dg.DagsterInstance, race_ids: Sequence[str], concurrency: int) -> dict[str, Contender]:
+    """Every way to poll these races, by name, with ``OURS`` as the first."""
+    in_flight = {"execution": {"config": {"max_concurrent": concurrency}}}
+    return {
+        OURS: lambda: run_job(process_races, instance, race_ids, in_flight),
+        FLOOR: lambda: run_threads(race_ids, concurrency),
+        IN_PROCESS: lambda: run_job(in_process_job, instance, race_ids, {}),
+        MULTIPROCESS: lambda: run_job(multiprocess_job, instance, race_ids, {**in_flight, "resources": PATIENT}),
+    }
+
+
+def run_job(
+    job: Callable[[], dg.JobDefinition],
+    instance: dg.DagsterInstance,
+    race_ids: Sequence[str],
+    config: Mapping[str, Any],
+) -> str:
+    """One run of a job over the races; failed races do not make it fail.
+
+    Raises:
+        BenchError: The run could not do its work.
+        dagster.DagsterExecutionInterruptedError: Ctrl-C.
+    """
+    ops = {
+        "select_races": {"config": {"race_ids": list(race_ids)}},
+        "summarise_batch": {"config": {"fail_run_when": "never"}},
+    }
+    try:
+        result = dg.execute_job(
+            dg.reconstructable(job), instance=instance, run_config={**config, "ops": ops}, raise_on_error=True
+        )
+    except dg.Failure as failure:
+        raise BenchError(f"a run failed: {failure.description}") from failure
+    return result.run_id
+
+
+def run_threads(race_ids: Sequence[str], concurrency: int) -> str:
+    """The floor: the same stages, resources and rows without an orchestrator."""
+    settings = Settings.from_environment()
+    run = PollRun(run_id=str(uuid4()))
+    started_at, started_s = datetime.now(UTC), time.monotonic()
+    with (
+        RacingApi(settings.nztab_api_url, settings.require_identity(), timeout_s=settings.nztab_timeout_s) as api,
+        TransformWorkers(settings.transform_workers) as workers,
+        open_race_store(settings) as store,
+    ):
+        workers.start(1)
+        with ThreadPoolExecutor(concurrency) as threads:
+            races = list(threads.map(lambda race_id: _poll(run, race_id, api, workers, store), race_ids))
+        used = workers.metrics()
+        outcome = BatchOutcome.of(
+            races,
+            started_at=started_at,
+            batch_duration_ms=_measure_ms(started_s),
+            requested_concurrency=concurrency,
+            effective_concurrency=concurrency,
+            db_pool=store.gauge.read_use(),
+            workers=WorkerUse(
+                total=used.total,
+                busy_peak=used.busy_peak,
+                queue_depth_peak=used.queue_depth_peak,
+                restarts=used.restarts,
+            ),
+        )
+        store.record_batch(run, outcome)
+    return run.run_id
+
+
+def _poll(run: PollRun, race_id: str, api: RacingApi, workers: TransformWorkers, store: RaceStore) -> ProcessResult:
+    started_s = time.monotonic()
+    try:
+        result = _poll_once(run, race_id, api, workers, store)
+    except PipelineError as error:
+        result = ProcessResult(
+            race_id=race_id,
+            status="failed",
+            polled_at=datetime.now(UTC),
+            timings=Timings(total_ms=_measure_ms(started_s)),
+            error=RaceError.of(error),
+        )
+        store.record_poll(result, run)
+    return result
+
+
+def _poll_once(
+    run: PollRun, race_id: str, api: RacingApi, workers: TransformWorkers, store: RaceStore
+) -> ProcessResult:
+    started_s = time.monotonic()
+    event = api.fetch_race_event(race_id, deadline_s=10)
+    fetch_ms = _measure_ms(started_s)
+    if event is None:
+        timings = Timings(fetch_ms=fetch_ms, total_ms=fetch_ms)
+        unknown = ProcessResult(
+            race_id=race_id, status="skipped", polled_at=datetime.now(UTC), timings=timings, error=UNKNOWN_RACE
+        )
+        store.record_poll(unknown, run)
+        return unknown
+    snapshot = workers.transform(event, timeout_s=5)
+    elapsed_ms = _measure_ms(started_s)
+    transform_ms = elapsed_ms - fetch_ms
+    poll = Poll(run_id=run.run_id, fetch_ms=fetch_ms, transform_ms=transform_ms, elapsed_before_ms=elapsed_ms)
+    report = store.write_race(snapshot, poll, deadline_s=5)
+    return ProcessResult(
+        race_id=race_id,
+        status="skipped" if report.error else "success",
+        polled_at=event.received_at,
+        timings=Timings(
+            fetch_ms=fetch_ms,
+            transform_ms=transform_ms,
+            write_ms=report.write_ms,
+            total_ms=_measure_ms(started_s),
+        ),
+        row_counts=report.row_counts,
+        quality_score=snapshot.quality.score,
+        error=report.error,
+    )
+
+
+def _measure_ms(since_s: float) -> int:
+    return round(1000 * (time.monotonic() - since_s))
