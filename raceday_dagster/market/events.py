@@ -206,7 +206,9 @@ class PollEvents:
 def _wait(connection: Connection, seconds: float) -> list[Any]:
     """The notifications that have come, after at most so long."""
     driver: Any = connection.connection.driver_connection
-    if any(select.select([driver], [], [], seconds)):
+    poll = select.poll()  # unlike ``select.select`` it takes descriptors above 1023
+    poll.register(driver.fileno(), select.POLLIN)
+    if poll.poll(1_000 * seconds):
         connection.exec_driver_sql("SELECT")  # the driver takes in what came, and says so if the connection was cut
     heard = list(driver.notifies)
     driver.notifies.clear()
