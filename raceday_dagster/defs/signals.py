@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from raceday_dagster.defs.reporting import build_row
 from raceday_dagster.defs.webhook import send_webhook
 from raceday_dagster.errors import WriteError
 from raceday_dagster.logs import get_logger
@@ -105,14 +106,15 @@ def _build_row(signal: Signal) -> str:
         ("drifting", signal.kind == "price" and signal.change < 0),
         ("after a scratching", signal.after_scratching),
     )
-    cells = (
-        signal.race,
-        f"{signal.runner_number} {signal.runner}",
-        signal.kind,
-        signal.value_before,
-        signal.value_now,
-        f"{signal.change:+} {UNITS[signal.kind]}",
-        signal.tier,
-        ", ".join(note for note, applies in notes if applies),
+    return build_row(
+        (
+            signal.race,
+            f"{signal.runner_number} {signal.runner}",
+            signal.kind,
+            signal.value_before,
+            signal.value_now,
+            f"{signal.change:+} {UNITS[signal.kind]}",
+            signal.tier,
+            ", ".join(note for note, applies in notes if applies),
+        )
     )
-    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |\n"

@@ -21,7 +21,7 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 if TYPE_CHECKING:
     from urllib3._base_connection import BaseHTTPConnection
@@ -161,8 +161,8 @@ class _Connection(HTTPConnection):
         host, timeout = self._dns_host, self.timeout
         try:
             addresses = [found[4][0] for found in socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)]
-        except UnicodeError as error:  # no name looks like this: a part of it is empty, or longer than 63
-            raise NameResolutionError(host, self, socket.gaierror(str(error))) from error
+        except UnicodeError as error:
+            raise NewConnectionError(self, f"{host!r} cannot be the name of a host") from error
         try:
             for left in range(len(addresses), 1, -1):
                 self._dns_host, self.timeout = str(addresses[-left]), max(deadline.remaining_s(), 0.0) / left

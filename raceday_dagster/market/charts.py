@@ -102,9 +102,9 @@ def _draw(
     now_s: float,
     kind: Literal["price", "share"],
 ) -> Chart | None:
-    """``None`` when there is nothing to draw."""
+    """``None`` when there is nothing to draw, as of a race that starts later than the axis begins."""
     shown = {row["entrant_id"]: row for row in runners if row["is_runner"] and points.get(row["entrant_id"])}
-    if not shown:
+    if not shown or now_s >= EARLIEST_S:
         return None
     values = [value for entrant in shown for _, value in points[entrant]]
     earliest = min(max(60, *(points[entrant][0][0] for entrant in shown)), EARLIEST_S)

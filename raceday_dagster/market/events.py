@@ -84,8 +84,8 @@ class PollEvents:
         """Server-sent events of all races, or of one: ``poll`` with the ledger's notification, ``resync``, and a
         comment as a sign of life. Ends with its reader, or by ``end``."""
         stream = _Stream(race_id, asyncio.get_running_loop(), asyncio.Queue(WAITING_EVENTS))
-        self._add(stream)
         try:
+            self._add(stream)
             yield "retry: 1000\n\n"
             while True:
                 try:
@@ -106,7 +106,7 @@ class PollEvents:
     def _add(self, stream: _Stream) -> None:
         with self._lock:
             self._streams.add(stream)
-            if self._thread is not None:
+            if self._thread is not None and self._thread.is_alive():
                 stream.put(RESYNC)  # what was committed since its page was made was told to others
             else:
                 self._thread = threading.Thread(target=self._run, name="poll-events", daemon=True)
@@ -206,9 +206,9 @@ class PollEvents:
 def _wait(connection: Connection, seconds: float) -> list[Any]:
     """The notifications that have come, after at most so long."""
     driver: Any = connection.connection.driver_connection
-    poll = select.poll()  # unlike ``select.select`` it takes descriptors above 1023
-    poll.register(driver.fileno(), select.POLLIN)
-    if poll.poll(1_000 * seconds):
+    waiting = select.poll()  # select.select refuses the 1,024th open file of a process
+    waiting.register(driver, select.POLLIN)
+    if waiting.poll(1_000 * seconds):
         connection.exec_driver_sql("SELECT")  # the driver takes in what came, and says so if the connection was cut
     heard = list(driver.notifies)
     driver.notifies.clear()

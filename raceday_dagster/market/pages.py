@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
 from urllib.parse import quote
@@ -30,6 +30,7 @@ POOL_NAMES = {
     "total_race_pool": "All of this race",
     "multi_leg_pool_total": "Over several races",
 }
+GAINED_WITHIN = timedelta(minutes=5)
 CATEGORIES = {"T": "Thoroughbred", "H": "Harness", "G": "Greyhound"}
 assert set(POOL_NAMES) == set(POOL_TOTALS)
 
@@ -103,7 +104,7 @@ def _compare_pools(race: RaceView) -> list[tuple[str, int, int | None]]:
     """The pools that hold money: name, cents, and how much came in during the five minutes before the newest total."""
     newest = race.pools[-1] if race.pools else None
     earlier: list[Row] = (
-        [row for row in race.pools if row["seconds_to_start"] >= newest["seconds_to_start"] + 300] if newest else []
+        [row for row in race.pools if newest["polled_at"] - row["polled_at"] >= GAINED_WITHIN] if newest else []
     )
     return [
         (name, race.race[column], race.race[column] - earlier[-1][column] if earlier else None)

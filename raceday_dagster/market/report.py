@@ -88,6 +88,10 @@ def _write_table(found: DayView | RaceView, path: Path, kind: Literal["csv", "pa
     else:
         runners = {row["entrant_id"]: {f"runner_{name}": row[name] for name in _GRID} for row in found.runners}
         rows = [{**row, **runners[row["entrant_id"]]} for row in found.money]
+        if not rows:
+            raise ReportError(
+                "nothing of this race's money is stored, so there is no table: --format html shows the rest"
+            )
     frame = pd.DataFrame([{name: _simplify(value) for name, value in row.items()} for row in rows])
     if kind == "csv":
         frame.to_csv(path, index=False)

@@ -30,8 +30,7 @@ class Cell:
     text: str
     tone: str = ""
     """Its class: ``t1`` to ``t6`` by the runner's part of the bucket's money, ``in`` or ``out`` for a price that
-    shortened or drifted, ``neg`` for
-    money that left, ``zero`` for none."""
+    shortened or drifted, ``neg`` for money that left, ``zero`` for none."""
     title: str = ""
 
 
@@ -60,7 +59,7 @@ def build_sheet(runners: Iterable[Row], money: Iterable[Row], view: View) -> She
     """The grid of a race from ``race_grid`` and ``money_flow_timeline``, runners that do not run at the end."""
     known = {(row["entrant_id"], Decimal(row["time_interval"])): row for row in money}
     moved = [interval for (_, interval), row in known.items() if row["win_money"] or row["place_money"]]
-    last = min(moved, default=Decimal(0))
+    last = min((*moved, Decimal(0)))
     seen = {interval for _, interval in known if interval >= last}
     buckets = sorted({Decimal(bucket) for bucket in BUCKETS} | seen, reverse=True)
     ordered = sorted(runners, key=lambda row: (not row["is_runner"], row["runner_number"]))

@@ -15,7 +15,9 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as CheckoutTimeoutError
 
+from raceday_dagster.errors import DatabaseError
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.images import SILKS, Silk, find_silk, read_silks
@@ -72,17 +74,19 @@ PRICES = """
 SELECT entrant_id, type, odds, seconds_to_start, quoted_at
 FROM odds_timeline WHERE race_id = %(race_id)s ORDER BY quoted_at
 """
-SHARES = """
-SELECT entrant_id, time_to_start_s AS seconds_to_start, hold_percentage, polling_timestamp AS polled_at
+# By the start that is advertised now, as for prices: one that was put off would send the lines back on their axis.
+_SECONDS_TO_START = "round(extract(epoch FROM %(start_time)s - polling_timestamp))::integer AS seconds_to_start"
+SHARES = f"""
+SELECT entrant_id, {_SECONDS_TO_START}, hold_percentage, polling_timestamp AS polled_at
 FROM money_flow_history
 WHERE racing_day = %(racing_day)s AND race_id = %(race_id)s
 ORDER BY polling_timestamp
-"""
+"""  # noqa: S608  (an expression of ours)
 AT_START = "SELECT * FROM odds_at_start WHERE race_id = %(race_id)s ORDER BY runner_number"
 RESULT = "SELECT * FROM race_result WHERE race_id = %(race_id)s ORDER BY position, runner_number"
 DIVIDENDS = "SELECT dividends FROM race_results WHERE race_id = %(race_id)s"
 POOLS = f"""
-SELECT polling_timestamp AS polled_at, time_to_start_s AS seconds_to_start, {", ".join(POOL_TOTALS)}
+SELECT polling_timestamp AS polled_at, {_SECONDS_TO_START}, {", ".join(POOL_TOTALS)}
 FROM pool_history
 WHERE racing_day = %(racing_day)s AND race_id = %(race_id)s
 ORDER BY polling_timestamp
@@ -220,7 +224,7 @@ class Market:
             found = _ask(connection, RACE, {"race_id": race_id})
             if not found:
                 return None
-            values = {"race_id": race_id, "racing_day": found[0]["racing_day"]}
+            values = {"race_id": race_id, **{name: found[0][name] for name in ("racing_day", "start_time")}}
             dividends = _ask(connection, DIVIDENDS, values)
             return RaceView(
                 now=now,
@@ -274,6 +278,8 @@ class Market:
         try:
             with connect_patiently(self._engine) as connection:
                 yield connection, connection.exec_driver_sql(_OPEN).scalar_one().astimezone(UTC)
+        except CheckoutTimeoutError as error:
+            raise DatabaseError(f"the {CONNECTIONS} connections of the pages are in use: try again soon") from error
         except SQLAlchemyError as error:
             raise build_database_error(self._engine, error) from error
 

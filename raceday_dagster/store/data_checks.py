@@ -96,8 +96,7 @@ ORDER BY start_time""",
         description="A race has a result 15 minutes after its start.",
         is_error=False,
         sql="""
-SELECT meeting_name || ' R' || race_number AS race,
-    coalesce('its first known result is of ' || result_time, 'no result') AS problem
+SELECT meeting_name || ' R' || race_number AS race, 'no result' AS problem
 FROM races JOIN meetings USING (meeting_id) LEFT JOIN race_results USING (race_id)
 WHERE races.racing_day = %(racing_day)s AND races.status <> 'abandoned'
     AND coalesce(actual_start, start_time) < now() - interval '15 minutes' AND race_results.race_id IS NULL

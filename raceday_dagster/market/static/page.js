@@ -2,6 +2,7 @@
 "use strict";
 
 const BETWEEN_READS_MS = 1000;
+const LONGEST_READ_MS = 30000;
 let ahead = 0; // of this browser's clock, seconds by which the database's is ahead
 let stream = null;
 let reading = false;
@@ -38,8 +39,8 @@ function say(text) {
   document.getElementById("link").textContent = text;
 }
 
-function setClock() {
-  ahead = Number(main().dataset.now) - Date.now() / 1000;
+function setClock(page) {
+  ahead = Number(page.dataset.now) - Date.now() / 1000;
   tick();
 }
 
@@ -60,17 +61,18 @@ function show(fresh) {
 }
 
 async function read() {
-  if (reading) { again = again || setTimeout(read, BETWEEN_READS_MS); return; }
   clearTimeout(again);
-  again = null;
+  again = reading ? setTimeout(read, BETWEEN_READS_MS) : null;
+  if (reading) return;
   reading = true;
   readAt = Date.now();
   try {
-    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    const signal = AbortSignal.timeout(LONGEST_READ_MS);
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" }, signal });
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("main");
     if (getSelection().isCollapsed) show(document.adoptNode(fresh));
-    setClock();
+    setClock(fresh);
     say("live,");
     if (!main().dataset.events) close();
   } catch (error) {
@@ -111,7 +113,7 @@ function showLatest() {
   for (const chart of document.querySelectorAll("figure .scroll")) chart.scrollLeft = chart.scrollWidth;
 }
 
-setClock();
+setClock(main());
 setInterval(tick, 1000);
 showLatest();
 open();

@@ -267,14 +267,6 @@ def test_a_resolver_that_never_answers_does_not_hold_the_deadline_up(monkeypatch
             thread.join()
 
 
-def test_a_name_that_cannot_exist_is_said_at_once() -> None:
-    with (
-        RacingApi(f"http://{'a' * 70}.test/affiliates/v1", IDENTITY, retry_delays_s=()) as api,
-        pytest.raises(FetchError, match="host name was not resolved"),
-    ):
-        api.fetch_race_event(RACE_ID, deadline_s=5)
-
-
 def test_a_name_that_does_not_resolve_is_a_retryable_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def resolve_nothing(*_args: object, **_kwargs: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "unknown")

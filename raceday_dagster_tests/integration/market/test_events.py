@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -107,6 +108,24 @@ def test_a_cut_connection_is_replaced_and_the_page_reads_itself_anew(
             await hear(stream, is_resync)
             with observe(database_url) as run:
                 assert await asyncio.to_thread(run, CUT) == [(True,)]
+            await hear(stream, is_resync)
+            await asyncio.to_thread(write, store, make_snapshot(), run_id="after")
+            return read_poll(await hear(stream, is_poll))
+
+    assert asyncio.run(follow())["race_id"] == "race-1"
+    wait_for_end(source)
+
+
+def test_a_page_is_fed_though_the_thread_of_the_pages_before_died(
+    store: RaceStore, market: Market, database_url: str
+) -> None:
+    source = PollEvents(database_url, market)
+    source._thread = threading.Thread(target=int)
+    source._thread.start()
+    source._thread.join()
+
+    async def follow() -> dict[str, Any]:
+        async with aclosing(source.stream(None)) as stream:
             await hear(stream, is_resync)
             await asyncio.to_thread(write, store, make_snapshot(), run_id="after")
             return read_poll(await hear(stream, is_poll))

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import InternalError
 from starlette.testclient import TestClient
 
+from raceday_dagster.errors import DatabaseError
 from raceday_dagster.market.views import Market
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster_tests.integration.market.market_fixture import (
@@ -24,7 +25,7 @@ from raceday_dagster_tests.integration.market.market_fixture import (
 )
 from raceday_dagster_tests.integration.store.lists import make_list
 from raceday_dagster_tests.integration.store.store_fixture import make_finished, observe, open_store, write
-from raceday_dagster_tests.write_snapshots import HOLDS, make_results, name_entrant
+from raceday_dagster_tests.write_snapshots import HOLDS, make_results, make_snapshot, name_entrant
 
 HOSTILE = "<script>alert(1)</script>\"'&" + "x" * 1_000
 
@@ -53,6 +54,25 @@ def test_a_race_page_shows_every_runner_with_its_money_by_interval(store: RaceSt
     assert (line["Win pool, $"], line["Share, %"], line["Fixed win"]) == ("915", "19.00", "6.00")
     odds = read_line(client.get("/races/race-1?view=odds").text, "Runner 2")
     assert [odds[bucket].lstrip("▾") for bucket in ("10", "4", "3")] == ["9.00", "8.00", "6.00"]
+
+
+def test_a_pool_has_its_total_and_what_came_in_during_five_minutes(store: RaceStore, client: TestClient) -> None:
+    write_polled_race(store)
+    pools = next(table for table in read_tables(client.get("/races/race-1").text) if table[0][0] == "Pool")
+    assert next(row for row in pools if row[0] == "Win") == ["Win", "9,151", "4,151"]
+
+
+def test_shares_and_prices_are_placed_by_the_same_start_though_it_was_put_off(
+    store: RaceStore, client: TestClient, database_url: str
+) -> None:
+    write_polled_race(store)
+    with observe(database_url) as run:
+        run("UPDATE races SET start_time = start_time + interval '10 minutes'")
+    first = client.get("/races/api/races/race-1/entrants").json()["entrants"][0]
+    assert [row["seconds_to_start"] // 60 for row in first["shares"]] == [20, 14, 13]
+    assert [row["seconds_to_start"] // 60 for row in first["prices"]] == [20, 14, 13]
+    pools = client.get("/races/api/races/race-1").json()["pools"]
+    assert [row["seconds_to_start"] // 60 for row in pools] == [20, 14, 13]
 
 
 def test_every_cell_of_the_grid_is_what_the_view_says(store: RaceStore, client: TestClient, database_url: str) -> None:
@@ -194,6 +214,16 @@ def test_every_answer_carries_the_policy_and_its_files_are_our_own(store: RaceSt
     assert client.post("/races").status_code == 405
 
 
+def test_connections_that_are_all_in_use_are_said_to_be_those_of_the_pages(
+    store: RaceStore, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market = Market(database_url)
+    monkeypatch.setattr(market._engine.pool, "_timeout", 0.01)
+    with market._engine.connect(), market._engine.connect(), pytest.raises(DatabaseError, match="of the pages"):
+        market.read_day()
+    market.close()
+
+
 def test_a_database_that_is_down_is_one_line(client: TestClient) -> None:
     with open_client("postgresql://nobody@127.0.0.1:1/nothing") as away:
         page = away.get("/races")
@@ -240,6 +270,18 @@ def watch_reads(hook: object) -> Iterator[None]:
         event.remove(Engine, "before_cursor_execute", hook)
 
 
+def test_a_runner_that_a_protest_put_back_has_no_dividend_of_the_winner(store: RaceStore, client: TestClient) -> None:
+    placed = ({"position": 1, "runner_number": 5}, {"position": 2, "runner_number": 2})
+    dividends = tuple(
+        {"product_name": "Pool Win", "status": status, "dividend": paid, "positions": [{"runner_number": number}]}
+        for status, number, paid in (("Interim", 2, "6.60"), ("Final", 5, "3.10"))
+    )
+    results = make_results("final").model_copy(update={"results": placed, "dividends": dividends})
+    write(store, make_snapshot(race={"status": "final"}, results=results))
+    result = client.get("/races/api/races/race-1").json()["result"]
+    assert [(row["runner_number"], row["win_dividend"]) for row in result] == [(5, 3.1), (2, None)]
+
+
 def test_signals_are_listed_on_the_race_and_alerts_on_the_day(
     store: RaceStore, client: TestClient, database_url: str
 ) -> None:
@@ -265,7 +307,9 @@ def test_signals_are_listed_on_the_race_and_alerts_on_the_day(
         page = client.get(path).text
         (signals,) = [table for table in read_tables(page) if "Tier" in table[0]]
         assert len(signals) == 1 + listed
-        assert "▲</b> +6.00 pp" in page
+        assert '▲</b> +6.00 <abbr title="percentage points">pp</abbr>' in page
+        assert "18.00 %" in page
+        assert ("$18.00" in page) is (listed == 2)  # a price
         assert "after a scratching" in page
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from raceday_dagster.cli import main
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster_tests.integration.market.market_fixture import DAY, read_line, read_tables, write_polled_race
-from raceday_dagster_tests.integration.store.store_fixture import open_store
+from raceday_dagster_tests.integration.store.store_fixture import observe, open_store
 from raceday_dagster_tests.write_snapshots import HOLDS
 
 
@@ -81,3 +81,13 @@ def test_what_cannot_be_reported_is_one_line(
     code, said = type_report(database_url, *arguments)
     assert (code, said.count("\n")) == (1, 0)
     assert line in said
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_race_that_nobody_polled_has_no_table_and_says_so(store: RaceStore, database_url: str, kind: str) -> None:
+    with observe(database_url) as run:
+        run("DELETE FROM money_flow_history")
+    code, said = type_report(database_url, "race-1", "--format", kind)
+    assert (code, said.count("\n")) == (1, 0)
+    assert "nothing of this race's money is stored" in said
+    assert not Path(f"race-race-1.{kind}").exists()

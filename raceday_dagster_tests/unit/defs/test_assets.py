@@ -1,4 +1,4 @@
-"""What the catalogue is told of a race that is over."""
+"""What the catalogue is told of a race that is over, and of the rules of the data."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import base64
 import re
 from datetime import date
 from decimal import Decimal
+from typing import Any
 
-from raceday_dagster.defs.assets import build_settled_metadata, build_table
+import dagster as dg
+import pytest
+
+from raceday_dagster.defs.assets import build_settled_metadata, build_table, check_data
 from raceday_dagster.defs.reporting import link_race
+from raceday_dagster.errors import DatabaseError
 from raceday_dagster.store.data_checks import Violation
 from raceday_dagster.store.queries import SettledRace
+
+
+class UnreadableStore:
+    def read(self, *_question: Any) -> Any:
+        raise DatabaseError("the database cannot be reached")
 
 
 def make_race(shares: dict[int, tuple[Decimal, ...]] | None) -> SettledRace:
@@ -55,3 +65,14 @@ def test_violations_beyond_the_first_twenty_are_left_to_their_count() -> None:
     found = [Violation(race=f"Awapuni R{number}", problem="no result") for number in range(30)]
     assert len(build_table(found).splitlines()) == 2 + 20
     assert build_table([]) == "none"
+
+
+def test_rules_that_cannot_be_looked_at_fail_in_one_line() -> None:
+    with pytest.raises(dg.Failure) as failed:
+        list(check_data(race_store=UnreadableStore()))
+    assert failed.value.description == "the database cannot be reached"
+
+
+def test_what_breaks_a_rule_stays_in_its_cell() -> None:
+    table = build_table([Violation(race="Awapuni R1", problem="Bold | Brave\nhas 1 cent")])
+    assert table.splitlines()[2:] == ["| Awapuni R1 | Bold \\| Brave has 1 cent |"]

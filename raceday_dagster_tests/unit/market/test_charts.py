@@ -7,7 +7,15 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-from raceday_dagster.market.charts import COLOURED, LABEL_HEIGHT, Chart, choose_styles, draw_prices, draw_shares
+from raceday_dagster.market.charts import (
+    COLOURED,
+    EARLIEST_S,
+    LABEL_HEIGHT,
+    Chart,
+    choose_styles,
+    draw_prices,
+    draw_shares,
+)
 
 
 def make_runner(number: int, share: int, **changes: Any) -> dict[str, Any]:
@@ -66,6 +74,12 @@ def test_runners_that_do_not_run_have_no_line_and_a_race_without_any_has_no_char
     assert chart is not None
     assert [line.runner_number for line in chart.lines] == [1]
     assert draw_shares([make_runner(1, 10)], [], now_s=0) is None
+
+
+def test_a_race_that_starts_later_than_the_axis_begins_has_no_chart() -> None:
+    runners, shares = [make_runner(1, 10)], [make_share(1, 120, 10)]
+    assert draw_shares(runners, shares, now_s=EARLIEST_S) is None
+    assert draw_shares(runners, shares, now_s=EARLIEST_S - 1) is not None
 
 
 def test_labels_of_equal_shares_do_not_cover_each_other_and_stay_in_the_picture() -> None:

@@ -45,6 +45,11 @@ def test_every_bucket_of_the_last_hour_is_a_column_and_those_after_the_start_onl
     assert build_sheet(RUNNERS, after, "win").buckets[-3:] == ["0", "−½", "−1"]  # noqa: RUF001
 
 
+def test_the_newest_bucket_before_the_start_is_marked_though_no_money_came_in_it() -> None:
+    sheet = build_sheet(RUNNERS, [*make_money("5", BEFORE), *make_money("4", {1: 0, 2: None})], "win")
+    assert sheet.buckets[sheet.latest] == "4"
+
+
 def test_a_cell_is_as_dark_as_the_runner_s_part_of_the_interval_s_money() -> None:
     money = [
         *make_money("5", BEFORE),

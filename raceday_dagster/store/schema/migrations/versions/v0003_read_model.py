@@ -185,10 +185,10 @@ MONEY_FLOW_TIMELINE = View(
             "Money that came into the win pool for it in the interval, cents; negative when its share fell.",
         ),
         "place_money": ("flow.place_money", "The same for the place pool, cents."),
-        "hold_percentage": ("flow.hold_percentage", "Its share of the money at the end of it, percent."),
-        "fixed_win_odds": ("flow.fixed_win_odds", "Fixed odds to win at the end of the interval."),
+        "hold_percentage": ("newest.hold_percentage", "Its share of the money at the end of it, percent."),
+        "fixed_win_odds": ("newest.fixed_win_odds", "Fixed odds to win at the end of the interval."),
         "fixed_place_odds": (
-            "flow.fixed_place_odds",
+            "newest.fixed_place_odds",
             "Fixed odds for a place at the end of the interval.",
         ),
         "polls": ("flow.polls", "Observations in the interval."),
@@ -200,14 +200,16 @@ CROSS JOIN LATERAL (
     SELECT entrant_id, time_interval, count(*)::integer AS polls,
         (sum(incremental_win_amount) FILTER (WHERE NOT is_baseline))::bigint AS win_money,
         (sum(incremental_place_amount) FILTER (WHERE NOT is_baseline))::bigint AS place_money,
-        (array_agg(hold_percentage ORDER BY polling_timestamp DESC))[1] AS hold_percentage,
-        (array_agg(fixed_win_odds ORDER BY polling_timestamp DESC))[1] AS fixed_win_odds,
-        (array_agg(fixed_place_odds ORDER BY polling_timestamp DESC))[1] AS fixed_place_odds,
         min(polling_timestamp) AS first_polled_at, max(polling_timestamp) AS last_polled_at
     FROM money_flow_history AS history
     WHERE history.racing_day = race.racing_day AND history.race_id = race.race_id
     GROUP BY entrant_id, time_interval
 ) AS flow
+CROSS JOIN LATERAL (
+    SELECT hold_percentage, fixed_win_odds, fixed_place_odds FROM money_flow_history AS history
+    WHERE history.racing_day = race.racing_day AND history.race_id = race.race_id
+        AND history.entrant_id = flow.entrant_id AND history.polling_timestamp = flow.last_polled_at OFFSET 0
+) AS newest
 JOIN entrants AS entrant ON entrant.entrant_id = flow.entrant_id AND entrant.race_id = race.race_id""",
 )
 ODDS_TIMELINE = View(
@@ -249,9 +251,12 @@ ODDS_AT_START = View(
     """FROM races AS race JOIN entrants AS entrant USING (race_id)
 WHERE NOT entrant.is_scratched AND entrant.withdrawn_at IS NULL""",
 )
+# A final race still carries its interim dividends, which after a protest are of others.
 DIVIDEND = """(SELECT max((dividend.value ->> 'dividend')::numeric(10, 2))
         FROM jsonb_array_elements(result.dividends) AS dividend (value)
         WHERE dividend.value ->> 'product_name' = '{}'
+            AND (dividend.value ->> 'status' IS DISTINCT FROM 'Interim'
+                OR NOT result.dividends @> jsonb_build_array(jsonb_build_object('status', 'Final')))
             AND dividend.value -> 'positions' @> jsonb_build_array(
                 jsonb_build_object('runner_number', placed.value -> 'runner_number')))"""
 RACE_RESULT = View(
