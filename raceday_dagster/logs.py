@@ -63,11 +63,13 @@ def _render_for_people(_logger: WrappedLogger, _method: str, line: EventDict) ->
         stages = ", ".join(f"{stage} {ms[f'{stage}_ms']}" for stage in ("fetch", "transform", "write"))
         said = f"{line['status']} in {ms['total_ms']} ms ({stages})"
     elif event == "batch_complete":
+        kind, done = ("image", "described") if "total_images" in line else ("race", "written")
         said = (
-            f"{line['total_races']} races: {line['successes']} written, {line['skipped']} skipped, {line['failures']} "
-            f"failed, in {line['batch_duration_ms'] / 1000:.1f} s"
+            f"{line[f'total_{kind}s']} {kind}s: {line['successes']} {done}, {line['skipped']} skipped, "
+            f"{line['failures']} failed, in {line['batch_duration_ms'] / 1000:.1f} s"
         )
-        said += f"; the slowest was {line['slowest_race']}" if line["slowest_race"] else ""
+        slowest = line[f"slowest_{kind}"]
+        said += f"; the slowest was {slowest}" if slowest else ""
     else:
         error = line.pop("error", None)
         reason = f": {error['message'] if isinstance(error, dict) else error}" if error else ""

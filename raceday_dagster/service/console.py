@@ -25,6 +25,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 LOG_BYTES = 10_000_000
 LOG_FILES = 5
 HIDDEN = "[hidden]"
+SECRET_VARIABLES = ("NZTAB_FROM_EMAIL", "NZTAB_PARTNER_ID", "VISION_API_KEY", "ALERT_WEBHOOK_URL", "SIGNAL_WEBHOOK_URL")
 PASSWORD_OPTIONS = {"password", "sslpassword"}
 LONGEST_NOTICE = 300
 MOST_ALIKE = 5
@@ -174,12 +175,12 @@ def shorten(text: str) -> str:
 
 def find_secrets(environment: dict[str, str]) -> set[str]:
     """Passwords of the database URLs, whole and each part that somebody who splits a decoded URL may take for a host,
-    as written, decoded, encoded and in JSON, and the identity shown to the API.
+    as written, decoded, encoded and in JSON; the identity shown to the API, the vision API's key, the webhooks.
 
     Args:
         environment: With URLs that ``Settings`` accepts: the only ``@`` ends the password.
     """
-    known = {environment.get(f"NZTAB_{name}", "") for name in ("FROM_EMAIL", "PARTNER_ID")}
+    known = {environment.get(name, "").strip() for name in SECRET_VARIABLES}
     for name in ("DATABASE_URL", "DAGSTER_PG_URL"):
         credentials, _, location = environment.get(name, "").partition("://")[2].rpartition("@")
         options = [option.partition("=") for option in location.partition("?")[2].split("&")]

@@ -99,15 +99,25 @@ class DaemonPulse:
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self._instance = instance
-        self._last = instance.get_daemon_heartbeats().get(POLLING_DAEMON)
+        self._is_asking = False
+        self._last: object = self._read().get(POLLING_DAEMON)
 
     def has_beaten(self) -> bool | None:
         """Whether it has given a sign of life since this was last asked; ``None`` if its database does not answer."""
-        beats = ask_within(ASK_WITHIN_S, self._instance.get_daemon_heartbeats)
+        if self._is_asking:  # still: one thread is enough, and one connection once the database goes on
+            return None
+        self._is_asking = True
+        beats = ask_within(ASK_WITHIN_S, self._read)
         if beats is None:
             return None
         before, self._last = self._last, beats.get(POLLING_DAEMON)
         return self._last != before
+
+    def _read(self) -> Mapping[str, object]:
+        try:
+            return self._instance.get_daemon_heartbeats()
+        finally:
+            self._is_asking = False
 
 
 def read_heartbeats(instance: dg.DagsterInstance) -> dict[str, datetime | None]:

@@ -131,6 +131,8 @@ class Supervisor:
     def look_after(self) -> None:
         """One round: note the deaths, start what is due, see who became ready, and whether one of them hangs."""
         for part in self._parts:
+            if not self._stop_requests.empty():
+                return  # what starts a part again takes seconds where a database does not answer
             if not part.is_needed and not self._all_ready and not self._are_needed_ready():
                 return
             state = self._states[part.name]

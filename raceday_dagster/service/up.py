@@ -174,7 +174,7 @@ def _serve(
 
         def look_after_all() -> None:
             environment.look_after(say)
-            if lock.look():
+            if stop_requests.empty() and lock.look() and stop_requests.empty():
                 lost_runs.look()
                 look_at_clock()
             console.close_minutes()

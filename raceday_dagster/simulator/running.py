@@ -17,7 +17,8 @@ from typing import IO, Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 _START_TIMEOUT_S = 30.0
-_STOP_TIMEOUT_S = 5.0
+_STOP_TIMEOUT_S = 2.0
+"""It has nothing to save, and who stops it may have ten seconds for everything."""
 _CALL_TIMEOUT_S = 30.0
 
 

@@ -8,6 +8,8 @@ The pages are at ``/races``, of the database in ``DATABASE_URL``.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import signal
 import socket
 import sys
@@ -50,6 +52,7 @@ def main(workspace: str, port: int, host: str, expose: bool, allow_host: tuple[s
     """Serve Dagster's web UI for a workspace file until Ctrl-C or SIGTERM."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background process ignores it otherwise
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    atexit.register(gc.freeze)  # the interpreter's last look for garbage takes longer than the server's end
     if expose and not is_loopback(host):
         click.echo(f"warning: the UI on {host} has no login: whoever reaches it can launch and end runs", err=True)
     try:

@@ -30,6 +30,8 @@ def say_batch() -> None:
     log.warning("http_clock_ahead", ahead_s=9)
     counts = {"total_races": 2, "successes": 1, "skipped": 0, "failures": 1, "batch_duration_ms": 640}
     get_logger(run_id="run-1").info("batch_complete", **counts, slowest_race="Te Rimu R5 (r-1)", workers={})
+    counts["total_images"] = counts.pop("total_races")
+    get_logger(run_id="run-2").info("batch_complete", **counts, slowest_image="")
     get_logger().info("partition_creation_complete", made=3)
 
 
@@ -51,6 +53,7 @@ def test_on_a_terminal_a_race_is_a_line_and_a_batch_a_sentence(monkeypatch: pyte
         "ERROR r-1: fetch_failed: no  [31manswer retryable=True fetch_ms=9",
         "WARNING r-1: http_clock_ahead ahead_s=9",
         "2 races: 1 written, 0 skipped, 1 failed, in 0.6 s; the slowest was Te Rimu R5 (r-1)",
+        "2 images: 1 described, 0 skipped, 1 failed, in 0.6 s",
         "partition_creation_complete made=3",
     ]
 

@@ -15,11 +15,13 @@ from raceday_dagster.service.console import (
     LONGEST_NOTICE,
     MOST_ALIKE,
     MOST_WAITING,
+    SECRET_VARIABLES,
     Console,
     LogFile,
     find_secrets,
     printing_to,
 )
+from raceday_dagster.settings import Settings
 
 OWN = {"event": "race_overdue", "race_id": "r-1", "level": "warning", "time": "2026-03-01T00:00:00Z"}
 
@@ -66,6 +68,13 @@ def test_each_part_of_a_password_is_a_secret() -> None:
     parts = {"Tr0ub", "dor3", "last"}
     whole = {"Tr0ub@dor3#x/last?one", "Tr0ub%40dor3%23x%2Flast%3Fone", "Tr0ub%40d%6Fr3%23x%2Flast%3Fone"}
     assert secrets == parts | whole
+
+
+def test_every_variable_that_is_a_secret_of_the_settings_is_blacked_out() -> None:
+    given = {name: f"https://h.test/{name}" for name in SECRET_VARIABLES}
+    assert find_secrets(given) == set(given.values())
+    kept = {name.upper() for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+    assert kept - {"DATABASE_URL", "DAGSTER_PG_URL"} <= set(SECRET_VARIABLES)
 
 
 def write_own(event: str, **fields: object) -> str:

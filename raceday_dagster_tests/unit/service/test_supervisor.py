@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,6 +70,7 @@ class Stage:
     unknown: set[str] = field(default_factory=set)
     stubborn: frozenset[str] = frozenset()
     lost: str = ""
+    on_round: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         needed = [self._build("run", 4.8, is_needed=True), self._build("code", 2.0, is_needed=True)]
@@ -98,6 +99,7 @@ class Stage:
             self.clock.sleep(apart_s)
 
     def _look_below(self) -> None:
+        self.on_round()
         if self.lost:
             raise ServiceError(self.lost)
 
@@ -266,6 +268,18 @@ def test_being_told_to_stop_before_the_first_start_starts_nothing() -> None:
     stage.stop_requests.put(15)
     stage.supervisor.run()
     assert stage.diary == []
+
+
+def test_a_stop_that_comes_while_a_part_is_about_to_start_again_waits_for_nothing_more() -> None:
+    stage = Stage()
+    stage.look_after()
+    stage.children["run"].code = -9
+    stage.look_after()  # notes the death
+    stage.clock.sleep(1)
+    stage.on_round = lambda: stage.stop_requests.put(15)
+    stage.supervisor.run()
+    assert stage.diary.count("clear run") == 0, "what is done before a restart takes seconds"
+    assert stage.supervisor.read_pids() == {}
 
 
 def test_a_lost_lock_ends_everything_with_its_reason() -> None:
