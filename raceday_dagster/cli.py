@@ -47,8 +47,6 @@ _TARGET = click.FloatRange(min=0, min_open=True)
 @click.version_option(package_name="raceday-dagster", prog_name="raceday")
 def main() -> None:
     """Follow a racing day: poll, compute where the money flows, store it."""
-    # The interpreter's last look for garbage goes through all that Dagster imported: a second, five under load.
-    atexit.register(gc.freeze)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _end)
@@ -140,6 +138,8 @@ def up(
     from raceday_dagster.service.parts import Web
     from raceday_dagster.service.up import run_up
 
+    # The interpreter's last look for garbage goes through all that Dagster imported: a second, five under load.
+    atexit.register(gc.freeze)
     web = Web(port=port, host=host, expose=expose, read_only=read_only, allow_hosts=allow_host)
     with printing_to(sys.stdout.fileno(), sys.stdout.encoding) as say:
         run_up(web, os.environ, say, feed_latency_ms=feed_latency_ms)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeAlias
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,7 +20,13 @@ API = f"{HOME}/api"
 _MEETING = ("meeting_id", "meeting_name", "country", "category", "racing_day")
 
 
-def make_api_routes(market: Market, parse_day: Callable[[str], date]) -> list[Route]:
+ReadHealth: TypeAlias = Callable[[], dict[str, Any]]
+"""Gives ``healthy`` and ``checks``, as ``raceday health --json`` prints them."""
+
+
+def make_api_routes(
+    market: Market, parse_day: Callable[[str], date], read_health: ReadHealth | None = None
+) -> list[Route]:
     """The routes below ``/races/api``."""
 
     def read_day_of(request: Request) -> date | None:
@@ -66,8 +72,9 @@ def make_api_routes(market: Market, parse_day: Callable[[str], date]) -> list[Ro
 
     def show_health(_request: Request) -> Response:
         health = market.read_health()
-        is_healthy = health["is_listed"] and not health["races_without_answer"]
-        return _send({"is_healthy": is_healthy, **health})
+        followed = health["is_listed"] and not health["races_without_answer"]
+        service = {"healthy": followed, "checks": []} if read_health is None else read_health()
+        return _send({**health, **service})
 
     def describe(_request: Request) -> Response:
         return Response(read_static("openapi.json"), media_type="application/json")

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raceday_dagster.errors import DatabaseError, SettingsError
-from raceday_dagster.market.api import make_api_routes
+from raceday_dagster.market.api import ReadHealth, make_api_routes
 from raceday_dagster.market.events import PollEvents
 from raceday_dagster.market.pages import HOME, read_static, render_day, render_message, render_race
 from raceday_dagster.market.sheet import View
@@ -62,8 +62,12 @@ def is_ours(path: str) -> bool:
     return path == HOME or path.startswith(f"{HOME}/")
 
 
-def build_market_app(database_url: SecretStr | str | None) -> Starlette:
-    """The application for a database; without one every page says so. Nothing connects before the first request."""
+def build_market_app(database_url: SecretStr | str | None, read_health: ReadHealth | None = None) -> Starlette:
+    """The application for a database; without one every page says so. Nothing connects before the first request.
+
+    Args:
+        read_health: What the service says of itself, where one started this server.
+    """
     if database_url is None:
         return _assemble([Route(f"{HOME}{{rest:path}}", _say_no_database)], lambda: None)
     market = Market(database_url)
@@ -100,7 +104,7 @@ def build_market_app(database_url: SecretStr | str | None) -> Starlette:
             Route(f"{HOME}/events", stream_polls),
             Route(f"{HOME}/static/{{name}}", _send_static),
             Route(f"{HOME}/silks/{{entrant_id:path}}", send_silk),
-            *make_api_routes(market, parse_day),
+            *make_api_routes(market, parse_day, read_health),
             Route(f"{HOME}/{{race_id:path}}", show_race),
         ],
         events.end,

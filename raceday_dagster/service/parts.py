@@ -44,7 +44,7 @@ class Web:
 
     @property
     def arguments(self) -> list[str]:
-        """Of ``python -m raceday_dagster.web.server``, but for the workspace."""
+        """Of ``python -m raceday_dagster.service.web_ui``, but for the workspace."""
         flags = [*(["--read-only"] if self.read_only else []), *(["--expose"] if self.expose else [])]
         names = [part for name in self.allow_hosts for part in ("--allow-host", name)]
         return ["--port", str(self.port), "--host", self.host, *flags, *names]
@@ -115,7 +115,7 @@ def build_parts(
         ),
         Part(
             "web",
-            ("raceday_dagster.web.server", "--workspace", workspace, *web.arguments),
+            ("raceday_dagster.service.web_ui", "--workspace", workspace, *web.arguments),
             works=lambda: answers_http(web.reachable_host, web.port),
             stop_within_s=UI_STOP_S,
         ),

@@ -27,6 +27,7 @@ from dagster_webserver.webserver import DagsterWebserver
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from raceday_dagster.errors import SettingsError
+from raceday_dagster.market.api import ReadHealth
 from raceday_dagster.market.app import build_market_app, end_streams, is_ours
 from raceday_dagster.settings import Settings
 from raceday_dagster.web.address import AddressError, check_exposure, check_names, is_loopback, open_listener
@@ -48,7 +49,16 @@ STOP_TIMEOUT_S = 2
 @click.option("--expose", is_flag=True, help="Allow a --host that other machines reach. There is no login.")
 @click.option("--allow-host", multiple=True, metavar="NAME", help="A host name to answer to, too.")
 @click.option("--read-only", is_flag=True, help="Launch nothing, switch nothing on or off.")
-def main(workspace: str, port: int, host: str, expose: bool, allow_host: tuple[str, ...], read_only: bool) -> None:
+@click.pass_obj
+def main(
+    read_health: ReadHealth | None,
+    workspace: str,
+    port: int,
+    host: str,
+    expose: bool,
+    allow_host: tuple[str, ...],
+    read_only: bool,
+) -> None:
     """Serve Dagster's web UI for a workspace file until Ctrl-C or SIGTERM."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background process ignores it otherwise
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -60,7 +70,7 @@ def main(workspace: str, port: int, host: str, expose: bool, allow_host: tuple[s
         check_names(allow_host)
         with open_listener(host, port) as listener:
             names = LOOPBACK_HOSTS | {name.lower() for name in (host, *allow_host)}
-            serve_ui(workspace, listener, HostRule(names, any_address=expose), read_only=read_only)
+            serve_ui(workspace, listener, HostRule(names, any_address=expose), read_health, read_only=read_only)
     except KeyboardInterrupt:
         sys.exit(0)
     except (AddressError, SettingsError) as error:
@@ -69,7 +79,9 @@ def main(workspace: str, port: int, host: str, expose: bool, allow_host: tuple[s
         raise click.ClickException("DAGSTER_HOME is not set: whose runs are to be shown?") from None
 
 
-def serve_ui(workspace: str, listener: socket.socket, hosts: HostRule, *, read_only: bool) -> None:
+def serve_ui(
+    workspace: str, listener: socket.socket, hosts: HostRule, read_health: ReadHealth | None, *, read_only: bool
+) -> None:
     """Serves the instance of ``DAGSTER_HOME``, the code locations of ``workspace`` and the races of ``DATABASE_URL``
     until a signal.
 
@@ -78,7 +90,7 @@ def serve_ui(workspace: str, listener: socket.socket, hosts: HostRule, *, read_o
         DagsterHomeNotSetError: No instance is named.
         SettingsError: A variable is wrong.
     """
-    market = build_market_app(Settings.from_environment().database_url)
+    market = build_market_app(Settings.from_environment().database_url, read_health)
     with DagsterInstance.get() as instance:
         instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, POOL_MAX_OVERFLOW)
         with WorkspaceProcessContext(

@@ -31,12 +31,12 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
-def test_comparison_of_two_races_writes_figures_of_every_contender(tmp_path: Path) -> None:
+def test_comparison_of_two_races_writes_figures_of_every_contender(home: Path) -> None:
     asked = ("--count", "2", "--iterations", "2", "--latency-ms", "20", "--compare", "--no-multiprocess", "--layers")
-    ended = raceday(tmp_path, "bench", *asked, *ONE_TARGET)
+    ended = raceday(home, "bench", *asked, *ONE_TARGET)
 
     assert ended.returncode == 1, ended.stderr
-    report = read_report(tmp_path)
+    report = read_report(home)
     assert [check["name"] for check in report["thresholds"] if not check["passed"]] == ["fetch_ms.p95"]
     assert ended.stdout.count("**missed**") == 1
     comparison = report["comparison"]
@@ -48,7 +48,7 @@ def test_comparison_of_two_races_writes_figures_of_every_contender(tmp_path: Pat
     calls = {layer: cost["calls"]["min"] for layer, cost in report["layers"].items()}
     assert calls.pop("event log") > 40
     assert calls == {"validation": 2, "transform workers": 5, "ledger": 3, "metadata": 8}
-    (table,) = (tmp_path / "benchmark-results").glob("2-races-*.csv")
+    (table,) = (home / "benchmark-results").glob("2-races-*.csv")
     lines = list(csv.DictReader(table.read_text("utf-8").splitlines()))
     assert [(line["iteration"], line["status"]) for line in lines] == [(n, "success") for n in ("1", "1", "2", "2")]
     assert all(int(line["fetch_ms"]) >= 20 for line in lines)
@@ -56,20 +56,20 @@ def test_comparison_of_two_races_writes_figures_of_every_contender(tmp_path: Pat
 
 
 def test_races_by_id_are_those_of_the_api_and_the_database_of_the_environment(
-    tmp_path: Path, embedded_postgres: EmbeddedPostgres, database_url: str
+    home: Path, embedded_postgres: EmbeddedPostgres, database_url: str
 ) -> None:
     with running_simulator(seed=5, racing_day=RACING_DAY) as simulator:
         places = {"DATABASE_URL": database_url, "DAGSTER_PG_URL": embedded_postgres.create_dagster_database()}
         exported = {**IDENTITY, **places, "NZTAB_API_URL": simulator.api_url}
         race_id = find_open_races(simulator)[0]
-        measured = raceday(tmp_path, "bench", "--race", race_id, "--iterations", "1", **exported)
-        unknown = raceday(tmp_path, "bench", "--race", race_id, "--race", "nobody", "--output", "others", **exported)
+        measured = raceday(home, "bench", "--race", race_id, "--iterations", "1", **exported)
+        unknown = raceday(home, "bench", "--race", race_id, "--race", "nobody", "--output", "others", **exported)
 
-    assert f"1,{race_id},success" in next((tmp_path / "benchmark-results").glob("*.csv")).read_text("utf-8")
-    assert read_report(tmp_path)["metadata"]["latency_ms"] is None, measured.stderr
+    assert f"1,{race_id},success" in next((home / "benchmark-results").glob("*.csv")).read_text("utf-8")
+    assert read_report(home)["metadata"]["latency_ms"] is None, measured.stderr
     assert unknown.returncode == 1
     assert read_only_line(unknown) == "Error: the API does not know 1 of 2 races: nobody"
-    assert [path.name for path in (tmp_path / "others").iterdir()] == ["bench.log"]
+    assert [path.name for path in (home / "others").iterdir()] == ["bench.log"]
 
 
 def read_terminal(terminal: int, shown: list[bytes]) -> None:
@@ -79,14 +79,14 @@ def read_terminal(terminal: int, shown: list[bytes]) -> None:
             shown.append(part)
 
 
-def test_interrupt_keeps_what_was_measured_and_the_terminal_shows_no_log(tmp_path: Path) -> None:
+def test_interrupt_keeps_what_was_measured_and_the_terminal_shows_no_log(home: Path) -> None:
     command = (sys.executable, "-m", "raceday_dagster.cli", "bench", "--count", "1", "--iterations", "1000")
-    log = tmp_path / "benchmark-results" / "bench.log"
+    log = home / "benchmark-results" / "bench.log"
     terminal, stderr = pty.openpty()
     shown: list[bytes] = []
     reader = threading.Thread(target=read_terminal, args=(terminal, shown))
     with subprocess.Popen(
-        command, cwd=tmp_path, env=make_environment(TERM="xterm"), stdout=subprocess.PIPE, stderr=stderr, text=True
+        command, cwd=home, env=make_environment(TERM="xterm"), stdout=subprocess.PIPE, stderr=stderr, text=True
     ) as bench:
         os.close(stderr)
         reader.start()
@@ -101,6 +101,6 @@ def test_interrupt_keeps_what_was_measured_and_the_terminal_shows_no_log(tmp_pat
     assert "1-race " in bar
     assert '"event"' not in bar
     assert "1-race, 5 at once" in said
-    report = read_report(tmp_path)
+    report = read_report(home)
     assert report["metadata"]["interrupted"] is True
     assert 1 <= len(report["batches"]) < 1000

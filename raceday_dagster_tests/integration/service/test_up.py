@@ -6,6 +6,7 @@ One service for the module; its tests run in order, and the last ones end it.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -239,6 +240,11 @@ def test_the_service_is_healthy_after_two_minutes(day: LiveDay) -> None:
     assert re.findall(r"^(?:ok|warning) +(\w+):", healthy.stdout, re.MULTILINE)[:7] == [
         *("service", "storage", "daemon", "sensor", "automation", "database", "day"),
     ]
+    with urlopen(f"http://127.0.0.1:{day.port}/races/api/health", timeout=30) as answer:
+        told = json.load(answer)
+    assert (told["healthy"], told["is_listed"], told["races_without_answer"]) == (True, True, [])
+    said = [line.split(maxsplit=1)[1].partition(":")[0] for line in healthy.stdout.splitlines()]
+    assert [check["text"].partition(":")[0] for check in told["checks"]] == said
     assert '"event": "batch_complete"' in (day.home / "logs" / "run-server.log").read_text()
 
 
