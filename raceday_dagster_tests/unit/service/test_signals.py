@@ -30,9 +30,9 @@ def test_each_signal_that_ends_a_program_is_a_request_as_often_as_it_comes(numbe
     requests: StopRequests = StopRequests()
     before = signal.getsignal(number)
     with taking_stops(requests):
-        os.kill(os.getpid(), number)
-        os.kill(os.getpid(), number)
-        assert [requests.get(timeout=5), requests.get(timeout=5)] == [number, number]
+        for _time in range(2):  # two that wait to be delivered would be one
+            os.kill(os.getpid(), number)
+            assert requests.get(timeout=5) == number
     assert signal.getsignal(number) is before
 
 

@@ -21,7 +21,10 @@ class Opened:
 
     served: list[tuple[HostRule, bool]] = field(default_factory=list)
 
-    def serve(self, workspace: str, listener: socket.socket, hosts: HostRule, *, read_only: bool) -> None:
+    def serve(
+        self, workspace: str, listener: socket.socket, hosts: HostRule, read_health: object, *, read_only: bool
+    ) -> None:
+        assert read_health is None
         self.served.append((hosts, read_only))
 
 
