@@ -24,15 +24,7 @@ from raceday_dagster.store.schema.migrations import upgrade
 
 DAYS, RACES, RUNNERS, POLLS = 30, 100, 12, 278
 TARGET_MS = 20
-VIEWS = (
-    "race_card",
-    "race_grid",
-    "money_flow_timeline",
-    "odds_timeline",
-    "odds_at_start",
-    "race_result",
-    "poll_freshness",
-)
+VIEWS = "SELECT viewname FROM pg_views WHERE schemaname = current_schema() ORDER BY 1"
 DAY = """
 INSERT INTO meetings (meeting_id, meeting_name, country, category, race_type, racing_day)
 SELECT %(day)s || '-' || m, 'Meeting ' || m, 'NZ', 'T', 'thoroughbred', %(day)s::date
@@ -101,10 +93,11 @@ def measure(database_url: str, days: int) -> None:
         run("ANALYZE")
         connection.commit()
         rows = run("SELECT count(*) FROM money_flow_history").scalar_one()
+        views = run(VIEWS).scalars().all()
         asked = [f"{chosen[number % days]}-r{1 + 7 * number % RACES}" for number in range(30)]
         print(f"\n{rows:,} rows of money flow in {days} days, made in {time.monotonic() - began_s:.0f} s\n")
         print("| view of one race | ms, the first time: median | again: median | max |\n|---|--:|--:|--:|")
-        late = [view for view in VIEWS if ask(connection, view, asked) >= TARGET_MS]
+        late = [view for view in views if ask(connection, view, asked) >= TARGET_MS]
     engine.dispose()
     sys.exit(f"{TARGET_MS} ms or more: {', '.join(late)}" if late else 0)
 

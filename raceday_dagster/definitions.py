@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from raceday_dagster.defs.assets import RACE_BATCHES, SETTLED_RACES, check_data, data_checks_job
+from raceday_dagster.defs.assets import RACE_BATCHES, SETTLED_RACES, check_data
 from raceday_dagster.defs.automation.schedules import SCHEDULES
 from raceday_dagster.defs.automation.sensors import SENSORS
 from raceday_dagster.defs.jobs import JOBS
@@ -16,7 +16,7 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
     return dg.Definitions(
         assets=[RACE_BATCHES, SETTLED_RACES],
         asset_checks=[check_data],
-        jobs=(*JOBS, data_checks_job),
+        jobs=JOBS,
         schedules=SCHEDULES,
         sensors=SENSORS,
         resources={**RESOURCES, **(resource_overrides or {})},

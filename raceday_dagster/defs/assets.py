@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 
 from raceday_dagster.defs.failures import failing_plainly
-from raceday_dagster.defs.partitions import RACES, race_partitions, register_races
+from raceday_dagster.defs.partitions import RACES, find_partitions, race_partitions, register_races
 from raceday_dagster.defs.reporting import build_row, link_race
 from raceday_dagster.errors import DatabaseError
 from raceday_dagster.racing.calendar import choose_current_racing_day
@@ -81,12 +81,15 @@ def describe_settled(
     keys = race_store.read(read_race_keys, race_ids)
     if not keys:
         return
-    shown = dg.AssetRecordsFilter(asset_key=SETTLED_RACES.key, asset_partitions=list(keys.values()))
+    register_races(instance, keys.values())
+    names = find_partitions(instance, keys.values())
+    partitions = {race_id: names[key] or key for race_id, key in keys.items()}
+    shown = dg.AssetRecordsFilter(asset_key=SETTLED_RACES.key, asset_partitions=list(partitions.values()))
     known = {record.partition_key for record in instance.fetch_materializations(shown, limit=len(keys)).records}
-    settled = race_store.read(read_settled_races, [race_id for race_id, key in keys.items() if key not in known])
-    register_races(instance, [race.key for race in settled])
-    for race in settled:
-        yield dg.AssetMaterialization("settled_races", partition=race.key, metadata=build_settled_metadata(race))
+    unknown = [race_id for race_id, partition in partitions.items() if partition not in known]
+    for race in race_store.read(read_settled_races, unknown):
+        partition = partitions[race.race_id]
+        yield dg.AssetMaterialization("settled_races", partition=partition, metadata=build_settled_metadata(race))
 
 
 def report_settled(context: dg.OpExecutionContext, race_store: RaceStore, race_ids: Collection[str]) -> None:
@@ -163,11 +166,3 @@ def build_table(violations: Sequence[Violation]) -> str:
         return "none"
     rows = (build_row((each.race, each.problem)) for each in violations[:SHOWN_VIOLATIONS])
     return "".join(("| race | |\n", "|---|---|\n", *rows))
-
-
-data_checks_job = dg.define_asset_job(
-    "data_checks",
-    selection=dg.AssetSelection.checks(check_data),
-    description="Whether the stored data of the racing day keeps its rules.",
-    executor_def=dg.in_process_executor,
-)

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from raceday_dagster.defs.assets import check_data
 from raceday_dagster.defs.concurrency import DAY_TAGS, day_executor, race_executor
 from raceday_dagster.defs.ops.batch import select_race, select_races, summarise_batch
 from raceday_dagster.defs.ops.day import (
@@ -138,6 +139,14 @@ process_images_job = describe_images.to_job(
     tags={**NO_RUN_RETRY, **BEHIND_THE_DAY},
 )
 
+data_checks_job = dg.define_asset_job(
+    "data_checks",
+    selection=dg.AssetSelection.checks(check_data),
+    description="Whether the stored data of the racing day keeps its rules.",
+    executor_def=dg.in_process_executor,
+    tags={**NO_RUN_RETRY, **BEHIND_THE_DAY},
+)
+
 JOBS = (
     process_races_job,
     process_race_job,
@@ -146,4 +155,5 @@ JOBS = (
     meeting_status_job,
     process_images_job,
     maintenance_job,
+    data_checks_job,
 )

@@ -24,10 +24,19 @@ def build_mapping_key(race_id: str) -> str:
     return "x_" + race_id.encode("utf-8", "surrogatepass").hex()
 
 
+def find_partitions(instance: dg.DagsterInstance, keys: Iterable[str]) -> dict[str, str | None]:
+    """What each race is called as a partition, by its present name: that, its bare id, the name it had when its meeting
+    was called otherwise, or ``None`` for a race that is no partition."""
+    registered = {parse_race_key(name) or read_id_start(name): name for name in instance.get_dynamic_partitions(RACES)}
+    return {
+        key: next((registered[each] for each in (parse_race_key(key), read_id_start(key)) if each in registered), None)
+        for key in keys
+    }
+
+
 def register_races(instance: dg.DagsterInstance, keys: Iterable[str]) -> int:
-    """Makes a partition of every race that has none under either of its names; returns how many."""
-    known = {read_id_start(key) for key in instance.get_dynamic_partitions(RACES)}
-    added = sorted({key for key in keys if read_id_start(key) not in known})  # the UI keeps the order they came in
+    """Makes a partition of every race that has none under any of its names; returns how many."""
+    added = sorted({key for key, name in find_partitions(instance, keys).items() if name is None})  # the UI's order
     if added:
         instance.add_dynamic_partitions(RACES, added)
     return len(added)

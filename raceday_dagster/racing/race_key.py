@@ -42,6 +42,7 @@ def parse_race_key(key: str) -> RaceKey | None:
 
 
 def read_id_start(key: str) -> str:
-    """The first characters of the race's id, whichever of the two names ``key`` is: equal ones name the same race."""
+    """The first characters of the race's id, whichever of the two names ``key`` is. Races of one day differ in them;
+    of two days, two may agree."""
     named = parse_race_key(key)
     return named.id_start if named else key[:ID_START]

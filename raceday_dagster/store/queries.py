@@ -135,7 +135,7 @@ SELECT race_id FROM races
 WHERE racing_day = %(racing_day)s AND left(race_id, length(%(id_start)s)) = %(id_start)s
 """
 SETTLED = """
-SELECT race.race_id, race.racing_day, meeting_name, race_number, race.status, win_pool_total, total_race_pool,
+SELECT race.race_id, meeting_name, race_number, race.status, win_pool_total, total_race_pool,
     (SELECT count(*) FROM race_polls AS poll WHERE poll.race_id = race.race_id) AS polls,
     (SELECT count(*) FROM market_signals AS signal WHERE signal.race_id = race.race_id AND is_alert) AS signals,
     (SELECT max(extract(epoch FROM gap))::integer FROM (
@@ -232,7 +232,6 @@ class SettledRace(Record):
     """A race that is over: how it was followed, and the shares of its runners over the polls of its last hour."""
 
     race_id: str
-    racing_day: date
     meeting_name: str
     race_number: int
     status: str
@@ -249,11 +248,6 @@ class SettledRace(Record):
     def title(self) -> str:
         """Meeting and race number, for people."""
         return f"{self.meeting_name} R{self.race_number}"
-
-    @property
-    def key(self) -> str:
-        """Its readable name."""
-        return build_race_key(self.racing_day, self.meeting_name, self.race_number, self.race_id)
 
 
 class PollLine(Record):

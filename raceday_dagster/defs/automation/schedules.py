@@ -10,8 +10,13 @@ from typing import Any
 
 import dagster as dg
 
-from raceday_dagster.defs.assets import data_checks_job
-from raceday_dagster.defs.jobs import daily_baseline_job, evening_backfill_job, meeting_status_job, process_images_job
+from raceday_dagster.defs.jobs import (
+    daily_baseline_job,
+    data_checks_job,
+    evening_backfill_job,
+    meeting_status_job,
+    process_images_job,
+)
 from raceday_dagster.defs.ops.day import build_day_config
 from raceday_dagster.defs.ops.maintenance import maintenance_job
 from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day

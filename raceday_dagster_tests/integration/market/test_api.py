@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -10,8 +9,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from raceday_dagster.store.race_store import RaceStore
-from raceday_dagster_tests.integration.market.market_fixture import DAY, make_poll, open_client, write_polled_race
-from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, write
+from raceday_dagster_tests.integration.market.market_fixture import DAY, make_poll, write_polled_race
+from raceday_dagster_tests.integration.store.store_fixture import observe, write
 from raceday_dagster_tests.write_snapshots import HOLDS, make_results
 
 TYPES: dict[str, tuple[type, ...]] = {
@@ -23,18 +22,6 @@ TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "null": (type(None),),
 }
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        yield store
-
-
-@pytest.fixture(scope="module")
-def client(database_url: str) -> Iterator[TestClient]:
-    with open_client(database_url) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from raceday_dagster.market import events
 from raceday_dagster.market.events import HEARTBEAT, RESYNC, PollEvents
 from raceday_dagster.market.views import Market
 from raceday_dagster.store.race_store import PollRun, RaceStore
-from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, write
+from raceday_dagster_tests.integration.store.store_fixture import observe, write
 from raceday_dagster_tests.integration.store.test_ledger import make_failure
 from raceday_dagster_tests.waiting import wait_for
 from raceday_dagster_tests.write_snapshots import make_snapshot
@@ -34,12 +34,6 @@ class DeafMarket(Market):
 
     def notify(self, channel: str) -> None:
         assert channel.startswith("raceday_trial")
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        yield store
 
 
 @pytest.fixture

@@ -24,22 +24,10 @@ from raceday_dagster_tests.integration.market.market_fixture import (
     write_polled_race,
 )
 from raceday_dagster_tests.integration.store.lists import make_list
-from raceday_dagster_tests.integration.store.store_fixture import make_finished, observe, open_store, write
+from raceday_dagster_tests.integration.store.store_fixture import make_finished, observe, write
 from raceday_dagster_tests.write_snapshots import HOLDS, make_results, make_snapshot, name_entrant
 
 HOSTILE = "<script>alert(1)</script>\"'&" + "x" * 1_000
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        yield store
-
-
-@pytest.fixture(scope="module")
-def client(database_url: str) -> Iterator[TestClient]:
-    with open_client(database_url) as client:
-        yield client
 
 
 def test_a_race_page_shows_every_runner_with_its_money_by_interval(store: RaceStore, client: TestClient) -> None:

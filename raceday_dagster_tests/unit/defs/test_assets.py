@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -26,7 +25,6 @@ class UnreadableStore:
 def make_race(shares: dict[int, tuple[Decimal, ...]] | None) -> SettledRace:
     return SettledRace(
         race_id="95bd6ff7-22a5",
-        racing_day=date(2026, 11, 26),
         meeting_name="Te Rimu Downs",
         race_number=5,
         status="final",

@@ -108,8 +108,8 @@ def test_what_the_day_needs_leaves_the_queue_before_a_backfill_by_hand() -> None
     runs = [make_queued_run(job.name, job.tags) for job in JOBS if job.name != "process_races"]
     ordered = [run.job_name for run in QueuedRunCoordinatorDaemon(1)._priority_sort(runs)]
     assert set(ordered[:3]) == {"daily_baseline", "evening_backfill", "meeting_status"}
-    assert set(ordered[3:5]) == {"maintenance", "process_images"}
-    assert ordered[5:] == ["process_race"]
+    assert set(ordered[3:6]) == {"maintenance", "process_images", "data_checks"}
+    assert ordered[6:] == ["process_race"]
 
 
 def make_queued_run(job_name: str, tags: Mapping[str, str]) -> dg.DagsterRun:
