@@ -18,9 +18,10 @@ from raceday_dagster.service.processes import Child
 LOOK_EVERY_S = 0.2
 READY_WITHIN_S = 90.0
 ASK_EVERY_S = 2.0
-SILENT_S = 10.0
-"""A part that has shown no sign of its work for so long hangs. A race that is polled every 15 s waits at most 35 s: for
-its slot, for this, and as long again for the next part, its first tick and the run."""
+SILENT_S = 8.0
+"""A part that shows no sign of its work for so long hangs: counted from the first question without an answer, which
+comes ``ASK_EVERY_S`` after the last one with one. A race that is polled every 15 s waits at most 35 s: for its slot,
+for both of these, and as long again for the next part, its first tick and the run."""
 WINDOW_S = 60.0
 MOST_DEATHS = 5
 FIRST_DELAY_S = 0.5
@@ -58,8 +59,8 @@ class _State:
     ready: bool = False
     start_at_s: float = 0.0
     asked_s: float = 0.0
-    worked_s: float = 0.0
-    """When it last showed that it works, or was started."""
+    silent_since_s: float | None = None
+    """The first question without an answer since it last showed that it works, or since it was started."""
     deaths_s: list[float] = field(default_factory=list)
 
 
@@ -142,7 +143,7 @@ class Supervisor:
                 if state.deaths_s:
                     part.before_restart()
                 state.child = self._start(part)
-                state.worked_s = state.asked_s = self._monotonic()
+                state.silent_since_s, state.asked_s = None, self._monotonic()
                 self._on_change(self.read_pids())
             if state.child is not None and not state.ready:
                 self._ask(part, state)
@@ -197,16 +198,15 @@ class Supervisor:
                 self._ask(part, self._states[part.name])
 
     def _ask(self, part: Part, state: _State) -> None:
-        asked_s = self._monotonic()
-        if asked_s - state.asked_s > SILENT_S / 2:
-            state.worked_s = asked_s  # this process stood still itself, and maybe the part with it
-        state.asked_s = asked_s
+        state.asked_s = self._monotonic()
         works = part.works()
         state.ready = state.ready or works is True
         if works is not False:
-            state.worked_s = self._monotonic()
+            state.silent_since_s = None
             return
-        silent_s = self._monotonic() - state.worked_s
+        # From the first question, not from the last answer: in between, this process may have stood still itself.
+        state.silent_since_s = state.silent_since_s or state.asked_s
+        silent_s = self._monotonic() - state.silent_since_s
         if self._all_ready and silent_s >= (SILENT_S if state.ready else READY_WITHIN_S):
             self.replace(part.name, f"{part.name} has not answered for {silent_s:.0f} s: it is killed")
 

@@ -68,6 +68,7 @@ class Stage:
     children: dict[str, FakeChild] = field(default_factory=dict)
     ready: set[str] = field(default_factory=lambda: {"run", "code", "daemon", "web"})
     unknown: set[str] = field(default_factory=set)
+    question_takes_s: float = 0.0
     stubborn: frozenset[str] = frozenset()
     lost: str = ""
     on_round: Callable[[], None] = lambda: None
@@ -109,11 +110,15 @@ class Stage:
         self.children[part.name] = child
         return child
 
+    def _answer(self, name: str) -> bool | None:
+        self.clock.sleep(self.question_takes_s)
+        return None if name in self.unknown else name in self.ready
+
     def _build(self, name: str, stop_within_s: float, *, is_needed: bool = False) -> Part:
         return Part(
             name,
             (),
-            works=lambda: None if name in self.unknown else name in self.ready,
+            works=lambda: self._answer(name),
             stop_within_s=stop_within_s,
             before_restart=lambda: self.diary.append(f"clear {name}"),
             is_needed=is_needed,
@@ -187,7 +192,7 @@ def test_a_part_that_hangs_is_killed_and_started_again() -> None:
     assert "kill code" not in stage.diary
     stage.look_after(rounds=6, apart_s=1)
     assert stage.said == [
-        "code has not answered for 11 s: it is killed",
+        "code has not answered for 8 s: it is killed",
         "code died with SIGKILL; starting it again in 0.5 s",
     ]
     assert stage.diary.count("start code") == 2
@@ -230,6 +235,20 @@ def test_nobody_is_to_blame_for_the_time_in_which_the_supervisor_itself_stood_st
     stage.ready.clear()
     stage.look_after(rounds=5, apart_s=0.1)
     assert stage.said == []
+
+
+def test_parts_that_hang_all_at_once_are_all_replaced_however_long_each_question_takes() -> None:
+    stage = Stage()
+    stage.look_after()
+    stage.ready.clear()
+    stage.question_takes_s = 1.2
+    stage.look_after(rounds=40, apart_s=0.2)
+    assert {line for line in stage.diary if line.startswith("kill")} == {
+        "kill run",
+        "kill code",
+        "kill daemon",
+        "kill web",
+    }
 
 
 def test_five_deaths_within_a_minute_end_everything_and_name_the_log() -> None:
