@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from raceday_dagster.market.pages import HOME, read_static
-from raceday_dagster.market.views import Market, Row
+from raceday_dagster.market.views import Market, RaceView, Row
 
 API = f"{HOME}/api"
 _MEETING = ("meeting_id", "meeting_name", "country", "category", "racing_day")
@@ -57,12 +57,12 @@ def make_api_routes(
         )
 
     def show_race(request: Request) -> Response:
-        found = _find(market, request)
+        found = find_race(market, request)
         names = ("now", "race", "runners", "at_start", "pools", "result", "dividends", "signals", "polls")
         return _send({name: getattr(found, name) for name in names})
 
     def list_entrants(request: Request) -> Response:
-        found = _find(market, request)
+        found = find_race(market, request)
         histories = {"money": found.money, "prices": found.prices, "shares": found.shares}
         entrants = [
             {**runner, **{name: _of(runner["entrant_id"], rows) for name, rows in histories.items()}}
@@ -89,7 +89,8 @@ def make_api_routes(
     ]
 
 
-def _find(market: Market, request: Request) -> Any:
+def find_race(market: Market, request: Request) -> RaceView:
+    """The race that an address names; raises ``HTTPException`` 404 for one that is not stored."""
     race_id = request.path_params["race_id"]
     found = market.read_race(race_id)
     if found is None:

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raceday_dagster.errors import DatabaseError, SettingsError
-from raceday_dagster.market.api import ReadHealth, make_api_routes
+from raceday_dagster.market.api import ReadHealth, find_race, make_api_routes
 from raceday_dagster.market.events import PollEvents
 from raceday_dagster.market.pages import HOME, read_static, render_day, render_message, render_race
 from raceday_dagster.market.sheet import View
@@ -80,11 +80,7 @@ def build_market_app(database_url: SecretStr | str | None, read_health: ReadHeal
         return HTMLResponse(render_day(market.read_day(parse_day(request.path_params["day"]))))
 
     def show_race(request: Request) -> Response:
-        race_id = request.path_params["race_id"]
-        race = market.read_race(race_id)
-        if race is None:
-            raise HTTPException(404, f"no race {race_id[:100]} is stored")
-        return HTMLResponse(render_race(race, _read_view(request)))
+        return HTMLResponse(render_race(find_race(market, request), _read_view(request)))
 
     def send_silk(request: Request) -> Response:
         silk = market.find_silk(request.path_params["entrant_id"])

@@ -48,10 +48,15 @@ class DayEvents(Record):
     start: str
     complete: str
     failed: str
+    empty: str | None = None
+    """Instead of ``complete`` where a list without a race of ours is no loaded day."""
 
 
 BASELINE = DayEvents(
-    start="daily_initialization_start", complete="daily_initialization_complete", failed="daily_initialization_failed"
+    start="daily_initialization_start",
+    complete="daily_initialization_complete",
+    failed="daily_initialization_failed",
+    empty="daily_initialization_empty",
 )
 BACKFILL = DayEvents(
     start="evening_backfill_start", complete="evening_backfill_complete", failed="evening_backfill_failed"
@@ -210,11 +215,6 @@ def write_meetings(
         "reread": len(reread),
         "write_ms": round(1000 * (time.monotonic() - began_s)),
     }
-    if not listed:
-        get_logger(run_id=context.run_id).error(
-            "daily_initialization_empty", nz_date=day.racing_day, meetings=len(day.meetings)
-        )
-        context.log.error(f"No race is listed for {day.racing_day}: it is not loaded, and first_baseline tries again")
     yield start_load(BASELINE, day, began_s)
     yield from send_races(context, race_ids, race_store, progress_board, budget_ms=DAY_BUDGET_MS, metadata=metadata)
 
@@ -265,6 +265,9 @@ def report_day(context: dg.OpExecutionContext, load: DayLoad, races: list[Proces
     log = get_logger(run_id=context.run_id)
     all_failed = bool(failed) and len(failed) == len(races)
     say, event = (log.error, load.events.failed) if all_failed else (log.info, load.events.complete)
+    if not load.races and load.events.empty:
+        say, event = log.error, load.events.empty
+        context.log.error(f"No race is listed for {load.racing_day}: it is not loaded, and first_baseline tries again")
     say(
         event,
         nz_date=load.racing_day,
