@@ -112,7 +112,7 @@ def request_batch(
     report_intervals(stored, race_ids)
     log.info("scheduler_race_scheduled", scheduled=len(race_ids), due_at=due_at, **counts)
     if plan.in_flight:
-        warn("scheduler_race_skip", reason="the poll before is still in flight", races=plan.in_flight)
+        warn("scheduler_race_skip", reason="the poll before is still in flight", **counts)
     return dg.RunRequest(
         run_key=build_run_key(race_ids, stored, lost_keys),
         run_config={"ops": {"select_races": {"config": {"race_ids": list(race_ids), "due_at": due_at}}}},
