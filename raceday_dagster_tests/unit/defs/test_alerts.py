@@ -95,6 +95,16 @@ def test_a_database_that_is_down_is_a_trouble_and_clears_none(hook: FakeHook) ->
     assert hook.sent == [[("raised", "race-1")], [("raised", "")], [("cleared", "")]]
 
 
+def test_a_race_without_an_answer_is_not_told_at_the_first_look_of_a_service_that_was_down(hook: FakeHook) -> None:
+    late = Trouble(event="race_without_answer", about="race-1", text="Awapuni R1: no new answer", settles=True)
+    memory = look(FakeWatch([late]), AlertMemory(), hook)
+    memory = look(FakeWatch([late]), memory, hook, after_s=300)
+    assert hook.sent == []
+    memory = look(FakeWatch([late]), memory, hook, after_s=330)
+    look(FakeWatch(), memory, hook, after_s=900)
+    assert hook.sent == [[("raised", "race-1")], [("cleared", "race-1")]]
+
+
 def test_without_a_webhook_only_the_log_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     memory, said = tell_troubles(FakeWatch(runs=[FAILED]), AlertMemory(), NOW, None)
     assert memory.unsent == ()
