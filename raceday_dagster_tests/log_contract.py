@@ -101,7 +101,7 @@ TRANSFORM_FAILED: Contract = {
 """Said when the calculation itself fails, which no answer of the simulator brings about."""
 _DUE = dict.fromkeys(("due", "in_flight", "watched"), int)
 SENSOR_EVENTS: Contract = {
-    "scheduler_race_scheduled": {**_DUE, "scheduled": int, "due_at": str},
+    "scheduler_race_scheduled": {**_DUE, "scheduled": int, "runs": int, "due_at": str},
     "scheduler_race_skip": {**_DUE, "reason": str},
     "scheduler_interval_changed": {**RACE, "old": int, "new": int, "seconds_to_start": int},
     "alert": {"state": str, "alert": str, "about": str, "text": str},
