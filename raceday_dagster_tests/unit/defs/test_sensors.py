@@ -198,7 +198,7 @@ def test_every_line_of_a_tick_has_the_fields_of_its_event(capsys: pytest.Capture
     day.add_race("in flight", polled_at=SLOT - 20 * SECOND)
     day.add_batch("in flight")
     assert read_races(day.request()) == ["nearer"]
-    for number in range(MOST_BATCHES):
+    for number in range(ONE_MACHINE.most_batches):
         day.add_batch(f"other-{number}")
     day.skip()
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
