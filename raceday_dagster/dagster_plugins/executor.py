@@ -25,13 +25,14 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg  # what follows is private, half of it without types: test_executor_contract.py watches it
 from dagster import DagsterEvent
+from dagster._core.definitions.scoped_resources_builder import Resources, ScopedResourcesBuilder
 from dagster._core.errors import DagsterExecutionInterruptedError, DagsterUnmetExecutorRequirementsError
 from dagster._core.events import EngineEventData
 from dagster._core.execution import step_dependency_config as dependencies
@@ -96,7 +97,11 @@ class ThreadedExecutor(dg.Executor):
 
     def _run_steps(self, job_context: system.PlanExecutionContext, execution_plan: ExecutionPlan) -> Events:
         with ExitStack() as stack:  # last in, first out: threads end before anything that steps use is closed
-            stack.enter_context(getattr(job_context.instance.event_log_storage, "buffered", nullcontext)())
+            buffered = getattr(job_context.instance.event_log_storage, "buffered", nullcontext)
+            left_out: Set[str] = stack.enter_context(buffered()) or frozenset()
+            execution = job_context._execution_data
+            shared = _SharedResources(*execution.scoped_resources_builder)
+            job_context._execution_data = execution._replace(scoped_resources_builder=shared)
             pools = stack.enter_context(InstanceConcurrencyContext(job_context.instance, job_context.dagster_run))
             active = execution_plan.start(
                 retry_mode=job_context.retry_mode,
@@ -112,7 +117,7 @@ class ThreadedExecutor(dg.Executor):
             if where is not None:
                 yield DagsterEvent.capture_logs(job_context, execution_plan.step_keys_to_execute, key, where)
             threads = stack.enter_context(closing(_Threads()))
-            yield from _Schedule(self, job_context, active, pools, threads).events()
+            yield from _Schedule(self, job_context, active, pools, threads, left_out).events()
 
 
 def build_threaded_executor(
@@ -170,6 +175,7 @@ class _Schedule:
     active: ActiveExecution
     pools: InstanceConcurrencyContext
     threads: "_Threads"
+    left_out: Set[str]
     is_winding_down: bool = False
 
     def events(self) -> Events:
@@ -193,8 +199,16 @@ class _Schedule:
         for step in steps:
             known = self.active.get_known_state()  # its set of outputs goes on changing: copied
             context = self.job.for_step(step, known._replace(ready_outputs=set(known.ready_outputs)))
-            context.log._dagster_handler.__class__ = _StepLogHandler
-            self.threads.start(_Task(step.key, context, dagster_event_sequence_for_step(context)))
+            handler = context.log._dagster_handler
+            handler.__class__ = _StepLogHandler
+            assert isinstance(handler, _StepLogHandler)
+            handler.left_out = self.left_out
+            told = (
+                event
+                for event in dagster_event_sequence_for_step(context)
+                if event.event_type_value not in self.left_out  # the state machine learns nothing from them
+            )
+            self.threads.start(_Task(step.key, context, told))
 
     def _take_reports(self) -> Events:
         """Wait for a report; take it and what else is there, up to the end of a task: a place to fill at once."""
@@ -294,6 +308,20 @@ class _Threads:
         self._reports.put((task, None, error))
 
 
+class _SharedResources(ScopedResourcesBuilder):
+    """Builds what steps see of their resources once for each set of names. Dagster makes a class of its own each time
+    it asks, seven times a step: a twentieth of a batch."""
+
+    def __init__(self, *_: Any) -> None:
+        self._built: dict[Set[str], Resources] = {}
+
+    def build(self, required_resource_keys: Set[str] | None) -> Resources:
+        keys = frozenset(required_resource_keys or ())
+        if keys not in self._built:
+            self._built[keys] = super().build(keys)
+        return self._built[keys]
+
+
 class _StepLogHandler(DagsterLogHandler):
     """A step's log handler. Dagster hangs it on Python loggers too: there it is deaf to the threads of other steps.
 
@@ -302,8 +330,11 @@ class _StepLogHandler(DagsterLogHandler):
 
     has_end = False
     is_left_behind = False
+    left_out: Set[str] = frozenset()
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if has_log_record_event(record) and get_log_record_event(record).event_type_value in self.left_out:
+            return False
         thread = record.threadName or ""
         is_ours = thread == THREAD_NAME + str(self.metadata["step_key"]) or not thread.startswith(THREAD_NAME)
         return is_ours and super().filter(record)

@@ -65,7 +65,12 @@ _HOST_AND_PORT = re.compile(r"^(\[[^\]]*\]|[^:]*):?(.*)$")
 _ADVICE = f"Look at {URL_VARIABLE}; `raceday sandbox -- COMMAND` runs a command with a working one."
 
 LEFT_OUT = frozenset(
-    {dg.DagsterEventType.STEP_INPUT, dg.DagsterEventType.LOADED_INPUT, dg.DagsterEventType.HANDLED_OUTPUT}
+    kind.value
+    for kind in (
+        dg.DagsterEventType.STEP_INPUT,
+        dg.DagsterEventType.LOADED_INPUT,
+        dg.DagsterEventType.HANDLED_OUTPUT,
+    )
 )
 """What a value does between two steps of one process, where it stays in memory: half of a run's events, and nothing in
 the UI is made of them."""
@@ -286,8 +291,6 @@ class _EventLogStorage(_Reached, PostgresEventLogStorage):
             super().store_event(event)
             return
         buffer = self._buffer
-        if buffer is not None and event.dagster_event and event.dagster_event.event_type in LEFT_OUT:
-            return
         row = self._event_to_row(event)
         if buffer is None:
             self._insert([row])
@@ -297,17 +300,17 @@ class _EventLogStorage(_Reached, PostgresEventLogStorage):
             buffer.add(row)
 
     @contextmanager
-    def buffered(self) -> Iterator[None]:
-        """Let a thread write what the steps of a run say, while they go on. All of it is written when the block ends,
-        before an event of the run itself, and before anything is read; a process that is killed loses the last few
-        milliseconds. Without it each step waits for its own events in turn, and with it most of them share a statement.
-        Runs at the same time share a buffer.
+    def buffered(self) -> Iterator[frozenset[str]]:
+        """Let a thread write what the steps of a run say, while they go on; the value is what need not be said. All of
+        it is written when the block ends, before an event of the run itself, and before anything is read; a process
+        that is killed loses the last few milliseconds. Without it each step waits for its own events in turn, and with
+        it most of them share a statement. Runs at the same time share a buffer.
         """
         with self._entering:
             buffer = self._buffer = self._buffer or EventBuffer(self._insert, self._is_stored)
             self._users += 1
         try:
-            yield
+            yield LEFT_OUT
         finally:
             if self._buffer is buffer:  # and not in a process forked meanwhile
                 self._leave(buffer)
