@@ -78,7 +78,7 @@ the UI is made of them."""
 _EVENTS = SqlEventLogStorageTable.c
 _INSERT_EVENT = SqlEventLogStorageTable.insert().inline()
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
-_with_run_times: set[URL] = set()
+_proven: set[tuple[URL, str]] = set()
 _event_logs: "weakref.WeakSet[_EventLogStorage]" = weakref.WeakSet()
 
 
@@ -262,11 +262,21 @@ class _Reached:
 
 class _RunStorage(_Reached, PostgresRunStorage):
     def has_run_stats_index_cols(self) -> bool:
-        """Whether runs have columns for their times: asked for each event of a run and by each tick, and never untrue
-        again. SQLAlchemy keeps a hundred kilobytes of each engine whose tables it looks at, of 128 of them."""
-        if self._engine.url not in _with_run_times and super().has_run_stats_index_cols():
-            _with_run_times.add(self._engine.url)
-        return self._engine.url in _with_run_times
+        return self._ask_once(super().has_run_stats_index_cols)
+
+    def has_backfill_id_column(self) -> bool:
+        return self._ask_once(super().has_backfill_id_column)
+
+    def has_execution_plan_snapshot(self, execution_plan_snapshot_id: str) -> bool:
+        return self._has_snapshot_id(execution_plan_snapshot_id)  # the stock method reads and builds the whole plan
+
+    def _ask_once(self, has_columns: Callable[[], bool]) -> bool:
+        """Whether runs have some columns: asked for each run and event and by each tick, and never untrue again.
+        SQLAlchemy keeps a hundred kilobytes of each engine whose tables it looks at, of 128 of them."""
+        fact = self._engine.url, has_columns.__name__
+        if fact not in _proven and has_columns():
+            _proven.add(fact)
+        return fact in _proven
 
     def dispose(self) -> None:
         super().dispose()
@@ -303,8 +313,8 @@ class _EventLogStorage(_Reached, PostgresEventLogStorage):
     def buffered(self) -> Iterator[frozenset[str]]:
         """Let a thread write what the steps of a run say, while they go on; the value is what need not be said. All of
         it is written when the block ends, before an event of the run itself, and before anything is read; a process
-        that is killed loses the last few milliseconds. Without it each step waits for its own events in turn, and with
-        it most of them share a statement. Runs at the same time share a buffer.
+        that is killed loses the last twentieth of a second. Without it each step waits for its own events in turn, and
+        with it most of them share a statement. Runs at the same time share a buffer.
         """
         with self._entering:
             buffer = self._buffer = self._buffer or EventBuffer(self._insert, self._is_stored)

@@ -76,6 +76,17 @@ def test_a_run_of_five_steps_at_once_writes_its_events_over_the_pool_without_tho
     assert _backends(url) <= storage.POOL_SIZE
 
 
+def test_a_second_run_asks_neither_for_columns_nor_for_the_plan_that_is_stored(instance: dg.DagsterInstance) -> None:
+    asked: list[str] = []
+    assert run(jobs.doubling_job, instance).success
+    sa.event.listen(_engine(instance), "before_cursor_execute", lambda *given: asked.append(given[2]))
+    created = instance.create_run_for_job(jobs.doubling_job)
+    assert instance.run_storage.has_execution_plan_snapshot(created.execution_plan_snapshot_id)
+    assert not instance.run_storage.has_execution_plan_snapshot("unheard of")
+    assert any("INSERT INTO runs" in statement for statement in asked)
+    assert not [statement for statement in asked if "pg_catalog" in statement or "snapshot_body" in statement]
+
+
 def test_the_three_storages_share_one_pool(instance: dg.DagsterInstance) -> None:
     engines = {instance.run_storage._engine, instance.event_log_storage._engine, instance.schedule_storage._engine}
     assert len(engines) == 1
