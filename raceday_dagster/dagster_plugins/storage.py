@@ -259,6 +259,15 @@ class _Reached:
     def connect(self, *_: str | None, **_named: str | None) -> Connection:
         return open_connection(self._engine, WRITE_WITHIN_S)
 
+    def _ask_once(self, ask: Callable[[], bool]) -> bool:
+        """Whether the database has some table or column, which Dagster asks for each run, event and tick, and which is
+        never untrue again. SQLAlchemy keeps a hundred kilobytes of each engine whose tables it looks at, of 128 of
+        them."""
+        fact = self._engine.url, ask.__name__
+        if fact not in _proven and ask():
+            _proven.add(fact)
+        return fact in _proven
+
 
 class _RunStorage(_Reached, PostgresRunStorage):
     def has_run_stats_index_cols(self) -> bool:
@@ -269,14 +278,6 @@ class _RunStorage(_Reached, PostgresRunStorage):
 
     def has_execution_plan_snapshot(self, execution_plan_snapshot_id: str) -> bool:
         return self._has_snapshot_id(execution_plan_snapshot_id)  # the stock method reads and builds the whole plan
-
-    def _ask_once(self, has_columns: Callable[[], bool]) -> bool:
-        """Whether runs have some columns: asked for each run and event and by each tick, and never untrue again.
-        SQLAlchemy keeps a hundred kilobytes of each engine whose tables it looks at, of 128 of them."""
-        fact = self._engine.url, has_columns.__name__
-        if fact not in _proven and has_columns():
-            _proven.add(fact)
-        return fact in _proven
 
     def dispose(self) -> None:
         super().dispose()
@@ -361,7 +362,11 @@ class _EventLogStorage(_Reached, PostgresEventLogStorage):
 
 
 class _ScheduleStorage(_Reached, PostgresScheduleStorage):
-    """No more than the connection."""
+    def has_instigators_table(self) -> bool:
+        return self._ask_once(super().has_instigators_table)
+
+    def has_secondary_index_table(self) -> bool:
+        return self._ask_once(super().has_secondary_index_table)
 
 
 def _leave_all_to_parent() -> None:

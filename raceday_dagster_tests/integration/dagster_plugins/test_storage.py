@@ -87,6 +87,18 @@ def test_a_second_run_asks_neither_for_columns_nor_for_the_plan_that_is_stored(i
     assert not [statement for statement in asked if "pg_catalog" in statement or "snapshot_body" in statement]
 
 
+def test_a_second_look_at_a_sensor_asks_for_no_tables(instance: dg.DagsterInstance) -> None:
+    asked: list[str] = []
+    first = instance.all_instigator_state()
+    instance.schedule_storage.has_built_index("unheard of")
+    sa.event.listen(_engine(instance), "before_cursor_execute", lambda *given: asked.append(given[2]))
+    assert instance.all_instigator_state() == first
+    assert instance.schedule_storage.has_instigators_table()
+    assert not instance.schedule_storage.has_built_index("unheard of")
+    assert asked
+    assert not [statement for statement in asked if "pg_catalog" in statement]
+
+
 def test_the_three_storages_share_one_pool(instance: dg.DagsterInstance) -> None:
     engines = {instance.run_storage._engine, instance.event_log_storage._engine, instance.schedule_storage._engine}
     assert len(engines) == 1
