@@ -19,9 +19,15 @@ LONGEST_SLEEP_S = 0.05
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files with slow tests first: of the workers that share the files, none waits for the last long one."""
+    """Put the files with slow tests first: of the workers that share the files, none waits for the last long one.
+
+    A worker of pytest-xdist takes whole files, whose servers are shared by their tests, and all files of the live day.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+    live = {item.path for item in items if "live_day" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("live_day" if item.path in live else item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from raceday_dagster_tests.integration.live_day_fixture import live_day, live_day_home
 from raceday_dagster_tests.integration.postgres_fixture import (
     database_url,
     embedded_postgres,
@@ -15,8 +16,20 @@ from raceday_dagster_tests.integration.postgres_fixture import (
     schema_template,
     server,
 )
+from raceday_dagster_tests.integration.store.store_fixture import store
 
-__all__ = ["database_url", "embedded_postgres", "empty_database_url", "home", "own_server", "schema_template", "server"]
+__all__ = [
+    "database_url",
+    "embedded_postgres",
+    "empty_database_url",
+    "home",
+    "live_day",
+    "live_day_home",
+    "own_server",
+    "schema_template",
+    "server",
+    "store",
+]
 
 HERE = Path(__file__).parent
 

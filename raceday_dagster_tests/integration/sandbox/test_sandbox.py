@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import signal
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg2
 import pytest
-from click.testing import CliRunner, Result
 from sqlalchemy import make_url
 
-from raceday_dagster.cli import main
 from raceday_dagster.errors import SandboxError
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.sandbox.sandbox import (
@@ -23,20 +20,9 @@ from raceday_dagster.sandbox.sandbox import (
     run_command,
     write_instance_config,
 )
-from raceday_dagster_tests.integration.commands import SETTINGS
+from raceday_dagster_tests.integration.commands import call_raceday
 
 NOBODYS_URL = "postgresql://u:hunter2@127.0.0.1:1/d"
-
-
-def raceday(home: Path, *arguments: str, **exported: str) -> Result:
-    """What ``raceday`` with ``arguments`` answers, with no setting of the project but the home and ``exported``."""
-    environment = {**dict.fromkeys(SETTINGS), "RACEDAY_HOME": str(home), **exported}
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        return CliRunner().invoke(main, arguments, env=environment)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def name_database(sandbox: Sandbox) -> str | None:
@@ -64,7 +50,7 @@ def name_database(sandbox: Sandbox) -> str | None:
 def test_raceday_says_in_one_line_what_is_wrong_and_prints_no_password(
     home: Path, arguments: tuple[str, ...], exported: dict[str, str], said: tuple[str, ...]
 ) -> None:
-    ended = raceday(home, *arguments, **exported)
+    ended = call_raceday(home, *arguments, **exported)
     assert ended.exit_code == 1
     assert ended.stderr.strip().count("\n") == 0, ended.stderr
     assert all(part in ended.stderr for part in said), ended.stderr
@@ -73,7 +59,7 @@ def test_raceday_says_in_one_line_what_is_wrong_and_prints_no_password(
 
 
 def test_an_upgrade_names_the_command_that_runs_a_job(home: Path, empty_database_url: str) -> None:
-    upgraded = raceday(home, "db", "upgrade", DATABASE_URL=empty_database_url)
+    upgraded = call_raceday(home, "db", "upgrade", DATABASE_URL=empty_database_url)
     assert (upgraded.exit_code, upgraded.stderr.count("\n")) == (0, 1), upgraded.output
     assert "`raceday run JOB`" in upgraded.stderr
 
@@ -111,14 +97,14 @@ def test_the_last_of_two_holders_stops_the_server(home: Path) -> None:
         with hold_server(home) as server:
             pass
         assert server.status().running, "the second took the server from the first"
-        refused = raceday(home, "db", "stop")
+        refused = call_raceday(home, "db", "stop")
         assert refused.exit_code == 1
         assert "a sandbox is running" in refused.stderr
     assert not server.status().running
 
 
 def test_a_server_started_by_hand_outlives_a_sandbox(home: Path) -> None:
-    started = raceday(home, "db", "start")
+    started = call_raceday(home, "db", "start")
     try:
         exports = [line.partition("=")[0] for line in started.stdout.splitlines()]
         assert exports == ["export DATABASE_URL", "export DAGSTER_PG_URL"], started.output
@@ -126,8 +112,8 @@ def test_a_server_started_by_hand_outlives_a_sandbox(home: Path) -> None:
             psycopg2.connect(*shlex.split(line.partition("=")[2])).close()
         with hold_server(home):
             pass
-        assert raceday(home, "db", "status").exit_code == 0
-        assert raceday(home, "db", "stop").exit_code == 0
-        assert raceday(home, "db", "status").exit_code == 3
+        assert call_raceday(home, "db", "status").exit_code == 0
+        assert call_raceday(home, "db", "stop").exit_code == 0
+        assert call_raceday(home, "db", "status").exit_code == 3
     finally:
         EmbeddedPostgres(home).stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +18,7 @@ from raceday_dagster.store.queries import (
 )
 from raceday_dagster.store.race_store import PollRun, RaceStore
 from raceday_dagster_tests.integration.store.lists import make_list
-from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, write
+from raceday_dagster_tests.integration.store.store_fixture import observe, write
 from raceday_dagster_tests.integration.store.test_ledger import make_failure
 from raceday_dagster_tests.write_snapshots import START, make_results, make_snapshot
 
@@ -27,12 +26,6 @@ DAY = START.date()
 ENDED = START + timedelta(minutes=9)
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        yield store
 
 
 def poll(store: RaceStore, made_at: datetime, status: str, results: ResultsRow | None = None) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import requests
 
-from raceday_dagster_tests.integration.commands import find_free_port, make_environment
 from raceday_dagster_tests.waiting import wait_for
 
 STOP_S = 20.0
@@ -115,17 +114,3 @@ def run_webserver(workspace: Path, environment: Mapping[str, str], log: Path, *a
         yield Web(found[0])
     assert process.returncode == 0, log.read_text()
     assert "Traceback" not in log.read_text()
-
-
-@contextmanager
-def run_up(folder: Path) -> Iterator[Web]:
-    """``raceday up`` on a sandbox in ``folder``, once it says that it is up; it must end without a fuss."""
-    port = find_free_port()
-    log = folder / "up.log"
-    environment = make_environment(RACEDAY_HOME=str(folder / "home"))
-    with run_module(("raceday_dagster.cli", "up", "--port", str(port)), environment, log) as process:
-        is_up = "raceday is up: "
-        wait_for(lambda: is_up in log.read_text() or process.poll() is not None, explain=log.read_text)
-        assert is_up in log.read_text(), log.read_text()
-        yield Web(f"http://127.0.0.1:{port}")
-    assert process.returncode == 0, log.read_text()

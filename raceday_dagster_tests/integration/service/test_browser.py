@@ -1,4 +1,7 @@
-"""The real UI under ``raceday up`` in a headless Chromium: it shows the service, and no other page can use it."""
+"""The real UI under ``raceday up`` in a headless Chromium: it shows the service, and no other page can use it.
+
+The service is that of ``test_up``, which comes afterwards and breaks it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,16 +21,9 @@ import requests
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
-from raceday_dagster_tests.integration.web.browser_fixture import Browser, open_browser
-from raceday_dagster_tests.integration.web.web_fixture import (
-    ANSWER_S,
-    LAUNCHED_BY,
-    LOCATION,
-    Web,
-    build_launch,
-    run_up,
-)
+from benchmarks.live_day import LiveDay
+from raceday_dagster_tests.integration.service.browser_fixture import Browser, open_browser
+from raceday_dagster_tests.integration.web.web_fixture import ANSWER_S, LAUNCHED_BY, LOCATION, Web, build_launch
 from raceday_dagster_tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
@@ -133,15 +129,18 @@ class Ui:
 
 
 @pytest.fixture(scope="module")
-def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
-    """``raceday up`` on a sandbox, its racing day loaded, and a browser in which every foreign name is this machine."""
-    pictures = tmp_path_factory.mktemp("pictures")
-    with ExitStack() as stack:
-        # The browser first: without one nothing needs to be started.
-        browser = stack.enter_context(open_browser(pictures, "--host-resolver-rules=MAP *.example 127.0.0.1"))
-        ui = Ui(stack.enter_context(run_up(stack.enter_context(open_server_folder()))), browser)
-        ui.wait_for_success(pipelineName="daily_baseline")  # nobody launched it: the first start of the day did
-        yield ui
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser in which every foreign name is this machine."""
+    with open_browser(tmp_path_factory.mktemp("pictures"), "--host-resolver-rules=MAP *.example 127.0.0.1") as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def ui(browser: Browser, live_day: LiveDay) -> Ui:
+    """The browser, and the service with its racing day loaded. Without a browser no service is started."""
+    ui = Ui(Web(f"http://127.0.0.1:{live_day.port}"), browser)
+    ui.wait_for_success(pipelineName="daily_baseline")  # nobody launched it: the first start of the day did
+    return ui
 
 
 @pytest.fixture
