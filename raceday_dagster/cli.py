@@ -265,10 +265,9 @@ def _describe_silks(describe: Callable[..., int], limit: int) -> int:
     from raceday_dagster.defs.resources import open_race_store
     from raceday_dagster.defs.silks import StoredDescriptions, find_silk_sources
     from raceday_dagster.errors import ImagesError
-    from raceday_dagster.images.sources import is_on_this_machine
     from raceday_dagster.racing.calendar import choose_current_racing_day
     from raceday_dagster.sandbox.demo import load_simulated_day
-    from raceday_dagster.settings import Settings
+    from raceday_dagster.settings import Settings, is_on_this_machine
     from raceday_dagster.store.queries import is_listed
 
     settings = Settings.from_environment()

@@ -20,12 +20,6 @@ from raceday_dagster_tests.waiting import wait_for
 ENGINE = dg.DagsterEventType.ENGINE_EVENT
 
 
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
 @pytest.fixture(autouse=True)
 def fresh_probe() -> Iterator[None]:
     probe.reset()

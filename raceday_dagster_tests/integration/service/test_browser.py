@@ -23,7 +23,7 @@ from selenium.webdriver.common.keys import Keys
 
 from benchmarks.live_day import LiveDay
 from raceday_dagster_tests.integration.service.browser_fixture import Browser, open_browser
-from raceday_dagster_tests.integration.web.web_fixture import ANSWER_S, LAUNCHED_BY, LOCATION, Web, build_launch
+from raceday_dagster_tests.integration.service.web_fixture import ANSWER_S, LAUNCHED_BY, LOCATION, Web, build_launch
 from raceday_dagster_tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow

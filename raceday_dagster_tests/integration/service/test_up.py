@@ -35,7 +35,7 @@ from raceday_dagster_tests.integration.clock_fixture import Clock, clock, clock_
 from raceday_dagster_tests.integration.commands import find_free_port, raceday
 from raceday_dagster_tests.integration.live_day_fixture import LATENCY_MS
 from raceday_dagster_tests.integration.race_day import IDENTITY
-from raceday_dagster_tests.integration.web.web_fixture import Web
+from raceday_dagster_tests.integration.service.web_fixture import Web
 from raceday_dagster_tests.waiting import wait_for
 
 __all__ = ["clock", "clock_file", "clock_variables"]
