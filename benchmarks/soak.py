@@ -114,7 +114,7 @@ def kill_run(day: LiveDay) -> None:
             if workers[0].is_running():
                 workers[0].kill()
                 return
-        time.sleep(0.02)
+        time.sleep(0.1)
     raise RuntimeError("no run was there to be killed")
 
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from raceday_dagster.market.pages import HOME, read_static
-from raceday_dagster.market.views import Market, RaceView, Row
+from raceday_dagster.market.views import MarketReader, RaceView, Row
 
 API = f"{HOME}/api"
 _MEETING = ("meeting_id", "meeting_name", "country", "category", "racing_day")
@@ -25,7 +25,7 @@ ReadHealth: TypeAlias = Callable[[], dict[str, Any]]
 
 
 def make_api_routes(
-    market: Market, parse_day: Callable[[str], date], read_health: ReadHealth | None = None
+    market: MarketReader, parse_day: Callable[[str], date], read_health: ReadHealth | None = None
 ) -> list[Route]:
     """The routes below ``/races/api``."""
 
@@ -89,7 +89,7 @@ def make_api_routes(
     ]
 
 
-def find_race(market: Market, request: Request) -> RaceView:
+def find_race(market: MarketReader, request: Request) -> RaceView:
     """The race that an address names; raises ``HTTPException`` 404 for one that is not stored."""
     race_id = request.path_params["race_id"]
     found = market.read_race(race_id)

@@ -44,7 +44,7 @@ class Raised(Record):
     told_at: datetime | None = None
 
 
-class Message(Record):
+class AlertMessage(Record):
     """What to tell of a trouble."""
 
     state: Literal["raised", "repeated", "cleared"]
@@ -59,19 +59,19 @@ class AlertMemory(Record):
 
     raised: Mapping[str, Raised] = Field(default_factory=dict)
     """By cause."""
-    unsent: tuple[Message, ...] = ()
+    unsent: tuple[AlertMessage, ...] = ()
 
 
-class Told(NamedTuple):
+class ChosenAlerts(NamedTuple):
     """What to tell now, and what to remember."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[AlertMessage, ...]
     raised: Mapping[str, Raised]
 
 
 def choose_messages(
     troubles: Iterable[Trouble], raised: Mapping[str, Raised], now: datetime, *, unknown: Collection[AlertEvent] = ()
-) -> Told:
+) -> ChosenAlerts:
     """What to tell of the troubles of this look.
 
     Args:
@@ -80,7 +80,7 @@ def choose_messages(
         now: The time of this look.
         unknown: Kinds that could not be looked at: nothing is said of them, and they are remembered as they were.
     """
-    messages: list[Message] = []
+    messages: list[AlertMessage] = []
     kept = {cause: known for cause, known in raised.items() if known.trouble.event in unknown}
     present = {trouble.cause: trouble for trouble in troubles}
     for cause, trouble in present.items():
@@ -97,8 +97,8 @@ def choose_messages(
     for cause, known in raised.items():
         if cause not in kept and known.told_at is not None:
             messages.append(_tell("cleared", known.trouble, known.since))
-    return Told(tuple(messages), kept)
+    return ChosenAlerts(tuple(messages), kept)
 
 
-def _tell(state: Literal["raised", "repeated", "cleared"], trouble: Trouble, since: datetime) -> Message:
-    return Message(state=state, event=trouble.event, about=trouble.about, text=trouble.text, since=since)
+def _tell(state: Literal["raised", "repeated", "cleared"], trouble: Trouble, since: datetime) -> AlertMessage:
+    return AlertMessage(state=state, event=trouble.event, about=trouble.about, text=trouble.text, since=since)

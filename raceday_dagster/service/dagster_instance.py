@@ -94,7 +94,7 @@ def ask_within(seconds: float, ask: Callable[[], Answer]) -> Answer | None:
         return None
 
 
-class DaemonPulse:
+class DaemonWatch:
     """Whether the daemon that runs the sensors works, by its heartbeat. Not by its time: a clock may be set."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:

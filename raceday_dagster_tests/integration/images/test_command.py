@@ -13,7 +13,8 @@ import pytest
 
 from raceday_dagster.simulator.running import RunningSimulator
 from raceday_dagster_tests.integration.commands import call_raceday
-from raceday_dagster_tests.integration.images.vision_fixture import PATIENCE_S, count_held, wait_until
+from raceday_dagster_tests.integration.images.vision_fixture import count_held
+from raceday_dagster_tests.waiting import PATIENCE_S, wait_for
 
 VISION = "/vision/v1"
 
@@ -63,7 +64,7 @@ def test_ac8_a_signal_leaves_no_file_and_no_connection_and_keeps_what_was_descri
     out, _err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code
     assert find_left(tmp_path) == []
-    wait_until(lambda: count_held(simulator, rule) == 0)  # nobody released them: the connections are gone
+    wait_for(lambda: count_held(simulator, rule) == 0)  # nobody released them: the connections are gone
     described = read_csv(tmp_path / "out.csv")
     assert len(described) == 5
     assert out.splitlines()[-1] == "5 of 10 described, 0 failed, 5 not begun"
@@ -74,7 +75,7 @@ def test_ac8_what_a_kill_left_is_gone_after_the_next_start(
 ) -> None:
     rule = simulator.add_fault(VISION, "hold", timeout_s=120)
     process = begin(simulator, tmp_path, pictures)
-    wait_until(lambda: count_held(simulator, rule) == 5)
+    wait_for(lambda: count_held(simulator, rule) == 5)
     assert simulator.requests()["total"] == 5, "the other images wait"
     process.kill()
     process.communicate()

@@ -31,12 +31,16 @@ IDENTITY = {"NZTAB_FROM_EMAIL": "a@b.nz", "NZTAB_PARTNER_NAME": "A", "NZTAB_PART
 LAUNCH = (str(Path(sys.executable).parent / "dg"), "launch", "--job", "process_races", "--config-json")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder like the project's own, where typed commands find ``dagster.yaml`` and ``workspace.yaml``."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like the project's own, where typed commands find ``dagster.yaml`` and ``workspace.yaml``.
+
+    The first that needs a server makes it there.
+    """
+    folder = tmp_path_factory.mktemp("project")
     for name in ("dagster.yaml", "workspace.yaml", "pyproject.toml"):
-        shutil.copy(PROJECT / name, tmp_path)
-    return tmp_path
+        shutil.copy(PROJECT / name, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")

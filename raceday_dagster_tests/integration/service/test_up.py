@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -145,16 +146,15 @@ def hang_and_await_the_next(day: LiveDay, *parts: str) -> None:
 
 def find_worker(day: LiveDay, do: Callable[[psutil.Process], None]) -> psutil.Process:
     """Does something to the process of the next run that is seen under way."""
-    give_up_at = time.monotonic() + PATIENCE_S
-    while time.monotonic() < give_up_at:
-        try:
-            for worker in day.find_run_workers():
+
+    def find() -> psutil.Process | None:
+        for worker in day.find_run_workers():
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
                 do(worker)
                 return worker
-        except psutil.NoSuchProcess:
-            continue  # it ended meanwhile
-        time.sleep(0.02)
-    raise AssertionError("no run was seen")
+        return None
+
+    return wait_for(find)
 
 
 def refuse_up(port: int, **environment: str) -> str:
