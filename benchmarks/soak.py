@@ -126,6 +126,11 @@ def outage(outages: list[Outage]) -> Iterator[None]:
     outages.append(Outage(began_at, datetime.now(UTC) + RECOVERED_WITHIN))
 
 
+def wait_until(instant: datetime) -> None:
+    """Sleeps until an instant."""
+    time.sleep(max(0.0, (instant - datetime.now(UTC)).total_seconds()))
+
+
 def print_soaked(soaked: Soaked) -> None:
     """The Markdown of README.md."""
     verdict, hours = soaked.verdict, soaked.span / timedelta(hours=1)

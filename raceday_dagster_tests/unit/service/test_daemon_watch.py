@@ -10,7 +10,7 @@ from dagster._daemon.types import DaemonHeartbeat
 
 from raceday_dagster.dagster_plugins.daemon import POLLING_DAEMON
 from raceday_dagster.service import dagster_instance
-from raceday_dagster.service.dagster_instance import DaemonWatch
+from raceday_dagster.service.dagster_instance import HeartbeatWatch
 
 
 class FakeInstance:
@@ -30,8 +30,8 @@ class FakeInstance:
         return {POLLING_DAEMON: DaemonHeartbeat(float(self.beats), POLLING_DAEMON, "daemon", [])}
 
 
-def build_watch(instance: FakeInstance) -> DaemonWatch:
-    return DaemonWatch(cast("Any", instance))
+def build_watch(instance: FakeInstance) -> HeartbeatWatch:
+    return HeartbeatWatch(cast("Any", instance))
 
 
 def test_a_daemon_works_while_its_heartbeats_change() -> None:

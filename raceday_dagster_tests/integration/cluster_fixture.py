@@ -1,0 +1,215 @@
+"""What the machines of a cluster share, on 127.0.0.1: a Redis as broker, a PgBouncer, and machines themselves.
+
+Both servers are Debian's packages (`make cluster` installs them); the tests start and stop them.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+import redis
+from sqlalchemy import make_url
+
+from raceday_dagster.dagster_plugins.machines import read_machines
+from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster.sandbox.sandbox import write_instance_config
+from raceday_dagster_tests.integration.commands import PROJECT, find_free_port
+from raceday_dagster_tests.waiting import wait_for
+
+PGBOUNCER_INI = PROJECT / "docs" / "pgbouncer.ini"
+SERVERS = ("redis-server", "pgbouncer")
+_SBIN = "/usr/sbin:/usr/local/sbin"
+
+
+def find_missing_server() -> str | None:
+    """One that this machine does not have, and how to get it."""
+    missing = [name for name in SERVERS if _find(name) is None]
+    return f"{', '.join(missing)} not installed: `make cluster` installs them (Debian, as root)" if missing else None
+
+
+def _find(name: str) -> str | None:
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{_SBIN}")
+
+
+needs_servers = pytest.mark.skipif(find_missing_server() is not None, reason=find_missing_server() or "")
+
+
+class Broker:
+    """A Redis that forgets everything when it is stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.port = find_free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        options = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder))
+        with (self._folder / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen([str(_find("redis-server")), *options], stdout=log, stderr=log)
+        wait_for(self._answers)
+
+    def stop(self) -> None:
+        """It is gone when this returns."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(30)
+            self._process = None
+
+    def count_waiting(self) -> int:
+        """Messages that nobody has taken."""
+        with redis.Redis(port=self.port) as client:
+            return int(client.llen("dagster"))
+
+    def _answers(self) -> bool:
+        try:
+            with redis.Redis(port=self.port) as client:
+                return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+
+
+@contextmanager
+def open_broker(folder: Path) -> Iterator[Broker]:
+    """A running broker, stopped at the end."""
+    broker = Broker(folder)
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.stop()
+
+
+@contextmanager
+def open_pgbouncer(folder: Path, server: EmbeddedPostgres, database_url: str) -> Iterator[str]:
+    """The URL of a database of the server through a PgBouncer with the settings of `docs/pgbouncer.ini`.
+
+    Args:
+        folder: A new one of its own, which every user may enter.
+        server: Trusted on its socket, so PgBouncer needs no password.
+        database_url: Of the application's role.
+    """
+    url = make_url(database_url)
+    settings = configparser.ConfigParser()
+    settings.read(PGBOUNCER_INI)
+    (settings_port,) = url.normalized_query.get("port", (str(url.port or 5432),))
+    settings["databases"] = {"*": f"host={url.normalized_query['host'][0]} port={settings_port}"}
+    folder.mkdir(parents=True)
+    users, file, log = folder / "users.txt", folder / "pgbouncer.ini", folder / "pgbouncer.log"
+    port = find_free_port()
+    here = {"listen_addr": "127.0.0.1", "listen_port": str(port), "unix_socket_dir": "", "logfile": str(log)}
+    settings["pgbouncer"].update(here | {"auth_type": "trust", "auth_file": str(users)})
+    users.write_text(f'"{url.username}" ""\n')
+    with file.open("w") as output:
+        settings.write(output)
+    owner = server.status().data_dir.stat()  # PgBouncer does not run as root
+    for path in (folder, users, file):
+        os.chown(path, owner.st_uid, owner.st_gid)
+    process = subprocess.Popen(
+        [str(_find("pgbouncer")), str(file)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        user=owner.st_uid,
+        group=owner.st_gid,
+        extra_groups=[] if os.geteuid() == 0 else None,
+    )
+    try:
+        wait_for(lambda: log.exists() and "process up" in log.read_text())
+        yield f"postgresql://{url.username}@127.0.0.1:{port}/{url.database}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@dataclass
+class Machine:
+    """A `raceday worker` with folders of its own."""
+
+    name: str
+    process: psutil.Popen
+    log: Path
+
+    def kill(self) -> None:
+        """SIGKILL to all of it at once, as a power failure would: whatever it runs, too."""
+        everything = [self.process, *self.process.children(recursive=True)]
+        for process in everything:
+            process.send_signal(signal.SIGSTOP)  # none of them sees another one die
+        everything += [child for child in self.process.children(recursive=True) if child not in everything]
+        for process in everything:
+            process.kill()
+        psutil.wait_procs(everything, 30)
+
+    def stop(self) -> None:
+        """SIGTERM, as Ctrl-C."""
+        self.process.terminate()
+        assert self.process.wait(60) == 0, self.log.read_text()
+
+
+@dataclass
+class Cluster:
+    """The instance of the machine that launches runs, and what each machine needs."""
+
+    instance: dg.DagsterInstance
+    broker: Broker
+    folder: Path
+    environment: Mapping[str, str]
+    machines: list[Machine] = field(default_factory=list)
+
+    def start_machine(self, name: str, *, runs: int = 1) -> Machine:
+        """Returns when it takes runs."""
+        home = self.folder / name
+        home.mkdir()
+        log = home / "machine.log"
+        command = [sys.executable, "-m", "raceday_dagster.cli", "worker", "--name", name, "--runs", str(runs)]
+        environment = {**self.environment, "RACEDAY_HOME": str(home)}
+        environment.pop("DAGSTER_HOME", None)
+        with log.open("wb") as output:
+            process = psutil.Popen(command, stdout=output, stderr=output, env=environment)
+        machine = Machine(name, process, log)
+        self.machines.append(machine)
+        wait_for(lambda: f"machine {name} (pid" in log.read_text() or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        return machine
+
+    def stop(self) -> None:
+        """Ends the machines that still run."""
+        for machine in self.machines:
+            if machine.process.poll() is None:
+                machine.stop()
+        self.machines.clear()
+
+    def read_living(self) -> set[str]:
+        """Machines that have not left in order."""
+        return set(read_machines(self.instance))
+
+
+@contextmanager
+def open_cluster(folder: Path, broker: Broker, environment: Mapping[str, str]) -> Iterator[Cluster]:
+    """An instance with the `dagster.cluster.yaml` of the project, and no machine yet.
+
+    Args:
+        folder: Of the homes of all machines.
+        broker: Started already.
+        environment: With DATABASE_URL and DAGSTER_PG_URL; of this process, too.
+    """
+    home = folder / "launcher"
+    write_instance_config(home, of_cluster=True)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        cluster = Cluster(instance, broker, folder, environment)
+        try:
+            yield cluster
+        finally:
+            cluster.stop()
