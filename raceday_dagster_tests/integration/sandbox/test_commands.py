@@ -61,17 +61,30 @@ def has_server(folder: Path) -> bool:
     return EmbeddedPostgres(folder / ".raceday").status().running
 
 
-def test_the_code_location_loads_with_nothing_exported_and_without_the_parquet_library(folder: Path) -> None:
+def test_the_code_location_loads_with_nothing_exported_without_the_extra_and_without_the_parquet_library(
+    folder: Path,
+) -> None:
+    (folder / "a.png").touch()
     question = (
-        "import sys; from raceday_dagster.definitions import defs;"
-        "print(*sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith('__')));"
-        "sys.exit(', '.join({'duckdb', 'pyarrow'} & set(sys.modules)) or 0)"
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *a: None if name in ('PIL', 'openai') else find(name, *a)\n"
+        "sys.modules['PIL'] = sys.modules['openai'] = None\n"
+        "import raceday_dagster.images\n"
+        "from raceday_dagster.definitions import defs\n"
+        "print(*sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith('__')))\n"
+        "print({'duckdb', 'pyarrow'} & set(sys.modules) or '')\n"
+        "from raceday_dagster.cli import main\n"
+        "main(['images', 'a.png'])\n"
     )
-    ended = type_command(folder, "-W", "error", "-c", question)
-    assert ended.returncode == 0, ended.stderr
+    ended = type_command(folder, "-W", "error", "-c", question, VISION_API_URL="http://127.0.0.1:9/v1")
+    assert ended.returncode == 1
     jobs = ("daily_baseline", "data_checks", "evening_backfill", "maintenance", "meeting_status")
     jobs += ("process_images", "process_race", "process_races")
-    assert ended.stdout.split() == list(jobs)
+    assert ended.stdout.splitlines() == [" ".join(jobs), ""]
+    assert read_only_line(ended) == (
+        "Error: describing images needs the extra `images`: pip install 'raceday-dagster[images]'"
+    )
 
 
 @pytest.mark.parametrize("asked", ["--help", "--version"])

@@ -32,7 +32,6 @@ from raceday_dagster_tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
-EVIL = "http://evil.example"
 NAME = "racing.example"
 STOP_S = 20.0
 
@@ -74,7 +73,7 @@ def run_webserver(workspace: Path, environment: Mapping[str, str], log: Path, *a
 
 
 @contextmanager
-def open_websocket(web: Web, **headers: str) -> Iterator[str]:
+def open_websocket(web: Web) -> Iterator[str]:
     """A websocket after its opening handshake: the first line of the answer."""
     address = urlsplit(web.url)
     asked = {
@@ -84,7 +83,6 @@ def open_websocket(web: Web, **headers: str) -> Iterator[str]:
         "Sec-WebSocket-Version": "13",
         "Sec-WebSocket-Protocol": "graphql-ws",
         "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
-        **headers,
     }
     lines = ["GET /graphql HTTP/1.1", *(f"{name}: {value}" for name, value in asked.items()), "", ""]
     with socket.create_connection((address.hostname, address.port), timeout=ANSWER_S) as connection:
@@ -107,14 +105,7 @@ def test_the_pages_of_the_races_are_behind_the_same_guard_and_say_what_they_lack
     assert page.status_code == 503
     assert "DATABASE_URL is not set" in page.text
     assert page.headers["X-Frame-Options"] == "DENY"
-    assert requests.get(f"{web.url}/races", headers={"Origin": EVIL}, timeout=ANSWER_S).status_code == 403
     assert requests.get(f"{web.url}/racesx", timeout=ANSWER_S).status_code == 200  # a page of Dagster's
-
-
-def test_a_websocket_opens_for_the_ui_and_for_no_other_page(web: Web) -> None:
-    with open_websocket(web, Origin=web.url) as own, open_websocket(web, Origin=EVIL) as foreign:
-        assert own == "HTTP/1.1 101 Switching Protocols"
-        assert foreign.startswith("HTTP/1.1 403 ")
 
 
 def test_a_script_asks_by_get_and_launches_nothing_on_a_server_that_is_read_only(web: Web) -> None:
