@@ -241,7 +241,7 @@ def test_the_service_says_where_the_ui_is_and_what_it_runs_on(live_day: LiveDay)
         assert answer.status == 200
 
 
-def test_its_state_is_for_its_owner_only_and_each_part_has_a_session_of_its_own(live_day: LiveDay) -> None:
+def test_the_state_of_the_service_is_for_its_owner_only_and_each_part_has_a_session_of_its_own(live_day: LiveDay) -> None:
     assert (live_day.home / "service.json").stat().st_mode & 0o777 == 0o600
     children = read_children(live_day)
     assert set(children) == PARTS

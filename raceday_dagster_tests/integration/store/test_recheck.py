@@ -114,7 +114,7 @@ def test_a_race_that_went_on_after_its_end_is_checked_after_its_new_end(store: R
     assert read(store, again + CHECK_AFTER) == {"race-1": "not_checked"}
 
 
-def test_only_the_days_asked_about_and_the_earliest_start_first(store: RaceStore) -> None:
+def test_the_races_to_recheck_are_of_the_days_asked_about_the_earliest_start_first(store: RaceStore) -> None:
     store.write_racing_day(make_list(["late", "early"]))
     swapped = make_list(["late", "early"], poll=1, race={"start_time": START - timedelta(hours=1)}).races[1]
     listed = make_list(["late", "early"], poll=1)
