@@ -25,7 +25,7 @@ demo: $(INSTALLED)  ## Load a simulated racing day and poll five races three tim
 
 # Many tests wait, so there are more workers than cores. A worker takes whole files (raceday_dagster_tests/conftest.py).
 WORKERS ?= 3
-TEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+TEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED)  ## Run the tests (WORKERS=1 for one after the other)
 	@$(TEST)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from raceday_dagster_tests.integration.live_day_fixture import live_day, live_day_home
 from raceday_dagster_tests.integration.postgres_fixture import (
     database_url,
     embedded_postgres,
@@ -23,8 +22,6 @@ __all__ = [
     "embedded_postgres",
     "empty_database_url",
     "home",
-    "live_day",
-    "live_day_home",
     "own_server",
     "schema_template",
     "server",

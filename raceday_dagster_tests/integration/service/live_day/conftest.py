@@ -1,4 +1,7 @@
-"""One ``raceday up`` a session, for the tests that follow it, break it or look at it in a browser."""
+"""One ``raceday up`` for the tests of this folder, which follow it, break it or look at it in a browser.
+
+They run in one worker (see ``raceday_dagster_tests/conftest.py``), a file after the other, and the last one ends it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from raceday_dagster_tests.integration.postgres_fixture import open_server_folde
 LATENCY_MS = 100
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def live_day_home() -> Iterator[Path]:
     """The folder of the service's state."""
     with open_server_folder() as folder:
@@ -22,8 +25,8 @@ def live_day_home() -> Iterator[Path]:
         EmbeddedPostgres(folder).stop()  # a killed service leaves it
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def live_day(live_day_home: Path) -> Iterator[LiveDay]:
-    """The service, up on a sandbox. ``test_up`` ends it, after all others."""
+    """The service, up on a sandbox."""
     with open_live_day(live_day_home, latency_ms=LATENCY_MS) as day:
         yield day

@@ -21,7 +21,7 @@ import requests
 
 from benchmarks.live_day import LiveDay
 from raceday_dagster_tests.integration.commands import make_environment
-from raceday_dagster_tests.integration.service.web_fixture import (
+from raceday_dagster_tests.integration.service.live_day.web_fixture import (
     ANSWER_S,
     LAUNCHED_BY,
     LOCATION,

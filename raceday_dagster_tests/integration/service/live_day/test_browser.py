@@ -22,8 +22,14 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from benchmarks.live_day import LiveDay
-from raceday_dagster_tests.integration.service.browser_fixture import Browser, open_browser
-from raceday_dagster_tests.integration.service.web_fixture import ANSWER_S, LAUNCHED_BY, LOCATION, Web, build_launch
+from raceday_dagster_tests.integration.service.live_day.browser_fixture import Browser, open_browser
+from raceday_dagster_tests.integration.service.live_day.web_fixture import (
+    ANSWER_S,
+    LAUNCHED_BY,
+    LOCATION,
+    Web,
+    build_launch,
+)
 from raceday_dagster_tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow

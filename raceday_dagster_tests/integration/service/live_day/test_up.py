@@ -34,9 +34,9 @@ from raceday_dagster.service.up import run_up
 from raceday_dagster.service.wall_clock import describe_step
 from raceday_dagster_tests.integration.clock_fixture import Clock, clock, clock_file, clock_variables
 from raceday_dagster_tests.integration.commands import find_free_port, raceday
-from raceday_dagster_tests.integration.live_day_fixture import LATENCY_MS
 from raceday_dagster_tests.integration.race_day import IDENTITY
-from raceday_dagster_tests.integration.service.web_fixture import Web
+from raceday_dagster_tests.integration.service.live_day.conftest import LATENCY_MS
+from raceday_dagster_tests.integration.service.live_day.web_fixture import Web
 from raceday_dagster_tests.waiting import wait_for
 
 __all__ = ["clock", "clock_file", "clock_variables"]
@@ -241,7 +241,9 @@ def test_the_service_says_where_the_ui_is_and_what_it_runs_on(live_day: LiveDay)
         assert answer.status == 200
 
 
-def test_the_state_of_the_service_is_for_its_owner_only_and_each_part_has_a_session_of_its_own(live_day: LiveDay) -> None:
+def test_the_state_is_for_its_owner_only_and_each_part_has_a_session_of_its_own(
+    live_day: LiveDay,
+) -> None:
     assert (live_day.home / "service.json").stat().st_mode & 0o777 == 0o600
     children = read_children(live_day)
     assert set(children) == PARTS
