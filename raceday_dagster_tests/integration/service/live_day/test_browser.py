@@ -200,7 +200,6 @@ def put_into_address(launch: dict[str, object]) -> str:
 def test_the_job_page_shows_the_graph(ui: Ui) -> None:
     ui.open(f"/locations/{LOCATION}/jobs/process_races")
     ui.browser.wait_for_text("process_races", "select_races", "process_race", "summarise_batch", "due_races")
-    ui.browser.take_picture("job")
     assert ui.read_own_errors() == []
 
 
@@ -212,7 +211,6 @@ def test_the_sensors_and_schedules_are_shown_switched_on(ui: Ui) -> None:
         return [name for name in AUTOMATIONS if not ui.browser.driver.execute_script(READ_SWITCH, name)]
 
     ui.browser.wait_until(lambda: not find_switched_off(), lambda: f"not on: {find_switched_off()}")
-    ui.browser.take_picture("automation")
     assert ui.read_own_errors() == []
 
 
@@ -221,7 +219,6 @@ def test_the_partitions_page_offers_every_race_of_the_day(ui: Ui) -> None:
     assert len(races) > RACES
     ui.open(f"/locations/{LOCATION}/jobs/process_race/partitions")
     ui.browser.wait_for_text("Launch backfill", f"{len(races)}\nTotal partitions", races[0], races[-1])
-    ui.browser.take_picture("partitions")
     assert ui.read_own_errors() == []
 
 
@@ -245,7 +242,6 @@ def test_a_run_launched_by_the_ui_shows_its_steps(ui: Ui) -> None:
         return sorted(ui.browser.driver.execute_script(READ_STEPS))
 
     ui.browser.wait_until(lambda: read_steps() == wanted, lambda: f"the chart has {read_steps()}")
-    ui.browser.take_picture("run")
     assert ui.read_own_errors() == []
 
 
@@ -308,7 +304,6 @@ def test_the_page_of_a_race_shows_an_answer_within_two_seconds_of_its_commit(ui:
         return [at - float(answer) - committed[float(answer)] for answer, at in shown.items()]
 
     ui.browser.wait_until(lambda: any(lag < SHOWN_WITHIN_S for lag in measure()), lambda: f"shown after {measure()} s")
-    ui.browser.take_picture("race")
     assert ui.read_own_errors() == []
 
 
