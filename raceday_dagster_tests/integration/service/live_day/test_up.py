@@ -33,7 +33,7 @@ from raceday_dagster.service.parts import Web as WebOptions
 from raceday_dagster.service.up import run_up
 from raceday_dagster.service.wall_clock import describe_step
 from raceday_dagster_tests.integration.clock_fixture import Clock, clock, clock_file, clock_variables
-from raceday_dagster_tests.integration.commands import find_free_port, raceday
+from raceday_dagster_tests.integration.commands import call_raceday, find_free_port
 from raceday_dagster_tests.integration.race_day import IDENTITY
 from raceday_dagster_tests.integration.service.live_day.conftest import LATENCY_MS
 from raceday_dagster_tests.integration.service.live_day.web_fixture import Web
@@ -220,8 +220,8 @@ def test_a_backfill_of_partitions_goes_through_beside_the_live_batches(followed:
 
 @pytest.mark.usefixtures("followed")
 def test_the_service_is_healthy_after_a_hung_daemon_and_a_killed_run(live_day: LiveDay) -> None:
-    healthy = raceday(live_day.home, "health", RACEDAY_HOME=str(live_day.home))
-    assert healthy.returncode == 0, healthy.stdout
+    healthy = call_raceday(live_day.home, "health")
+    assert healthy.exit_code == 0, healthy.output
     assert re.findall(r"^(?:ok|warning) +(\w+):", healthy.stdout, re.MULTILINE)[:7] == [
         *("service", "storage", "daemon", "sensor", "automation", "database", "day"),
     ]
