@@ -32,8 +32,8 @@ from raceday_dagster.dagster_plugins.forked_process import (
 from raceday_dagster.dagster_plugins.machines import BEAT_EVERY_S, MACHINE_TAG, beat, leave
 from raceday_dagster.dagster_plugins.run_process import DATABASE_ERRORS, warn
 
-RUN_SERVER_WITHIN_S = 10.0
-"""How long a run waits for a run server that is being started again."""
+RUN_SERVER_WITHIN_S = 20.0
+"""How long a run waits for a run server that is being started again; less than `start_timeout_seconds`."""
 RECORD_WITHIN_S = 3.0
 """How long the run server has to record a death: it sees that of a child at once, unless it has died itself."""
 _PAUSE_S = 0.2
@@ -187,7 +187,7 @@ def main() -> None:
             "--loglevel",
             "WARNING",
         )
-        app.worker_main(["worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])
+        app.worker_main(["--quiet", "worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ import pytest
 import redis
 from sqlalchemy import make_url
 
-from raceday_dagster.dagster_plugins.machines import read_machines
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.sandbox.sandbox import write_instance_config
 from raceday_dagster_tests.integration.commands import PROJECT, find_free_port
@@ -71,8 +70,8 @@ class Broker:
 
     def count_waiting(self) -> int:
         """Messages that nobody has taken."""
-        with redis.Redis(port=self.port) as client:
-            return int(client.llen("dagster"))
+        with redis.Redis(port=self.port) as client:  # a list for each priority
+            return sum(int(client.llen(key)) for key in client.scan_iter("dagster*"))
 
     def _answers(self) -> bool:
         try:
@@ -140,22 +139,12 @@ class Machine:
 
     name: str
     process: psutil.Popen
-    log: Path
+    home: Path
 
-    def kill(self) -> None:
-        """SIGKILL to all of it at once, as a power failure would: whatever it runs, too."""
-        everything = [self.process, *self.process.children(recursive=True)]
-        for process in everything:
-            process.send_signal(signal.SIGSTOP)  # none of them sees another one die
-        everything += [child for child in self.process.children(recursive=True) if child not in everything]
-        for process in everything:
-            process.kill()
-        psutil.wait_procs(everything, 30)
-
-    def stop(self) -> None:
-        """SIGTERM, as Ctrl-C."""
-        self.process.terminate()
-        assert self.process.wait(60) == 0, self.log.read_text()
+    def read_log(self) -> str:
+        """What it and its parts have said."""
+        files = (self.home / "machine.log", *sorted((self.home / "logs").glob("*.log")))
+        return "".join(f"== {self.name} {file.name}\n{file.read_text()}" for file in files)
 
 
 @dataclass
@@ -166,34 +155,56 @@ class Cluster:
     broker: Broker
     folder: Path
     environment: Mapping[str, str]
-    machines: list[Machine] = field(default_factory=list)
+    machines: dict[str, Machine] = field(default_factory=dict)
+    """Those that run, by name."""
 
-    def start_machine(self, name: str, *, runs: int = 1) -> Machine:
-        """Returns when it takes runs."""
-        home = self.folder / name
-        home.mkdir()
-        log = home / "machine.log"
-        command = [sys.executable, "-m", "raceday_dagster.cli", "worker", "--name", name, "--runs", str(runs)]
-        environment = {**self.environment, "RACEDAY_HOME": str(home)}
-        environment.pop("DAGSTER_HOME", None)
-        with log.open("wb") as output:
-            process = psutil.Popen(command, stdout=output, stderr=output, env=environment)
-        machine = Machine(name, process, log)
-        self.machines.append(machine)
-        wait_for(lambda: f"machine {name} (pid" in log.read_text() or process.poll() is not None)
-        assert process.poll() is None, log.read_text()
-        return machine
+    def start_machines(self, *names: str, runs: int = 1) -> None:
+        """Returns when they take runs."""
+        for name in names:
+            home = self.folder / name
+            home.mkdir(exist_ok=True)
+            command = [sys.executable, "-m", "raceday_dagster.cli", "worker", "--name", name, "--runs", str(runs)]
+            environment = {**self.environment, "RACEDAY_HOME": str(home)}
+            environment.pop("DAGSTER_HOME", None)
+            with (home / "machine.log").open("wb") as output:
+                process = psutil.Popen(command, stdout=output, stderr=output, env=environment)
+            self.machines[name] = Machine(name, process, home)
+        for name in names:
+            machine = self.machines[name]
+            wait_for(
+                lambda machine=machine: (
+                    machine.process.poll() is not None
+                    or f"machine {machine.name} (pid" in (machine.home / "machine.log").read_text()
+                ),
+                explain=machine.read_log,
+            )
+            assert machine.process.poll() is None, machine.read_log()
 
-    def stop(self) -> None:
-        """Ends the machines that still run."""
-        for machine in self.machines:
-            if machine.process.poll() is None:
-                machine.stop()
-        self.machines.clear()
+    def kill(self, machine: Machine) -> None:
+        """SIGKILL to all of it at once, as a power failure: whatever it runs, too."""
+        everything: list[psutil.Process] = []
+        while new := [
+            process
+            for process in (machine.process, *machine.process.children(recursive=True))
+            if process not in everything
+        ]:
+            for process in new:
+                process.send_signal(signal.SIGSTOP)  # none of them sees another one die, or starts one more
+            everything += new
+        for process in everything:
+            process.kill()
+        psutil.wait_procs(everything, 30)
+        del self.machines[machine.name]
 
-    def read_living(self) -> set[str]:
-        """Machines that have not left in order."""
-        return set(read_machines(self.instance))
+    def stop(self, machine: Machine) -> None:
+        """SIGTERM, as Ctrl-C."""
+        machine.process.terminate()
+        assert machine.process.wait(60) == 0, machine.read_log()
+        del self.machines[machine.name]
+
+    def read_logs(self) -> str:
+        """What every machine that runs has said."""
+        return "".join(machine.read_log() for machine in self.machines.values())
 
 
 @contextmanager
@@ -212,4 +223,6 @@ def open_cluster(folder: Path, broker: Broker, environment: Mapping[str, str]) -
         try:
             yield cluster
         finally:
-            cluster.stop()
+            for machine in list(cluster.machines.values()):
+                if machine.process.poll() is None:
+                    cluster.stop(machine)
