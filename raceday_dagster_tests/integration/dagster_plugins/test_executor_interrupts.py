@@ -20,6 +20,13 @@ from raceday_dagster_tests.waiting import wait_for
 ENGINE = dg.DagsterEventType.ENGINE_EVENT
 
 
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """One for each test, whatever an interrupt left of the one before."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
 @pytest.fixture(autouse=True)
 def fresh_probe() -> Iterator[None]:
     probe.reset()
