@@ -17,6 +17,14 @@ import yaml
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 from sqlalchemy import NullPool, create_engine, make_url, text
 
+from benchmarks.cluster_servers import (
+    Cluster,
+    Machine,
+    find_missing_server,
+    open_broker,
+    open_cluster,
+    open_pgbouncer,
+)
 from raceday_dagster.dagster_plugins.forked_process import SOCKET
 from raceday_dagster.dagster_plugins.machines import DEAD_AFTER, MACHINE_TAG, is_lost, read_machines
 from raceday_dagster.errors import RacedayError, ServiceError
@@ -24,19 +32,14 @@ from raceday_dagster.sandbox.postgres import DAGSTER_CONNECTION_LIMIT, EmbeddedP
 from raceday_dagster.sandbox.sandbox import find_instance_config
 from raceday_dagster.service.parts import answers_run_server
 from raceday_dagster.service.worker import run_worker
-from raceday_dagster_tests.integration.cluster_fixture import (
-    Cluster,
-    Machine,
-    needs_servers,
-    open_broker,
-    open_cluster,
-    open_pgbouncer,
-)
 from raceday_dagster_tests.integration.postgres_fixture import CONNECTION_LIMIT, open_server_folder
 from raceday_dagster_tests.integration.race_day import RaceDay, open_race_day, process_races_job
 from raceday_dagster_tests.waiting import wait_for
 
-pytestmark = [needs_servers, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.skipif(find_missing_server() is not None, reason=find_missing_server() or ""),
+    pytest.mark.slow,
+]
 Status = dg.DagsterRunStatus
 NAMES = ("kea", "tui")
 ONE_SLOT = 5

@@ -1,6 +1,6 @@
 """What the machines of a cluster share, on 127.0.0.1: a Redis as broker, a PgBouncer, and machines themselves.
 
-Both servers are Debian's packages (`make cluster` installs them); the tests start and stop them.
+Both servers are Debian's packages (`make cluster` installs them); whoever uses this starts and stops them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import dagster as dg
 import psutil
-import pytest
 import redis
 from sqlalchemy import make_url
 
@@ -40,9 +39,6 @@ def find_missing_server() -> str | None:
 
 def _find(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{_SBIN}")
-
-
-needs_servers = pytest.mark.skipif(find_missing_server() is not None, reason=find_missing_server() or "")
 
 
 class Broker:
