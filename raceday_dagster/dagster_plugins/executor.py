@@ -11,13 +11,15 @@ What differs from the stock executors:
   is not stored. Give every call in a step a time-out.
 * A process has one stdout: compute logs are one file a run. `context.log` and Dagster's Python loggers know the step,
   but a Python log line of a thread that a step starts is filed under any step that runs.
-* Each step has its own asyncio loop: no resource may bind itself to `InitResourceContext.event_loop`.
+* Async steps run at once on the event loop of the run, the one that resources know as `InitResourceContext.event_loop`:
+  one that blocks instead of awaiting holds up the others. The thread of a step has no event loop of its own.
 * Dagster's own beta and deprecation warnings are silent inside steps (why: `_Threads`).
 """
 
 # mypy: allow-untyped-calls
 
 import asyncio
+import concurrent.futures
 import contextvars
 import logging
 import math
@@ -25,8 +27,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, nullcontext
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,9 +54,11 @@ from dagster._utils.warnings import disable_dagster_warnings
 from dagster_shared.error import SerializableErrorInfo
 
 POLL_S = 0.25  # a signal sets a flag in the main thread and wakes nobody: look this often
+LOOP_END_S = 1.0  # an event loop that still runs by then is blocked
 THREAD_NAME = "step "
 _STOCK_DEPENDENCIES = dependencies.StepDependencyConfig.default()
 _KIND = dg.DagsterEventType
+_step_key: contextvars.ContextVar[str | None] = contextvars.ContextVar("step of the executor", default=None)
 _ENDS = (_KIND.STEP_SUCCESS, _KIND.STEP_FAILURE, _KIND.STEP_UP_FOR_RETRY)
 Events = Iterator[DagsterEvent]
 
@@ -111,6 +115,8 @@ class ThreadedExecutor(dg.Executor):
             where = _attempt(job_context, "setting up", lambda: capture.enter_context(logs.capture_logs(key)))
             if where is not None:
                 yield DagsterEvent.capture_logs(job_context, execution_plan.step_keys_to_execute, key, where)
+            loop = stack.enter_context(closing(_EventLoop(job_context.event_loop)))
+            job_context._event_loop = loop  # type: ignore[assignment]  # steps call no more of it than this has
             threads = stack.enter_context(closing(_Threads()))
             yield from _Schedule(self, job_context, active, pools, threads).events()
 
@@ -284,18 +290,66 @@ class _Threads:
 
     def _work(self, task: _Task) -> None:
         error = None
+        _step_key.set(task.key)
         try:
-            with asyncio.Runner() as runner:
-                task.context._event_loop = runner.get_loop()
-                for event in task.work:
-                    self._reports.put((task, event, None))
+            for event in task.work:
+                self._reports.put((task, event, None))
         except BaseException as caught:  # noqa: BLE001 - a thread has no caller: the scheduling thread raises it
             error = caught
         self._reports.put((task, None, error))
 
 
+class _EventLoop:
+    """The event loop of the run as the steps see it: a thread runs it, from the first async step until it is closed.
+
+    An awaitable keeps the context of the step that brings it, Dagster's and that of the log handlers.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._waited_for: set[concurrent.futures.Future[Any]] = set()
+        self._is_blocked = False
+
+    def run_until_complete(self, awaitable: Coroutine[Any, Any, Any]) -> Any:
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="event loop of the run", daemon=True)
+                self._thread.start()
+        future = asyncio.run_coroutine_threadsafe(awaitable, self._loop)
+        self._waited_for.add(future)
+        try:
+            return future.result()
+        finally:
+            self._waited_for.discard(future)
+
+    def close(self) -> None:
+        """Cancel what steps that are left behind wait for, and leave the loop to the resources, which may end on it."""
+        if self._thread is None:
+            return
+        for future in tuple(self._waited_for):
+            future.cancel()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(LOOP_END_S)
+        if self._thread.is_alive():  # a step that is left behind blocks it: Dagster must not fail to close it
+            self._is_blocked = True
+            self._loop.close = lambda: None  # type: ignore[method-assign]
+
+    def _run(self) -> None:
+        is_stopped = False
+        while not is_stopped:
+            with suppress(
+                KeyboardInterrupt, SystemExit
+            ):  # asyncio gives them to who waits, the step, and stops as well
+                self._loop.run_forever()
+                is_stopped = True
+        if self._is_blocked:
+            type(self._loop).close(self._loop)
+
+
 class _StepLogHandler(DagsterLogHandler):
-    """A step's log handler. Dagster hangs it on Python loggers too: there it is deaf to the threads of other steps.
+    """A step's log handler. Dagster hangs it on Python loggers too: there it is deaf to what other steps say.
 
     All that is stored of a step passes here, one record at a time, so that a step has one end.
     """
@@ -304,9 +358,7 @@ class _StepLogHandler(DagsterLogHandler):
     is_left_behind = False
 
     def filter(self, record: logging.LogRecord) -> bool:
-        thread = record.threadName or ""
-        is_ours = thread == THREAD_NAME + str(self.metadata["step_key"]) or not thread.startswith(THREAD_NAME)
-        return is_ours and super().filter(record)
+        return _step_key.get() in (None, self.metadata["step_key"]) and super().filter(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.is_left_behind:

@@ -66,6 +66,7 @@ class AlertMemory(Record):
     raised: Mapping[str, Raised] = Field(default_factory=dict)
     """By cause."""
     unsent: tuple[AlertMessage, ...] = ()
+    looked_at: datetime | None = None
 
 
 class ChosenAlerts(NamedTuple):
@@ -76,7 +77,12 @@ class ChosenAlerts(NamedTuple):
 
 
 def choose_messages(
-    troubles: Iterable[Trouble], raised: Mapping[str, Raised], now: datetime, *, unknown: Collection[AlertEvent] = ()
+    troubles: Iterable[Trouble],
+    raised: Mapping[str, Raised],
+    now: datetime,
+    *,
+    unknown: Collection[AlertEvent] = (),
+    after_pause: bool = False,
 ) -> ChosenAlerts:
     """What to tell of the troubles of this look.
 
@@ -85,6 +91,7 @@ def choose_messages(
         raised: What was wrong at the look before, by cause.
         now: The time of this look.
         unknown: Kinds that could not be looked at: nothing is said of them, and they are remembered as they were.
+        after_pause: Nobody looked for a while, so what was wrong at the look before says nothing of what settles.
     """
     messages: list[AlertMessage] = []
     kept = {cause: known for cause, known in raised.items() if known.trouble.event in unknown}
@@ -93,7 +100,7 @@ def choose_messages(
         known = raised.get(cause)
         since = known.since if known else now
         told_at = known.told_at if known else None
-        if told_at is None and (known or not trouble.settles):
+        if told_at is None and ((known and not after_pause) or not trouble.settles):
             messages.append(_tell("raised", trouble, since))
             told_at = now
         elif told_at is not None and now - told_at >= REPEAT_AFTER:

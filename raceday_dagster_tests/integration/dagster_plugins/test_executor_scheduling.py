@@ -72,11 +72,6 @@ def test_every_mapped_step_runs_and_then_the_collecting_one(instance: dg.Dagster
     assert probe.happened[-1] == f"sum {sum(range(25)) * 2}"
 
 
-def test_an_empty_fan_out_still_reaches_the_collecting_step(instance: dg.DagsterInstance) -> None:
-    assert run(jobs.doubling_job, instance, ops={"fan_out": {"items": 0}}).success
-    assert probe.happened == ["sum 0"]
-
-
 def test_with_rising_priorities_an_item_ends_before_a_new_one_starts(instance: dg.DagsterInstance) -> None:
     result = run(jobs.depth_first_job, instance, ops={"fan_out": {"items": 20}}, execution={"max_concurrent": 3})
     assert result.success

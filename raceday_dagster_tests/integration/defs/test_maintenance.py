@@ -30,6 +30,7 @@ from raceday_dagster_tests.integration.defs.maintenance_fixture import (
 )
 from raceday_dagster_tests.integration.race_day import read_log
 from raceday_dagster_tests.integration.store.store_fixture import observe, write
+from raceday_dagster_tests.log_contract import MAINTENANCE_EVENTS, find_wrong
 from raceday_dagster_tests.write_snapshots import make_snapshot
 
 DAY = timedelta(days=1)
@@ -89,6 +90,7 @@ def test_each_step_does_its_part_and_a_second_run_changes_nothing(
     assert read_metadata(first, "remove_old_partitions")["partitions_removed"] == 2
     assert not maintenance.instance.has_run(run_id)
     lines = [line for line in read_log(capfd.readouterr().err) if line.get("run_id") == first.run_id]
+    assert find_wrong(lines, MAINTENANCE_EVENTS) == []
     events = [line["event"] for line in lines]
     assert events[:2] == ["partition_creation_start", "partition_creation_complete"]
     assert events.count("partition_detached") == 15

@@ -22,6 +22,7 @@ from raceday_dagster_tests.integration.defs.maintenance_fixture import (
 )
 from raceday_dagster_tests.integration.race_day import read_log
 from raceday_dagster_tests.integration.store.store_fixture import observe
+from raceday_dagster_tests.log_contract import MAINTENANCE_EVENTS, find_wrong
 
 
 @pytest.fixture
@@ -105,6 +106,7 @@ def test_a_folder_that_cannot_be_deleted_is_named_and_holds_nothing_up(
     assert (said["run_folders_deleted"], said["run_folders_left"]) == (1, 1)
     assert said["run_folders_left_named"].endswith(f"{stuck}: Permission denied")
     (warned,) = [line for line in read_log(capfd.readouterr().err) if line["event"] == "run_folder_left"]
+    assert find_wrong([warned], MAINTENANCE_EVENTS) == []
     assert (warned["level"], warned["count"]) == ("warning", 1)
 
 

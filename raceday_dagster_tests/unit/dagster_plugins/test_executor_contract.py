@@ -18,6 +18,7 @@ from dagster._core.execution.compute_logs import create_compute_log_file_key
 from dagster._core.execution.context.system import PlanExecutionContext, StepExecutionContext
 from dagster._core.execution.context_creation_job import PlanExecutionContextManager
 from dagster._core.execution.plan.active import ActiveExecution
+from dagster._core.execution.plan.compute import gen_from_async_gen
 from dagster._core.execution.plan.execute_plan import (
     _trigger_hook,
     dagster_event_sequence_for_step,
@@ -110,6 +111,8 @@ def test_what_is_called_still_takes_what_it_is_given(function: Callable[..., obj
         (ExecuteRunWithPlanIterable.__iter__, "job_context=self.job_context"),
         (InstanceConcurrencyContext.claim, "time.time() > self._pending_timeouts[step_key]"),
         (PlanExecutionContext.event_loop.fget, "return self._event_loop"),
+        (PlanExecutionContext.for_step, "event_loop=self.event_loop"),
+        (gen_from_async_gen, "context.event_loop.run_until_complete("),
         (PlanExecutionContext.log.fget, "return self._log_manager"),
         (dg.DagsterEvent.from_step, "log_step_event(step_context, event, batch_metadata)"),
         (log_step_event, "step_context.log.log_dagster_event("),

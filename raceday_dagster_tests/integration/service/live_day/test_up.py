@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -23,8 +24,10 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from benchmarks.cadence import OVER, SLOT_S
+from benchmarks.cadence import OVER, SLOT_S, Outage
+from benchmarks.faults import KINDS
 from benchmarks.live_day import LiveDay, find_processes, open_live_day
+from benchmarks.promises import Fault, check_tables
 from benchmarks.soak import Soaked, soak, wait_for_batches
 from raceday_dagster.errors import DatabaseError, ServiceError
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
@@ -50,6 +53,15 @@ LONGEST_GAP_S = 35.0 + SLOT_S
 """As promised, and a slot for a busy machine."""
 PARTS = {"run-server", "code-server", "daemon", "web"}
 BACKFILLED_RACES = 3
+SEED = 1
+SHORT_FAULT_S = 2.0
+SHORT_FAULTS = [
+    "a run worker is killed",
+    "every connection is ended",
+    "the API answers 503",
+    "the API sends garbage",
+    "the code server stands still",
+]
 BACKFILL = """
 mutation Backfill($partitions: [String!]) {
   launchPartitionBackfill(backfillParams: {
@@ -315,6 +327,24 @@ def test_the_service_outlives_its_database_also_when_a_part_dies_meanwhile(live_
     wait_for_line(live_day, "the embedded PostgreSQL has ended; starting it again")
     wait_for_line(live_day, "Dagster's database is back")
     assert "Traceback" not in live_day.log.read_text()
+
+
+def test_what_is_stored_is_whole_after_random_faults_each_of_which_fired(live_day: LiveDay) -> None:
+    """The short form of ``make faults``: seconds for each, and no rest in between."""
+    wait_for_batches(live_day)
+    began_at = datetime.now(UTC)
+    faults: list[Fault] = []
+    for name in random.Random(SEED).sample(SHORT_FAULTS, len(SHORT_FAULTS)):
+        kind, fault_began_at = KINDS[name], datetime.now(UTC)
+        proof = kind.inject(live_day, SHORT_FAULT_S)  # raises NotFiredError
+        works_at = datetime.now(UTC) + timedelta(seconds=kind.recovers_within_s)
+        faults.append(Fault(name, proof, Outage(fault_began_at, works_at), kind.may_fail))
+    over_at = datetime.now(UTC)
+    wait_for(
+        lambda: any(poll.status == "success" and poll.polled_at > over_at for poll in live_day.read_polls()), PATIENCE_S
+    )
+    promises = check_tables(live_day, faults, began_at, datetime.now(UTC))
+    assert [promise for promise in promises if promise.broken] == [], faults
 
 
 def test_a_killed_service_leaves_no_part(live_day: LiveDay, monkeypatch: pytest.MonkeyPatch) -> None:
