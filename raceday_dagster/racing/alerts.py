@@ -50,7 +50,7 @@ class Raised(Record):
     told_at: datetime | None = None
 
 
-class Message(Record):
+class AlertMessage(Record):
     """What to tell of a trouble."""
 
     state: Literal["raised", "repeated", "cleared"]
@@ -65,14 +65,14 @@ class AlertMemory(Record):
 
     raised: Mapping[str, Raised] = Field(default_factory=dict)
     """By cause."""
-    unsent: tuple[Message, ...] = ()
+    unsent: tuple[AlertMessage, ...] = ()
     looked_at: datetime | None = None
 
 
-class Told(NamedTuple):
+class ChosenAlerts(NamedTuple):
     """What to tell now, and what to remember."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[AlertMessage, ...]
     raised: Mapping[str, Raised]
 
 
@@ -83,7 +83,7 @@ def choose_messages(
     *,
     unknown: Collection[AlertEvent] = (),
     after_pause: bool = False,
-) -> Told:
+) -> ChosenAlerts:
     """What to tell of the troubles of this look.
 
     Args:
@@ -93,7 +93,7 @@ def choose_messages(
         unknown: Kinds that could not be looked at: nothing is said of them, and they are remembered as they were.
         after_pause: Nobody looked for a while, so what was wrong at the look before says nothing of what settles.
     """
-    messages: list[Message] = []
+    messages: list[AlertMessage] = []
     kept = {cause: known for cause, known in raised.items() if known.trouble.event in unknown}
     present = {trouble.cause: trouble for trouble in troubles}
     for cause, trouble in present.items():
@@ -110,8 +110,8 @@ def choose_messages(
     for cause, known in raised.items():
         if cause not in kept and known.told_at is not None:
             messages.append(_tell("cleared", known.trouble, known.since))
-    return Told(tuple(messages), kept)
+    return ChosenAlerts(tuple(messages), kept)
 
 
-def _tell(state: Literal["raised", "repeated", "cleared"], trouble: Trouble, since: datetime) -> Message:
-    return Message(state=state, event=trouble.event, about=trouble.about, text=trouble.text, since=since)
+def _tell(state: Literal["raised", "repeated", "cleared"], trouble: Trouble, since: datetime) -> AlertMessage:
+    return AlertMessage(state=state, event=trouble.event, about=trouble.about, text=trouble.text, since=since)

@@ -20,7 +20,7 @@ from raceday_dagster.racing.alerts import (
     LONGEST_UNSENT,
     AlertEvent,
     AlertMemory,
-    Message,
+    AlertMessage,
     Trouble,
     choose_messages,
 )
@@ -169,7 +169,7 @@ def tell_troubles(
     return AlertMemory(raised=told.raised, unsent=unsent[-LONGEST_UNSENT:], looked_at=now), said
 
 
-def build_body(messages: tuple[Message, ...]) -> dict[str, object]:
+def build_body(messages: tuple[AlertMessage, ...]) -> dict[str, object]:
     """What is posted: the messages, and all of them as one text, which is what chat programs show."""
     return {
         "text": "\n".join(f"{message.state}: {message.event}: {message.text}" for message in messages),

@@ -22,6 +22,7 @@ ENGINE = dg.DagsterEventType.ENGINE_EVENT
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
+    """One for each test, whatever an interrupt left of the one before."""
     with dg.DagsterInstance.ephemeral() as instance:
         yield instance
 

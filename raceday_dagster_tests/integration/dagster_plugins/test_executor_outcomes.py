@@ -10,17 +10,6 @@ from raceday_dagster_tests.integration.dagster_plugins.executor_jobs import doub
 from raceday_dagster_tests.integration.dagster_plugins.executor_probe import messages, probe, run
 
 
-@pytest.fixture(scope="module")
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
-@pytest.fixture(autouse=True)
-def fresh_probe() -> None:
-    probe.reset()
-
-
 def _status(instance: dg.DagsterInstance, result: dg.JobExecutionResult) -> dg.DagsterRunStatus:
     stored = instance.get_run_by_id(result.run_id)
     assert stored is not None

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterator
 
 import dagster as dg
 import pytest
@@ -11,12 +10,6 @@ import pytest
 from raceday_dagster_tests.integration.dagster_plugins import executor_sharing_jobs as jobs
 from raceday_dagster_tests.integration.dagster_plugins.executor_jobs import doubling_job, meeting_job
 from raceday_dagster_tests.integration.dagster_plugins.executor_probe import messages, probe, run
-
-
-@pytest.fixture(scope="module")
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 @pytest.fixture(autouse=True)

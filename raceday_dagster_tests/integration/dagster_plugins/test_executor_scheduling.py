@@ -11,22 +11,11 @@ from raceday_dagster_tests.integration.dagster_plugins import executor_jobs as j
 from raceday_dagster_tests.integration.dagster_plugins.executor_probe import PATIENCE_S, probe, run
 
 
-@pytest.fixture(scope="module")
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
 @pytest.fixture
 def on_disk() -> Iterator[dg.DagsterInstance]:
     """An instance that has op pools, which one in memory lacks."""
     with dg.instance_for_test() as instance:
         yield instance
-
-
-@pytest.fixture(autouse=True)
-def fresh_probe() -> None:
-    probe.reset()
 
 
 def test_five_steps_are_inside_at_once_and_never_a_sixth(instance: dg.DagsterInstance) -> None:
