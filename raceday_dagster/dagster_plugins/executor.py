@@ -18,8 +18,6 @@ What differs from the stock executors:
 
 # mypy: allow-untyped-calls
 
-import asyncio
-import concurrent.futures
 import contextvars
 import gc
 import logging
@@ -28,8 +26,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Set
-from contextlib import ExitStack, closing, nullcontext, suppress
+from collections.abc import Callable, Iterator, Set
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,9 +53,10 @@ from dagster._utils.interrupts import pop_captured_interrupt
 from dagster._utils.warnings import disable_dagster_warnings
 from dagster_shared.error import SerializableErrorInfo
 
+from raceday_dagster.dagster_plugins.run_event_loop import RunEventLoop
+
 COLLECT_EVERY = 50_000  # new objects, in place of 700: a batch makes 12,000, and looking through them takes 4 % of it
 POLL_S = 0.25  # a signal sets a flag in the main thread and wakes nobody: look this often
-LOOP_END_S = 1.0  # an event loop that still runs by then is blocked
 THREAD_NAME = "step "
 _STOCK_DEPENDENCIES = dependencies.StepDependencyConfig.default()
 _KIND = dg.DagsterEventType
@@ -124,7 +123,7 @@ class ThreadedExecutor(dg.Executor):
             where = _attempt(job_context, "setting up", lambda: capture.enter_context(logs.capture_logs(key)))
             if where is not None:
                 yield DagsterEvent.capture_logs(job_context, execution_plan.step_keys_to_execute, key, where)
-            loop = stack.enter_context(closing(_EventLoop(job_context.event_loop)))
+            loop = stack.enter_context(closing(RunEventLoop(job_context.event_loop)))
             job_context._event_loop = loop  # type: ignore[assignment]  # steps call no more of it than this has
             threads = stack.enter_context(closing(_Threads()))
             yield from _Schedule(self, job_context, active, pools, threads, left_out).events()
@@ -315,54 +314,6 @@ class _Threads:
         except BaseException as caught:  # noqa: BLE001 - a thread has no caller: the scheduling thread raises it
             error = caught
         self._reports.put((task, None, error))
-
-
-class _EventLoop:
-    """The event loop of the run as the steps see it: a thread runs it, from the first async step until it is closed.
-
-    An awaitable keeps the context of the step that brings it, Dagster's and that of the log handlers.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._starting = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._waited_for: set[concurrent.futures.Future[Any]] = set()
-        self._is_blocked = False
-
-    def run_until_complete(self, awaitable: Coroutine[Any, Any, Any]) -> Any:
-        with self._starting:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="event loop of the run", daemon=True)
-                self._thread.start()
-        future = asyncio.run_coroutine_threadsafe(awaitable, self._loop)
-        self._waited_for.add(future)
-        try:
-            return future.result()
-        finally:
-            self._waited_for.discard(future)
-
-    def close(self) -> None:
-        """Cancel what steps that are left behind wait for, and leave the loop to the resources, which may end on it."""
-        if self._thread is None:
-            return
-        for future in tuple(self._waited_for):
-            future.cancel()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(LOOP_END_S)
-        if self._thread.is_alive():  # a step that is left behind blocks it: Dagster must not fail to close it
-            self._is_blocked = True
-            self._loop.close = lambda: None  # type: ignore[method-assign]
-
-    def _run(self) -> None:
-        is_stopped = False
-        while not is_stopped:
-            # asyncio gives them to who waits, the step, and stops as well.
-            with suppress(KeyboardInterrupt, SystemExit):
-                self._loop.run_forever()
-                is_stopped = True
-        if self._is_blocked:
-            type(self._loop).close(self._loop)
 
 
 class _SharedResources(ScopedResourcesBuilder):
