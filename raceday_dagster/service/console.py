@@ -25,6 +25,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 LOG_BYTES = 10_000_000
 LOG_FILES = 5
 HIDDEN = "[hidden]"
+URLS_WITH_PASSWORDS = ("DATABASE_URL", "DAGSTER_PG_URL", "LISTEN_DATABASE_URL", "BROKER_URL")
 SECRET_VARIABLES = ("NZTAB_FROM_EMAIL", "NZTAB_PARTNER_ID", "VISION_API_KEY", "ALERT_WEBHOOK_URL", "SIGNAL_WEBHOOK_URL")
 PASSWORD_OPTIONS = {"password", "sslpassword"}
 LONGEST_NOTICE = 300
@@ -182,7 +183,7 @@ def find_secrets(environment: dict[str, str]) -> set[str]:
         environment: With URLs that ``Settings`` accepts: the only ``@`` ends the password.
     """
     known = {environment.get(name, "").strip() for name in SECRET_VARIABLES}
-    for name in ("DATABASE_URL", "DAGSTER_PG_URL", "LISTEN_DATABASE_URL", "BROKER_URL"):
+    for name in URLS_WITH_PASSWORDS:
         credentials, _, location = environment.get(name, "").partition("://")[2].rpartition("@")
         options = [option.partition("=") for option in location.partition("?")[2].split("&")]
         written = {credentials.partition(":")[2], *(value for key, _, value in options if key in PASSWORD_OPTIONS)}

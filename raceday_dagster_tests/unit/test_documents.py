@@ -9,7 +9,15 @@ import pytest
 from raceday_dagster.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "OPERATORS.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")
+DOCUMENTS = (
+    "README.md",
+    "OPERATORS.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "benchmarks/README.md",
+    "docs/cluster.md",
+    "docs/scale.md",
+)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -14,14 +14,15 @@ from raceday_dagster.service.dagster_instance import open_instance
 OURS = yaml.safe_load(find_instance_config().read_text(encoding="utf-8"))
 
 
-def open_with(home: Path, url: str) -> None:
-    with open_instance({"DAGSTER_HOME": str(home), "DAGSTER_PG_URL": url}):
+def open_with(home: Path, url: str, **more: str) -> None:
+    with open_instance({"DAGSTER_HOME": str(home), "DAGSTER_PG_URL": url, **more}):
         pass
 
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DAGSTER_PG_URL", "")  # which opening an instance sets
+    for name in ("DAGSTER_PG_URL", "BROKER_URL"):
+        monkeypatch.setenv(name, "")  # which opening an instance sets
 
 
 def test_the_instance_of_the_service_is_taken(empty_database_url: str, tmp_path: Path) -> None:
@@ -52,3 +53,26 @@ def test_an_instance_on_another_database_is_refused(empty_database_url: str, dat
     (tmp_path / "dagster.yaml").write_text(yaml.safe_dump({**OURS, "storage": storage}))
     with pytest.raises(ServiceError, match="storage on DAGSTER_PG_URL"):
         open_with(tmp_path, database_url)
+
+
+def test_the_instance_of_a_cluster_differs_in_how_runs_are_launched_and_watched_alone() -> None:
+    cluster = yaml.safe_load(find_instance_config(of_cluster=True).read_text(encoding="utf-8"))
+    assert {name for name in OURS.keys() | cluster.keys() if OURS.get(name) != cluster.get(name)} == {
+        "run_launcher",
+        "run_monitoring",
+    }
+
+
+def test_one_of_a_single_machine_is_refused_where_a_broker_is_set(empty_database_url: str, tmp_path: Path) -> None:
+    pytest.importorskip("dagster_celery")
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(OURS))
+    with pytest.raises(ServiceError, match=r"ClusterRunLauncher: .* copy the dagster\.cluster\.yaml of this release"):
+        open_with(tmp_path, empty_database_url, BROKER_URL="redis://h")
+
+
+def test_a_broker_without_the_extra_is_said_in_one_line(
+    empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raceday_dagster.service.dagster_instance.find_spec", lambda _name: None)
+    with pytest.raises(ServiceError, match=r"^BROKER_URL is set, .* pip install 'raceday-dagster\[cluster\]'"):
+        open_with(tmp_path, empty_database_url, BROKER_URL="redis://h")

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pydantic import SecretStr
 
-from raceday_dagster.defs.automation.alerts import read_memory, tell_troubles
+from raceday_dagster.defs.automation.alerts import find_machine_troubles, read_memory, tell_troubles
 from raceday_dagster.errors import DatabaseError
 from raceday_dagster.racing.alerts import AlertMemory, Trouble
 from raceday_dagster_tests.log_contract import SENSOR_EVENTS, find_wrong
@@ -115,3 +115,15 @@ def test_without_a_webhook_only_the_log_is_told(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("cursor", [None, "", "{}", '{"told": 1}', "nothing of ours"])
 def test_a_cursor_of_another_release_is_an_empty_memory(cursor: str | None) -> None:
     assert read_memory(cursor) == AlertMemory()
+
+
+def test_a_dead_machine_is_a_trouble_and_none_at_all_another() -> None:
+    alive, dead = NOW - timedelta(seconds=2), NOW - timedelta(seconds=30)
+    assert find_machine_troubles({"kea": alive}, NOW) == []
+    (lost,) = find_machine_troubles({"kea": alive, "tui": dead}, NOW)
+    assert (lost.cause, lost.text) == (
+        "machine_lost tui",
+        "machine tui has given no sign of life since 02:59:30 UTC; its runs have failed",
+    )
+    assert [each.event for each in find_machine_troubles({"tui": dead}, NOW)] == ["machine_lost", "no_machine"]
+    assert [each.event for each in find_machine_troubles({}, NOW)] == ["no_machine"]

@@ -20,6 +20,7 @@ from raceday_dagster.service.health import (
     judge_automation,
     judge_day,
     judge_heartbeats,
+    judge_machines,
     judge_polls,
     judge_service,
 )
@@ -215,3 +216,23 @@ def test_the_report_for_programs_says_what_the_lines_say() -> None:
         "checks": [{"verdict": "ok", "text": "database: fine"}, {"verdict": "warning", "text": "day: just begun"}],
     }
     assert not describe_health([*checks, Check("FAIL", "polls: none")])["healthy"]
+
+
+@pytest.mark.parametrize(
+    ("seen_ago_s", "said"),
+    [
+        ({"kea": 1, "tui": 9}, "ok      machines: 2 take runs (kea, tui)"),
+        ({"kea": 1, "tui": 10}, "warning machines: 1 take runs (kea); no sign of life of tui (10 s ago)"),
+        ({"kea": 1, "tui": 86_400}, "ok      machines: 1 take runs (kea)"),
+        (
+            {"tui": 300},
+            "FAIL    machines: none takes runs; no sign of life of tui (5 min ago); start `raceday worker` on one",
+        ),
+        ({}, "FAIL    machines: none takes runs; start `raceday worker` on one"),
+    ],
+)
+def test_machines_that_take_runs_are_named_and_one_that_died_is_missed_for_a_day(
+    seen_ago_s: dict[str, int], said: str
+) -> None:
+    machines = {name: NOW - timedelta(seconds=ago_s) for name, ago_s in seen_ago_s.items()}
+    assert str(judge_machines(machines, NOW)) == said
