@@ -1,0 +1,110 @@
+"""``make saturday``: the largest day on one machine. 700 races, first on a database that is a day old, then on one with
+a month of history; what every part takes, against its budget, as one Markdown table.
+
+Exits with 1 when something is over its budget.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from benchmarks.saturday.costs import Figure, batches, describe_moment, load_day, tick, views
+from benchmarks.saturday.month import Followed, make_history, make_races
+from benchmarks.saturday.scene import Scene, open_scene
+from raceday_dagster.bench.command import logging_to
+
+DAYS = 30
+THIN = timedelta(minutes=2)
+"""Before the start of a race its polls begin on the other days of the month: 48 each instead of some 700."""
+FULL = timedelta(hours=4)
+"""The same of the day under way, which all figures are about."""
+Measurement = Callable[[Scene], Iterator[Figure]]
+ON_EACH: tuple[Measurement, ...] = (tick, batches, views)
+
+
+def main() -> None:
+    """Measures in a folder of its own."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--days", type=int, default=DAYS, help=f"racing days of history (default {DAYS})")
+    parser.add_argument("--keep", type=Path, help="a folder for the databases, which is left there")
+    arguments = parser.parse_args()
+    with choose_home(arguments.keep) as home, logging_to(home / "saturday.log"):
+        figures = measure(home, arguments.days)
+    print_table(figures)
+    sys.exit(any(figure.is_kept is False for column in figures for figure in column.values()))
+
+
+@contextmanager
+def choose_home(kept: Path | None) -> Iterator[Path]:
+    """A folder that goes with the block, or the one to keep."""
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="rd-") as folder:
+        Path(folder).chmod(0o755)  # the server has an account of its own
+        yield Path(folder)
+
+
+def measure(home: Path, days: int) -> tuple[dict[str, Figure], dict[str, Figure]]:
+    """The figures by name: of the database of a day, and of a month."""
+    columns: tuple[dict[str, Figure], dict[str, Figure]] = ({}, {})
+    with open_scene(home) as scene:
+        note(columns[0], load_day(scene))
+        for measurement in ON_EACH:
+            for figure in measurement(scene):
+                note(columns[0], figure)
+        note(columns[1], make_month(scene, days))
+        note(columns[1], load_day(scene))
+        for measurement in ON_EACH:
+            for figure in measurement(scene):
+                note(columns[1], figure)
+    return columns
+
+
+def make_month(scene: Scene, days: int) -> Figure:
+    """The days before the one under way, and what that would have had of polls by now."""
+    began_s, polls = time.monotonic(), 0
+    today = scene.simulation.racing_day
+    with scene.admin.connect() as connection:
+        for number in range(1, days):
+            day = today - timedelta(days=number)
+            make_races(connection, day, 700)
+            polls += make_history(connection, Followed(day, THIN))
+            say(f"{day}: {polls:,} polls after {time.monotonic() - began_s:.0f} s")
+        polls += make_history(connection, Followed(today, FULL, datetime.now(UTC) - timedelta(minutes=1)))
+        connection.commit()
+        connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM (ANALYZE)")
+    (rows,) = scene.ask("SELECT count(*) FROM money_flow_history")
+    told = f"{days} days, {polls:,} polls, {rows[0]:,} rows of money flow, made in {time.monotonic() - began_s:.0f} s"
+    return Figure("history", told)
+
+
+def note(column: dict[str, Figure], figure: Figure) -> None:
+    """Keeps a figure, and says it at once: the whole takes half an hour."""
+    column[figure.name] = figure
+    say(f"{figure.name}: {figure.value}{' OVER ITS BUDGET' if figure.is_kept is False else ''}")
+
+
+def say(line: str) -> None:
+    """A line of progress."""
+    print(f"{describe_moment()}  {line}", flush=True)
+
+
+def print_table(columns: tuple[dict[str, Figure], dict[str, Figure]]) -> None:
+    """The Markdown of README.md."""
+    print("\n| figure | budget | a day | a month |\n|---|---|---|---|")
+    for name in dict.fromkeys([*columns[0], *columns[1]]):
+        cells = [column.get(name) for column in columns]
+        budget = next(cell.budget for cell in cells if cell)
+        told = [f"**{cell.value}**" if cell and cell.is_kept is False else cell.value if cell else "" for cell in cells]
+        print(f"| {name} | {budget} | {told[0]} | {told[1]} |")
+
+
+if __name__ == "__main__":
+    main()
