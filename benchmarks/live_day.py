@@ -224,20 +224,25 @@ class DayWatch:
 
 
 @contextmanager
-def open_live_day(home: Path, *, latency_ms: int, categories: str = "T,H", **variables: str) -> Iterator[LiveDay]:
+def open_live_day(
+    home: Path, *, latency_ms: int | None, categories: str = "T,H", **variables: str
+) -> Iterator[LiveDay]:
     """``raceday up`` with its state in ``home``, until the block ends; what it prints goes to ``home``/up.log.
 
     Args:
+        latency_ms: Of the simulated API; ``None`` for one that ``variables`` name.
         variables: More of its environment.
     """
     port = _find_free_port()
     environment = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
     home.mkdir(parents=True, exist_ok=True)
     log = home / "up.log"
-    command = (sys.executable, "-m", "raceday_dagster.cli", "up", "--port", str(port))
+    command = [sys.executable, "-m", "raceday_dagster.cli", "up", "--port", str(port)]
+    if latency_ms is not None:
+        command += ["--feed-latency-ms", str(latency_ms)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "--feed-latency-ms", str(latency_ms)],
+            command,
             env={**environment, "RACEDAY_HOME": str(home), "RACE_CATEGORIES": categories, **variables},
             stdout=output,
             stderr=subprocess.STDOUT,

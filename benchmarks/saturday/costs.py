@@ -77,7 +77,8 @@ def _read_races(request: dg.RunRequest) -> Sequence[str]:
 def batches(scene: Scene) -> Iterator[Figure]:
     """`process_races` for more and more races."""
     for count, times in GROWTH.items():
-        race_ids, run_ids = choose_races(scene, count), []
+        race_ids = choose_races(scene, count)
+        run_ids: list[str] = []
 
         def run(race_ids: Sequence[str] = race_ids, run_ids: list[str] = run_ids) -> None:
             in_flight = {"execution": {"config": {"max_concurrent": DEFAULT_CONCURRENCY}}}
@@ -116,7 +117,9 @@ def views(scene: Scene) -> Iterator[Figure]:
                 taken_ms.append(1000 * (time.perf_counter() - began_s))
             again = taken_ms[len(race_ids) :]
             median = statistics.median(again)
-            value = f"{median:.1f} ({min(again):.1f}); the first time {statistics.median(taken_ms[: len(race_ids)]):.1f}"
+            value = (
+                f"{median:.1f} ({min(again):.1f}); the first time {statistics.median(taken_ms[: len(race_ids)]):.1f}"
+            )
             yield Figure(f"view `{view}` of a race, ms", value, median < VIEW_TARGET_MS, f"{VIEW_TARGET_MS} ms")
 
 

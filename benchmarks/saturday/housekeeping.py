@@ -1,6 +1,6 @@
 """What is put away and how large it all is: Dagster's runs of some days, `maintenance`, and the databases' sizes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import Any
 
@@ -44,8 +44,9 @@ GROUP BY 1 HAVING sum(pg_total_relation_size(class.oid)) > 1000000 ORDER BY 2 DE
 """
 
 
-def copy_runs(scene: Scene, run_id: str) -> Figure:
-    """Three days of live batches in Dagster's database, made after one."""
+def copy_runs(scene: Scene) -> Figure:
+    """Three days of batches of twelve in Dagster's database, made after one."""
+    ((run_id,),) = scene.ask("SELECT run_id FROM batches WHERE total_races = 12 ORDER BY started_at DESC LIMIT 1")
     with scene.dagster.connect() as connection:
         connection.exec_driver_sql(COPY_RUNS, {"run": run_id, "a_day": RUNS_A_DAY, "days": RUN_DAYS})
         connection.commit()
@@ -74,12 +75,8 @@ def _count(scene: Scene) -> dict[str, int]:
     return counted
 
 
-def sizes(scene: Scene, full_day: date, polls_a_day: Mapping[str, int]) -> Iterator[Figure]:
-    """The databases now, and what a poll leaves in each table: of a day that was polled in full.
-
-    Args:
-        polls_a_day: By what decides it: how many polls a day has.
-    """
+def sizes(scene: Scene, full_day: date, polls_a_day: int) -> Iterator[Figure]:
+    """The databases now, and what a poll leaves in each table."""
     for name, engine in (("the races", scene.engine), ("Dagster", scene.dagster)):
         told = ", ".join(f"{table} {size / 1e6:,.0f}" for table, size in scene.ask(SIZES, of=engine))
         yield Figure(f"database of {name}, MB", told)
@@ -89,9 +86,12 @@ def sizes(scene: Scene, full_day: date, polls_a_day: Mapping[str, int]) -> Itera
     each["race_polls"] = _measure_table(scene, "race_polls") / all_polls
     told = ", ".join(f"{table} {size:,.0f}" for table, size in each.items())
     yield Figure("a poll, bytes", f"{sum(each.values()):,.0f}: {told}")
-    for what, count in polls_a_day.items():
-        a_day = count * sum(each.values()) / 1e9
-        yield Figure(f"a day of {count:,} polls ({what}), GB", f"{a_day:.2f}; thirty such days {30 * a_day:,.0f}")
+    a_day = polls_a_day * sum(each.values()) / 1e9
+    yield Figure(f"a day of {polls_a_day:,} polls, GB", f"{a_day:.2f}; thirty such days {30 * a_day:,.0f}")
+    ((events, size),) = scene.ask(
+        "SELECT count(*), pg_total_relation_size('event_logs') FROM event_logs", of=scene.dagster
+    )
+    yield Figure("an event of Dagster's, bytes", f"{size / events:,.0f}")
 
 
 def _measure_table(scene: Scene, table: str) -> int:

@@ -49,7 +49,7 @@ SELECT race_id, start_time, at, md5(at::text)::uuid::text AS run_id,
     extract(epoch FROM start_time - at)::integer AS to_start_s
 FROM races, generate_series(%(opens)s::timestamptz, %(until)s::timestamptz, interval '15 s') AS at,
     LATERAL (SELECT abs(hashtext(race_id)) AS phase, (extract(epoch FROM at) / 15)::bigint AS slot) AS ids
-WHERE racing_day = %(day)s AND at < start_time + interval '10 min' AND at > start_time - %(far)s::interval
+WHERE racing_day = %(day)s AND at > start_time - %(before)s::interval AND at < start_time + %(after)s::interval
     AND CASE WHEN start_time - at <= interval '5 min' THEN true
         WHEN start_time - at <= interval '15 min' THEN slot %% 2 = phase %% 2
         ELSE slot %% 4 = phase %% 4 END;
@@ -105,12 +105,14 @@ class Followed:
     """How a racing day was followed.
 
     Attributes:
-        far: How long before its start a race was polled for the first time, at the earliest.
+        before: How long before its start a race was polled for the first time, at the earliest.
+        after: How long after its start it was polled.
         until: When polling ended, at the latest.
     """
 
     day: date
-    far: timedelta = timedelta(days=1)
+    before: timedelta = timedelta(days=1)
+    after: timedelta = timedelta(minutes=10)
     until: datetime | None = None
     runners: int = 11
 
@@ -134,7 +136,8 @@ def make_history(connection: Connection, followed: Followed) -> int:
         "day": followed.day.isoformat(),
         "opens": opens,
         "until": followed.until or opens + timedelta(days=1),
-        "far": followed.far,
+        "before": followed.before,
+        "after": followed.after,
         "runners": followed.runners,
     }
     connection.exec_driver_sql(AT_ONCE)

@@ -117,9 +117,11 @@ class Scene:
         """Runs a job as ``dagster job execute`` does, once. Raises ``RuntimeError`` when it fails."""
         began_s, cpu_s, database_s = time.perf_counter(), _read_own_cpu_s(), read_cpu_s(self.postmaster)
         command = build_command(job, config, self.home / "runs")
-        with subprocess.Popen(command, env=self.sandbox.environment, stdout=subprocess.DEVNULL) as process:
-            with watching_memory(process.pid) as peak:
-                code = process.wait()
+        with (
+            subprocess.Popen(command, env=self.sandbox.environment, stdout=subprocess.DEVNULL) as process,
+            watching_memory(process.pid) as peak,
+        ):
+            code = process.wait()
         if code != 0:
             raise RuntimeError(f"{job} failed with exit code {code}: see {self.home}")
         return Executed(

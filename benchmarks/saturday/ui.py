@@ -1,4 +1,4 @@
-"""The web UI: pages of races, and of Dagster's own those that grow with partitions and runs, asked as the browser does."""
+"""The web UI: the pages of races, and those of Dagster's own that grow with partitions and runs."""
 
 import json
 import socket
@@ -20,7 +20,7 @@ from raceday_dagster.store.queries import read_race_keys
 
 TIMES = 9
 READY_WITHIN_S = 120
-REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "raceday_dagster.definitions"}
+REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "raceday_dagster"}
 # What the pages ask, from the UI's own bundle, without the fragments that name single runs or backfills.
 JOB_PARTITIONS = """
 query JobPartitions($repositorySelector: RepositorySelector!, $partitionSetName: String!) {
