@@ -24,7 +24,7 @@ from raceday_dagster.bench.command import logging_to
 
 DAYS = 30
 THIN = (timedelta(minutes=5), timedelta(minutes=2.5))
-"""When races were polled on the other days of the month, before and after the start: 30 times each instead of some 700."""
+"""When races were polled on the other days of the month, before and after the start: 30 times each instead of 700."""
 FULL = timedelta(hours=4)
 """How long before its start each race was polled on the day under way, which the figures are about, and on the day that
 is put away."""

@@ -89,7 +89,7 @@ def batches(scene: Scene) -> Iterator[Figure]:
             "SELECT percentile_cont(0.95) WITHIN GROUP (ORDER BY total_ms), count(*) FILTER (WHERE status = 'failed'), "
             "(SELECT max(pool_peak) FROM batches WHERE run_id = ANY (%(runs)s)) "
             "FROM race_polls WHERE run_id = ANY (%(runs)s)",
-            runs=run_ids[1:],
+            runs=run_ids[-times:],
         )
         (events,) = scene.ask(
             "SELECT count(*) FROM event_logs WHERE run_id = %(run)s", of=scene.dagster, run=run_ids[-1]

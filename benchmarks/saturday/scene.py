@@ -100,8 +100,9 @@ class Scene:
             return [tuple(row) for row in connection.exec_driver_sql(question, values)]
 
     def time(self, work: Callable[[], object], times: int) -> Taken:
-        """Does something once for nothing, and then ``times``."""
-        work()
+        """Does something ``times``, if that is more than once after a first time for nothing."""
+        if times > 1:
+            work()
         cpu_s, database_s, wall_ms = _read_own_cpu_s(), read_cpu_s(self.postmaster), []
         for _ in range(times):
             began_s = time.perf_counter()

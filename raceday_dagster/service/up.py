@@ -46,7 +46,7 @@ from raceday_dagster.settings import SHARED_DATABASE, Settings
 from raceday_dagster.web.address import is_loopback
 
 MALLOC_ARENAS = "2"
-"""Places from which the C library hands out memory to the threads of a part. By default each thread may have its own, of
+"""Places from which the C library hands out memory to the threads of a part. By default each may have its own, up to
 eight for each core, and what a thread of a tick gave back stays there: the daemon grew by 55 MB an hour."""
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
