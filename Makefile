@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check definitions format dev docs up production newest browser faketime bench freshness soak saturday faults clean
+.PHONY: help demo test check definitions format dev docs up production newest browser faketime cluster bench freshness soak saturday faults scale clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -77,6 +77,12 @@ faketime:  ## Install the library by which tests set the clock of a service (Deb
 	       && apt-get -qq update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y libfaketime >/dev/null; } \
 	  || { echo "install libfaketime: on Debian, as root, apt-get install libfaketime"; exit 1; }
 
+cluster:  ## Install the Redis and the PgBouncer that the tests of a cluster start (Debian, as root)
+	@{ command -v redis-server && PATH="$$PATH:/usr/sbin" command -v pgbouncer; } >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	       && apt-get -qq update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y redis-server pgbouncer >/dev/null; } \
+	  || { echo "install redis-server and pgbouncer: on Debian, as root, apt-get install redis-server pgbouncer"; exit 1; }
+
 bench: $(INSTALLED)  ## Measure the batch against plain threads and against Dagster's own executors
 	@$(BIN)/raceday bench --count 5 --iterations 15 --compare
 
@@ -102,6 +108,9 @@ faults: $(INSTALLED)  ## Break everything on purpose: the fault tests, 100,000 m
 	@echo "$(EXAMPLES) mutated answers, seed $(SEED)"
 	@FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q --hypothesis-seed=$(SEED) raceday_dagster_tests/unit/fetch/test_wire_fuzz.py
 	@$(BIN)/python -m benchmarks.faults --minutes $(MINUTES) --seed $(SEED)
+
+scale: $(INSTALLED)  ## Measure 1, 2 and 4 machines of a cluster, and what one that dies costs (needs `make cluster`)
+	@$(BIN)/python -m benchmarks.cluster
 
 clean:  ## Remove the virtual environment and the sandbox's state
 	@! [ -x $(BIN)/raceday ] || $(BIN)/raceday db stop

@@ -146,6 +146,23 @@ def up(
 
 
 @main.command()
+@click.option("--runs", default=2, show_default=True, type=click.IntRange(1, 64), help="Runs at once on this machine.")
+@click.option("--name", help="Of this machine in the cluster; by default its host name.")
+def worker(runs: int, name: str | None) -> None:
+    """Execute runs of a cluster on this machine until Ctrl-C (see docs/cluster.md).
+
+    Needs BROKER_URL, DATABASE_URL and DAGSTER_PG_URL, those of the machine where `raceday up` runs.
+    """
+    import socket
+
+    from raceday_dagster.service.console import printing_to
+    from raceday_dagster.service.worker import run_worker
+
+    with printing_to(sys.stdout.fileno(), sys.stdout.encoding) as say:
+        run_worker(name or socket.gethostname(), runs, os.environ, say)
+
+
+@main.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
 def health(*, as_json: bool) -> None:
     """Say whether the service does its work: a line for each check. Exits with 1 when one fails."""

@@ -123,6 +123,14 @@ Categories = Annotated[
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 
 
+def _secret_broker_url(value: object) -> SecretStr:
+    parts = urlsplit(str(value).strip())
+    if parts.scheme not in {"redis", "rediss"} or not parts.hostname:
+        raise ValueError("must be a URL like redis://:password@host:6379/0")
+    _ = parts.port  # raises ValueError for what is no port
+    return SecretStr(str(value).strip())
+
+
 def _secret_header_value(value: object) -> SecretStr:
     return SecretStr(_header_value(str(value)))
 
@@ -184,6 +192,10 @@ class Settings(BaseModel):
     keep_runs_hours: int = Field(default=48, ge=1, le=8760)
     keep_ledger_days: int = Field(default=90, ge=8, le=3650)
     dagster_pg_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None
+    listen_database_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None
+    broker_url: Annotated[SecretStr, BeforeValidator(_secret_broker_url)] | None = None
+    races_per_run: int = Field(default=50, ge=1, le=50)
+    runs_per_tick: int = Field(default=1, ge=1, le=100)
     signal_money_points: float = Field(default=5.0, gt=0, le=100)
     signal_share_points: float = Field(default=3.0, gt=0, le=100)
     signal_share_strong_points: float = Field(default=6.0, gt=0, le=100)

@@ -27,7 +27,7 @@ TRY_AGAIN = os.EX_TEMPFAIL
 """Exit code (75) of a report that did not reach the database."""
 UNFINISHED = 1
 """Exit code of a run's process that could not bring its run to an end."""
-_DATABASE_ERRORS = (SQLAlchemyError, dg.DagsterError, click.ClickException)
+DATABASE_ERRORS = (SQLAlchemyError, dg.DagsterError, click.ClickException)
 """What a database that cannot be reached comes to; our storage raises the last."""
 
 
@@ -66,7 +66,7 @@ def record_death(reference: InstanceRef, death: Death) -> int:
                 instance.report_run_canceled(run, message=death.reason)
             else:
                 instance.report_run_failed(run, message=death.reason)
-    except _DATABASE_ERRORS as error:
+    except DATABASE_ERRORS as error:
         warn("run_end_not_recorded", run_id=death.run_id, reason=death.reason, error=str(error))
         return TRY_AGAIN
     return 0
@@ -80,7 +80,7 @@ def record_cancelling(reference: InstanceRef, run_ids: Sequence[str]) -> int:
                 run = instance.get_run_by_id(run_id)
                 if run is not None and not run.is_finished:
                     instance.report_run_canceling(run, message="The run server is stopping.")
-    except _DATABASE_ERRORS as error:
+    except DATABASE_ERRORS as error:
         warn("run_cancelling_not_recorded", run_ids=list(run_ids), error=str(error))
         return TRY_AGAIN
     return 0

@@ -62,16 +62,19 @@ def is_ours(path: str) -> bool:
     return path == HOME or path.startswith(f"{HOME}/")
 
 
-def build_market_app(database_url: SecretStr | str | None, read_health: ReadHealth | None = None) -> Starlette:
+def build_market_app(
+    database_url: SecretStr | str | None, read_health: ReadHealth | None = None, *, listen_url: SecretStr | None = None
+) -> Starlette:
     """The application for a database; without one every page says so. Nothing connects before the first request.
 
     Args:
         read_health: What the service says of itself, where one started this server.
+        listen_url: The same database without a pooler, where ``database_url`` is behind one.
     """
     if database_url is None:
         return _assemble([Route(f"{HOME}{{rest:path}}", _say_no_database)], lambda: None)
     market = Market(database_url)
-    events = PollEvents(database_url, market)
+    events = PollEvents(listen_url or database_url, market)
 
     def show_today(_request: Request) -> Response:
         return HTMLResponse(render_day(market.read_day()))

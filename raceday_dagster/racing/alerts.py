@@ -15,7 +15,13 @@ LONGEST_UNSENT = 100
 """Messages kept for a webhook that does not take them, the newest."""
 
 AlertEvent = Literal[
-    "race_without_answer", "race_unfinished", "daily_initialization_failed", "run_failed", "database_unavailable"
+    "race_without_answer",
+    "race_unfinished",
+    "daily_initialization_failed",
+    "run_failed",
+    "database_unavailable",
+    "no_machine",
+    "machine_lost",
 ]
 
 
@@ -24,7 +30,7 @@ class Trouble(Record):
 
     event: AlertEvent
     about: str
-    """The id of the race, or the name of the job; with the event it is the cause."""
+    """The id of the race, or the name of the job or machine; with the event it is the cause."""
     text: str
     """One line for people."""
     settles: bool = False

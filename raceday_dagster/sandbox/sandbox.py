@@ -137,7 +137,7 @@ def open_sandbox(
             if settings.vision_api_url is None:
                 added["VISION_API_URL"] = simulator.vision_url
         if "DAGSTER_HOME" not in environment:
-            write_instance_config(home / "dagster")
+            write_instance_config(home / "dagster", of_cluster=settings.broker_url is not None)
         # `dagster` and `raceday` are found even when the virtual environment is not activated.
         added["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
         yield Sandbox({**environment, **added}, simulator)
@@ -251,17 +251,18 @@ def kept_mark(home: Path) -> Path:
     return home / "started-by-hand"
 
 
-def find_instance_config() -> Path:
-    """``dagster.yaml``: beside the package in a checkout, inside it in an installed wheel."""
+def find_instance_config(*, of_cluster: bool = False) -> Path:
+    """``dagster.yaml`` or ``dagster.cluster.yaml``: beside the package in a checkout, inside it in a wheel."""
+    name = "dagster.cluster.yaml" if of_cluster else "dagster.yaml"
     package = Path(raceday_dagster.__file__).parent
     for folder in (package, package.parent):
-        if (folder / "dagster.yaml").is_file():
-            return folder / "dagster.yaml"
-    raise SandboxError(f"dagster.yaml is neither in {package} nor beside it: install the package again")
+        if (folder / name).is_file():
+            return folder / name
+    raise SandboxError(f"{name} is neither in {package} nor beside it: install the package again")
 
 
-def write_instance_config(dagster_home: Path) -> None:
-    """Puts a copy of ``dagster.yaml`` into a ``DAGSTER_HOME`` of ours, made if need be.
+def write_instance_config(dagster_home: Path, *, of_cluster: bool = False) -> None:
+    """Puts a copy of ``dagster.yaml``, or that of several machines, into a ``DAGSTER_HOME`` of ours, made if need be.
 
     Raises:
         SandboxError: It is no folder this user may write in, or the disk is full.
@@ -269,8 +270,8 @@ def write_instance_config(dagster_home: Path) -> None:
     copy = dagster_home / f"dagster.yaml.{os.getpid()}"
     try:
         dagster_home.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(find_instance_config(), copy)
-        copy.replace(dagster_home / "dagster.yaml")  # at no moment half there: another sandbox's Dagster may read it
+        shutil.copyfile(find_instance_config(of_cluster=of_cluster), copy)
+        copy.replace(dagster_home / "dagster.yaml")  # at no moment half there: another Dagster may read it
     except OSError as error:
         raise SandboxError(f"{dagster_home} cannot be used: {error.strerror}; set RACEDAY_HOME elsewhere") from error
 

@@ -174,14 +174,15 @@ def shorten(text: str) -> str:
 
 
 def find_secrets(environment: dict[str, str]) -> set[str]:
-    """Passwords of the database URLs, whole and each part that somebody who splits a decoded URL may take for a host,
-    as written, decoded, encoded and in JSON; the identity shown to the API, the vision API's key, the webhooks.
+    """Passwords of the URLs of databases and broker, whole and each part that somebody who splits a decoded URL may
+    take for a host, as written, decoded, encoded and in JSON; the identity shown to the API, the vision API's key, the
+    webhooks.
 
     Args:
         environment: With URLs that ``Settings`` accepts: the only ``@`` ends the password.
     """
     known = {environment.get(name, "").strip() for name in SECRET_VARIABLES}
-    for name in ("DATABASE_URL", "DAGSTER_PG_URL"):
+    for name in ("DATABASE_URL", "DAGSTER_PG_URL", "LISTEN_DATABASE_URL", "BROKER_URL"):
         credentials, _, location = environment.get(name, "").partition("://")[2].rpartition("@")
         options = [option.partition("=") for option in location.partition("?")[2].split("&")]
         written = {credentials.partition(":")[2], *(value for key, _, value in options if key in PASSWORD_OPTIONS)}

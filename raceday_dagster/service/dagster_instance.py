@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeVar
@@ -17,7 +18,6 @@ from sqlalchemy.exc import DBAPIError
 
 from raceday_dagster.dagster_plugins.daemon import POLLING_DAEMON
 from raceday_dagster.dagster_plugins.run_coordinator import LiveLaneRunCoordinator
-from raceday_dagster.dagster_plugins.run_launcher import RunServerLauncher
 from raceday_dagster.dagster_plugins.storage import StorageError, is_on
 from raceday_dagster.errors import ServiceError
 
@@ -32,6 +32,9 @@ HELPERS = (
     "data_checks_schedule",
 )
 """The other sensors and the schedules: without one of them the races of today are polled nevertheless."""
+RUN_LAUNCHER, CLUSTER_LAUNCHER = "RunServerLauncher", "ClusterRunLauncher"
+"""Their classes: the second is not imported here, for it needs Celery."""
+CONFIGS = {RUN_LAUNCHER: "dagster.yaml", CLUSTER_LAUNCHER: "dagster.cluster.yaml"}
 ASK_WITHIN_S = 1.0
 Answer = TypeVar("Answer")
 
@@ -42,29 +45,38 @@ def open_instance(environment: Mapping[str, str]) -> Iterator[dg.DagsterInstance
 
     Raises:
         StorageError: Its database cannot be reached.
-        ServiceError: It is set up for another database, or without the live lane or the run launcher.
+        ServiceError: It is set up for another database, or without the live lane or the run launcher; or BROKER_URL
+            is set without the extra that it needs.
     """
-    # Our storage reads its address from this process's environment, as every Dagster process does.
+    # Dagster's parts read these from this process's environment, as in every Dagster process.
     url = os.environ["DAGSTER_PG_URL"] = environment["DAGSTER_PG_URL"]
+    launcher = RUN_LAUNCHER
+    if "BROKER_URL" in environment:
+        if find_spec("dagster_celery") is None:
+            raise ServiceError(
+                "BROKER_URL is set, which needs more: pip install 'raceday-dagster[cluster]', or unset it"
+            )
+        os.environ["BROKER_URL"] = environment["BROKER_URL"]
+        launcher = CLUSTER_LAUNCHER
     home = Path(environment["DAGSTER_HOME"])
     foreign = ServiceError(
         f"DAGSTER_HOME {home} has no dagster.yaml with this service's storage on DAGSTER_PG_URL, its live lane and its "
-        "run launcher: unset DAGSTER_HOME, or copy the dagster.yaml of this release there"
+        f"{launcher}: unset DAGSTER_HOME, or copy the {CONFIGS[launcher]} of this release there as dagster.yaml"
     )
     if not (home / "dagster.yaml").is_file():
         raise foreign
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        if not _is_ours(instance, url):
+        if not _is_ours(instance, url, launcher):
             raise foreign
         yield instance
 
 
-def _is_ours(instance: dg.DagsterInstance, url: str) -> bool:
+def _is_ours(instance: dg.DagsterInstance, url: str, launcher: str) -> bool:
     try:
         return (
             is_on(instance, url)
             and isinstance(instance.run_coordinator, LiveLaneRunCoordinator)
-            and isinstance(instance.run_launcher, RunServerLauncher)
+            and type(instance.run_launcher).__name__ == launcher
         )
     except CheckError:  # it names a class that is not there, such as one of an older release
         return False
@@ -94,13 +106,19 @@ def ask_within(seconds: float, ask: Callable[[], Answer]) -> Answer | None:
         return None
 
 
-class DaemonPulse:
-    """Whether the daemon that runs the sensors works, by its heartbeat. Not by its time: a clock may be set."""
+class Pulse:
+    """Whether something works, by its heartbeat in Dagster's database. Not by its time: a clock may be set.
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
+    Args:
+        instance: Dagster's.
+        daemon: What writes it; by default the daemon that runs the sensors.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, daemon: str = POLLING_DAEMON) -> None:
         self._instance = instance
+        self._daemon = daemon
         self._is_asking = False
-        self._last: object = self._read().get(POLLING_DAEMON)
+        self._last: object = self._read().get(daemon)
 
     def has_beaten(self) -> bool | None:
         """Whether it has given a sign of life since this was last asked; ``None`` if its database does not answer."""
@@ -110,7 +128,7 @@ class DaemonPulse:
         beats = ask_within(ASK_WITHIN_S, self._read)
         if beats is None:
             return None
-        before, self._last = self._last, beats.get(POLLING_DAEMON)
+        before, self._last = self._last, beats.get(self._daemon)
         return self._last != before
 
     def _read(self) -> Mapping[str, object]:

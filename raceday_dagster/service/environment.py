@@ -129,6 +129,6 @@ def _check_given(settings: Settings, environment: Mapping[str, str]) -> ServiceE
         raise ServiceError(f"RACEDAY_HOME {home} cannot be used: {error.strerror}; choose another") from error
     if "DAGSTER_HOME" not in environment:
         added["DAGSTER_HOME"] = str(home / "dagster")
-        write_instance_config(home / "dagster")
+        write_instance_config(home / "dagster", of_cluster=settings.broker_url is not None)
     added["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
     return ServiceEnvironment({**environment, **added}, f"{place} and {settings.nztab_api_url}")

@@ -65,16 +65,18 @@ def build_parts(
     folder: Path,
     web: Web,
     *,
+    launches_here: bool,
     does_daemon_work: Callable[[], bool | None],
     before_run_server: Callable[[], None],
     before_daemon: Callable[[], None],
 ) -> list[Part]:
-    """Run server, code server, daemon, web UI: the order of their start.
+    """Run server if need be, code server, daemon, web UI: the order of their start.
 
     Args:
         dagster_home: Of the run server's socket.
         folder: Of the code server's socket and the workspace.
         web: How the UI listens.
+        launches_here: Whether runs are processes of this machine, and not of the machines of a cluster.
         does_daemon_work: Whether it has given a sign of life since this was last asked; ``None`` if nobody can tell.
         before_run_server: Called before a run server that died is started again.
         before_daemon: The same for the daemon.
@@ -90,14 +92,7 @@ def build_parts(
     remove_code_socket()
     definitions = ("--module-name", MODULE, "--location-name", LOCATION, "--socket", str(code_socket))
     return [
-        Part(
-            "run-server",
-            ("raceday_dagster.dagster_plugins.run_server",),
-            works=lambda: answers_run_server(dagster_home / forked_process.SOCKET),
-            stop_within_s=RUN_SERVER_STOP_S,
-            before_restart=before_run_server,
-            is_needed=True,
-        ),
+        *([build_run_server(dagster_home, before_run_server)] if launches_here else []),
         Part(
             "code-server",
             ("dagster", "api", "grpc", *definitions, "--log-format", "json"),
@@ -120,6 +115,18 @@ def build_parts(
             stop_within_s=UI_STOP_S,
         ),
     ]
+
+
+def build_run_server(dagster_home: Path, before_restart: Callable[[], None] = lambda: None) -> Part:
+    """The part that forks a process for each run."""
+    return Part(
+        "run-server",
+        ("raceday_dagster.dagster_plugins.run_server",),
+        works=lambda: answers_run_server(dagster_home / forked_process.SOCKET),
+        stop_within_s=RUN_SERVER_STOP_S,
+        before_restart=before_restart,
+        is_needed=True,
+    )
 
 
 def answers_run_server(path: Path) -> bool:

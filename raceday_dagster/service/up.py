@@ -22,7 +22,7 @@ from raceday_dagster.sandbox.sandbox import open_lock
 from raceday_dagster.service.console import Console, find_secrets
 from raceday_dagster.service.dagster_instance import (
     ASK_WITHIN_S,
-    DaemonPulse,
+    Pulse,
     ask_within,
     describe_switched_off,
     open_instance,
@@ -119,7 +119,7 @@ def holding_home(home: Path) -> Iterator[None]:
             state = read_state(home)
             who = f" (pid {state.pid}, {state.url})" if state else ""
             raise ServiceError(
-                f"another `raceday up`{who} runs in {home}: stop it first, or set RACEDAY_HOME"
+                f"another `raceday up`{who} or `raceday worker` runs in {home}: stop it first, or set RACEDAY_HOME"
             ) from None
         yield
 
@@ -155,7 +155,8 @@ def _serve(
                 Path(variables["DAGSTER_HOME"]),
                 stack.enter_context(making_socket_folder(home)),
                 web,
-                does_daemon_work=DaemonPulse(instance).has_beaten,
+                launches_here="BROKER_URL" not in variables,
+                does_daemon_work=Pulse(instance).has_beaten,
                 before_run_server=lost_runs.find,
                 before_daemon=put_back,
             )

@@ -90,7 +90,8 @@ def serve_ui(
         DagsterHomeNotSetError: No instance is named.
         SettingsError: A variable is wrong.
     """
-    market = build_market_app(Settings.from_environment().database_url, read_health)
+    settings = Settings.from_environment()
+    market = build_market_app(settings.database_url, read_health, listen_url=settings.listen_database_url)
     with DagsterInstance.get() as instance:
         instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, POOL_MAX_OVERFLOW)
         with WorkspaceProcessContext(

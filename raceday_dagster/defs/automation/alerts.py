@@ -10,6 +10,7 @@ from typing import Protocol
 import dagster as dg
 from pydantic import SecretStr, ValidationError
 
+from raceday_dagster.dagster_plugins.machines import find_living, read_machines
 from raceday_dagster.defs.failures import refusing_plainly
 from raceday_dagster.defs.jobs import JOBS, daily_baseline_job
 from raceday_dagster.defs.webhook import send_webhook
@@ -46,7 +47,7 @@ class Watch(Protocol):
         ...
 
     def list_run_troubles(self, now: datetime) -> list[Trouble]:
-        """Jobs whose newest run failed, or one of whose runs has just failed."""
+        """Jobs whose newest run failed, or one of whose runs has just failed; machines of a cluster that died."""
         ...
 
 
@@ -90,7 +91,10 @@ class InstanceWatch:
 
     def list_run_troubles(self, now: datetime) -> list[Trouble]:
         """As ``Watch`` says."""
-        return list(self._find_failed_jobs(now))
+        machines = (
+            [] if self._settings.broker_url is None else find_machine_troubles(read_machines(self._instance), now)
+        )
+        return [*self._find_failed_jobs(now), *machines]
 
     def _find_failed_jobs(self, now: datetime) -> Iterator[Trouble]:
         finished = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
@@ -109,6 +113,30 @@ class InstanceWatch:
                         about=job.name,
                         text=f"run {record.dagster_run.run_id} of {job.name} failed at {ended_at:%H:%M:%S} UTC",
                     )
+
+
+def find_machine_troubles(machines: Mapping[str, datetime], now: datetime) -> list[Trouble]:
+    """What is wrong with the machines of a cluster.
+
+    Args:
+        machines: The last sign of life of each that has not left in order.
+        now: An aware instant.
+    """
+    living = find_living(machines, now)
+    lost = [name for name in sorted(machines) if name not in living and now - machines[name] < FORGOTTEN_AFTER]
+    troubles = [
+        Trouble(
+            event="machine_lost",
+            about=name,
+            text=f"machine {name} has given no sign of life since {machines[name]:%H:%M:%S} UTC; its runs have failed",
+            settles=True,
+        )
+        for name in lost
+    ]
+    if not living:
+        text = "no machine takes runs, so no race is polled; start `raceday worker` on one"
+        troubles.append(Trouble(event="no_machine", about="", text=text, settles=True))
+    return troubles
 
 
 def tell_troubles(

@@ -1,4 +1,4 @@
-"""One tick of the sensor `due_races`: looks ahead, sleeps until just before races fall due, asks for one run of them.
+"""One tick of the sensor `due_races`: looks ahead, sleeps until just before races fall due, asks for a run of them.
 
 What belongs here: the order in which things are read, slept and decided. What does not: the decisions themselves
 (``racing.cadence``), and Dagster's and the database's side of it (``sensors``).
@@ -32,12 +32,37 @@ HORIZON = timedelta(seconds=6)
 """How far ahead a tick looks: a little more than the 5 s between two ticks."""
 MOST_RACES = 50
 """Races of one run: five at a time, each with a fetch that takes all of its 10 s and a ledger that takes its 2 s, end
-within ``CLAIM_LASTS``, so that none is asked for twice while the API gives no answer. The rest follow with the next
-tick."""
-MOST_BATCHES = 4
-"""Runs at work at once, those that make no progress included."""
+within ``CLAIM_LASTS``, so that none is asked for twice while the API gives no answer."""
+MOST_TICKS = 4
+"""Ticks whose runs are at work at once, those that make no progress included."""
 LONGEST_RUN_S = 300
 """Dagster ends a run that takes longer, and its place is free."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How the races of a tick are divided into runs; what does not fit follows with the next tick."""
+
+    races_per_run: int = MOST_RACES
+    runs: int = 1
+    """More than one where several machines execute them."""
+
+    @property
+    def most_batches(self) -> int:
+        """Runs at work at once."""
+        return MOST_TICKS * self.runs
+
+    def divide(self, race_ids: Sequence[str], places: int) -> list[list[str]]:
+        """The races of each run, dealt in turn: those that start first begin every run.
+
+        Args:
+            race_ids: The earliest start first.
+            places: For so many more runs.
+        """
+        most = min(self.runs, places)
+        needed = min(-(-len(race_ids) // self.races_per_run), most)
+        chosen = race_ids[: most * self.races_per_run]
+        return [list(chosen[number::needed]) for number in range(needed)]
 
 
 @dataclass(frozen=True)
@@ -72,8 +97,10 @@ class Reader(Protocol):
         ...
 
 
-def request_due_races(reader: Reader, *, sleep: Callable[[float], None]) -> dg.RunRequest | dg.SkipReason:
-    """One tick: a run of all races that are due, or fall due within ``HORIZON``; else why there is none."""
+def request_due_races(
+    reader: Reader, shards: Shards, *, sleep: Callable[[float], None]
+) -> list[dg.RunRequest] | dg.SkipReason:
+    """One tick: runs of all races that are due, or fall due within ``HORIZON``; else why there is none."""
     patience = HORIZON
     while True:
         stored = reader.read_stored({})
@@ -86,7 +113,7 @@ def request_due_races(reader: Reader, *, sleep: Callable[[float], None]) -> dg.R
             in_flight = find_in_flight(runs.live, stored.answered, stored.read_at)
             plan = plan_polls(stored.races, in_flight.race_ids, stored.read_at, LEAD, is_loading=runs.is_loading)
             if plan.race_ids:
-                return request_batch(plan, in_flight, stored, runs.lost_keys)
+                return request_batches(plan, in_flight, stored, runs.lost_keys, shards)
         if plan.next_due_at is None or plan.next_due_at - stored.read_at > patience:
             return dg.SkipReason(explain_nothing(plan, stored.read_at))
         ahead = plan.next_due_at - LEAD - stored.read_at
@@ -95,29 +122,34 @@ def request_due_races(reader: Reader, *, sleep: Callable[[float], None]) -> dg.R
         patience -= ahead
 
 
-def request_batch(
-    plan: PollPlan, in_flight: PollsInFlight, stored: Stored, lost_keys: Collection[str]
-) -> dg.RunRequest | dg.SkipReason:
-    """A run of the races of a plan, unless enough runs are at work."""
+def request_batches(
+    plan: PollPlan, in_flight: PollsInFlight, stored: Stored, lost_keys: Collection[str], shards: Shards
+) -> list[dg.RunRequest] | dg.SkipReason:
+    """Runs of the races of a plan, unless enough runs are at work."""
     log = get_logger()
     # What lasts for an hour is said by every tick, and is a warning in the first of each minute.
     warn = log.warning if timedelta(seconds=stored.read_at.second) < HORIZON else log.info
     counts = {"due": len(plan.race_ids), "in_flight": plan.in_flight, "watched": plan.watched}
-    if in_flight.batches >= MOST_BATCHES:
-        reason = f"{in_flight.batches} live batches are not over, {MOST_BATCHES} may be at work at once"
+    places = shards.most_batches - in_flight.batches
+    if places <= 0:
+        reason = f"{in_flight.batches} live batches are not over, {shards.most_batches} may be at work at once"
         warn("scheduler_race_skip", reason=reason, **counts)
         return dg.SkipReason(f"{len(plan.race_ids)} races are due, but {reason}")
-    race_ids = plan.race_ids[:MOST_RACES]
+    batches = shards.divide(plan.race_ids, places)
     due_at = (plan.due_at or stored.read_at).isoformat()
-    report_intervals(stored, race_ids)
-    log.info("scheduler_race_scheduled", scheduled=len(race_ids), due_at=due_at, **counts)
+    scheduled = [race_id for race_ids in batches for race_id in race_ids]
+    report_intervals(stored, scheduled)
+    log.info("scheduler_race_scheduled", scheduled=len(scheduled), runs=len(batches), due_at=due_at, **counts)
     if plan.in_flight:
         warn("scheduler_race_skip", reason="the poll before is still in flight", races=plan.in_flight)
-    return dg.RunRequest(
-        run_key=build_run_key(race_ids, stored, lost_keys),
-        run_config={"ops": {"select_races": {"config": {"race_ids": list(race_ids), "due_at": due_at}}}},
-        tags={LANE_TAG: LIVE, DUE_TAG: due_at, "dagster/max_runtime": str(LONGEST_RUN_S)},
-    )
+    return [
+        dg.RunRequest(
+            run_key=build_run_key(race_ids, stored, lost_keys),
+            run_config={"ops": {"select_races": {"config": {"race_ids": race_ids, "due_at": due_at}}}},
+            tags={LANE_TAG: LIVE, DUE_TAG: due_at, "dagster/max_runtime": str(LONGEST_RUN_S)},
+        )
+        for race_ids in batches
+    ]
 
 
 def report_intervals(stored: Stored, race_ids: Collection[str]) -> None:

@@ -8,10 +8,11 @@ from typing import Protocol
 
 import dagster as dg
 
+from raceday_dagster.dagster_plugins.machines import is_lost, read_machines
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.dagster_plugins.run_launcher import find_run_worker
 from raceday_dagster.defs.automation.alerts import alerts
-from raceday_dagster.defs.automation.due_races import Runs, Stored, request_due_races
+from raceday_dagster.defs.automation.due_races import Runs, Shards, Stored, request_due_races
 from raceday_dagster.defs.failures import refusing_plainly
 from raceday_dagster.defs.jobs import daily_baseline_job, process_races_job
 from raceday_dagster.defs.ops.batch import UNFINISHED, find_races_in_config
@@ -61,13 +62,20 @@ class SensorReader:
             loading = instance.get_run_records(
                 dg.RunsFilter(job_name=daily_baseline_job.name, statuses=[dg.DagsterRunStatus.STARTED])
             )
+            machines = read_machines(instance)
         now = self._clock()
+
+        def has_lost_its_process(record: dg.RunRecord) -> bool:
+            worker = find_run_worker(record.dagster_run)
+            is_gone = worker is not None and worker.is_here() and not worker.is_alive()
+            return is_gone or is_lost(record.dagster_run, machines, now)
+
         # A process may also be gone because its run ended meanwhile; the ledger, which is read later, has that run.
-        lost = [record for record in unfinished if _has_lost_its_process(record)]
+        lost = [record for record in unfinished if has_lost_its_process(record)]
         return Runs(
             live=[_build_batch(record) for record in unfinished if record not in lost],
             is_loading=any(
-                abs(now - _find_begin(record)) < LOAD_LASTS and not _has_lost_its_process(record) for record in loading
+                abs(now - _find_begin(record)) < LOAD_LASTS and not has_lost_its_process(record) for record in loading
             ),
             lost_keys=frozenset(record.dagster_run.tags.get(RUN_KEY_TAG, "") for record in (*lost, *failed)),
         )
@@ -144,10 +152,13 @@ def request_first_load(reader: LoadReader, now: datetime) -> dg.RunRequest | dg.
     job_name=process_races_job.name,
     minimum_interval_seconds=1,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Polls the races that are due: one run for all of them, asked for just before they fall due.",
+    description="Polls the races that are due: a run for all of them, asked for just before they fall due.",
 )
-def due_races(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    return request_due_races(SensorReader(context), sleep=time.sleep)
+def due_races(context: dg.SensorEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+    with refusing_plainly():
+        settings = Settings.from_environment()
+    shards = Shards(settings.races_per_run, settings.runs_per_tick)
+    return request_due_races(SensorReader(context), shards, sleep=time.sleep)
 
 
 @dg.sensor(
@@ -180,11 +191,6 @@ def _build_batch(record: dg.RunRecord) -> LiveBatch:
         race_ids=find_races_in_config(record.dagster_run.run_config),
         created_at=_read_utc(record.create_timestamp),
     )
-
-
-def _has_lost_its_process(record: dg.RunRecord) -> bool:
-    worker = find_run_worker(record.dagster_run)
-    return worker is not None and worker.is_here() and not worker.is_alive()
 
 
 def _find_begin(record: dg.RunRecord) -> datetime:

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, NullPool, create_engine, text
 from raceday_dagster.dagster_plugins.forked_process import identify
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.dagster_plugins.run_launcher import WORKER_TAG, RunWorker
-from raceday_dagster.defs.automation.due_races import DUE_TAG, LEAD, request_due_races
+from raceday_dagster.defs.automation.due_races import DUE_TAG, LEAD, Shards, request_due_races
 from raceday_dagster.defs.automation.sensors import (
     RUN_KEY_TAG,
     SensorReader,
@@ -195,7 +195,7 @@ def test_a_tick_looks_ahead_and_the_run_polls_each_race_when_it_is_due_and_none_
     with day.open_context() as context:
         # By the clock of the last poll: on a busy machine the run ends when the next slot is near.
         now = max(poll["polled_at"] for poll in polls)
-        after = request_due_races(SensorReader(context, lambda: now), sleep=refuse_to_sleep)
+        after = request_due_races(SensorReader(context, lambda: now), Shards(), sleep=refuse_to_sleep)
     assert isinstance(after, dg.SkipReason)
     assert "races is due; the next at" in (after.skip_message or "")
 
@@ -261,7 +261,7 @@ def test_a_tick_holds_no_connection_while_it_sleeps_and_leaves_none_behind(day: 
         clock.now += timedelta(seconds=seconds)
 
     with day.open_context() as context:
-        request_due_races(SensorReader(context, clock), sleep=count_and_go_on)
+        request_due_races(SensorReader(context, clock), Shards(), sleep=count_and_go_on)
     assert counted == [0]
     assert day.count_connections() == 0
 

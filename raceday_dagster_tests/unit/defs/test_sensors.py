@@ -11,7 +11,7 @@ import pytest
 
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.defs.automation import due_races as ticks
-from raceday_dagster.defs.automation.due_races import LEAD, MOST_BATCHES, MOST_RACES, Runs, Stored, request_due_races
+from raceday_dagster.defs.automation.due_races import LEAD, MOST_RACES, Runs, Shards, Stored, request_due_races
 from raceday_dagster.defs.automation.sensors import SENSORS, due_races
 from raceday_dagster.defs.concurrency import DEFAULT_CONCURRENCY
 from raceday_dagster.defs.ops.race import FETCH_SHARE, LEDGER_DEADLINE_S
@@ -20,6 +20,8 @@ from raceday_dagster.settings import Settings
 
 SLOT = datetime(2026, 9, 26, 2, 0, 15, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
+
+ONE_MACHINE = Shards()
 
 
 @dataclass
@@ -67,13 +69,14 @@ class Day:
         self.live.append(LiveBatch(run_id=run_id, race_ids=race_ids, created_at=self.now - age))
         return run_id
 
-    def tick(self) -> dg.RunRequest | dg.SkipReason:
-        return request_due_races(self, sleep=self.sleep)
+    def tick(self, shards: Shards = ONE_MACHINE) -> list[dg.RunRequest] | dg.SkipReason:
+        return request_due_races(self, shards, sleep=self.sleep)
 
     def request(self) -> dg.RunRequest:
         asked = self.tick()
-        assert isinstance(asked, dg.RunRequest), asked.skip_message
-        return asked
+        assert isinstance(asked, list), asked.skip_message
+        (only,) = asked
+        return only
 
     def skip(self) -> str:
         skipped = self.tick()
@@ -178,7 +181,7 @@ def test_a_run_that_makes_no_progress_holds_its_place_but_no_race() -> None:
     day.add_race("a", polled_at=SLOT - 20 * SECOND)
     day.add_batch("a", age=CLAIM_LASTS)
     assert read_races(day.request()) == ["a"]
-    for _another in range(MOST_BATCHES - 1):
+    for _another in range(ONE_MACHINE.most_batches - 1):
         day.add_batch("a", age=10 * CLAIM_LASTS)
     assert "4 live batches are not over" in day.skip()
 
@@ -194,7 +197,7 @@ def test_a_skip_that_repeats_is_a_warning_once_a_minute(
 ) -> None:
     day = Day(SLOT.replace(second=second))
     day.add_race("due", polled_at=day.now - 20 * SECOND)
-    for number in range(MOST_BATCHES):
+    for number in range(ONE_MACHINE.most_batches):
         day.add_batch(f"other-{number}")
     day.skip()
     (line,) = capsys.readouterr().err.splitlines()
@@ -205,7 +208,7 @@ def test_a_skip_that_repeats_is_a_warning_once_a_minute(
 def test_no_more_batches_run_at_once_than_may() -> None:
     day = Day(SLOT)
     day.add_race("due", polled_at=SLOT - 20 * SECOND)
-    for number in range(MOST_BATCHES - 1):
+    for number in range(ONE_MACHINE.most_batches - 1):
         day.add_batch(f"other-{number}")
     assert read_races(day.request()) == ["due"]
     day.add_batch("another")
@@ -221,6 +224,34 @@ def test_more_races_than_one_run_takes_come_with_the_next_tick() -> None:
     assert (len(first), first[0], first[-1]) == (MOST_RACES, "race-000", f"race-{MOST_RACES - 1:03}")
     day.add_batch(*first)
     assert read_races(day.request()) == [f"race-{MOST_RACES + number:03}" for number in range(3)]
+
+
+def test_a_tick_of_a_cluster_deals_the_races_to_runs_that_each_begin_with_the_earliest_start() -> None:
+    day = Day(SLOT)
+    for number in range(7):
+        day.add_race(f"race-{number}", start_in_s=number)
+    asked = day.tick(Shards(races_per_run=3, runs=5))
+    assert isinstance(asked, list)
+    assert [read_races(run) for run in asked] == [
+        ["race-0", "race-3", "race-6"],
+        ["race-1", "race-4"],
+        ["race-2", "race-5"],
+    ]
+    assert len({run.run_key for run in asked}) == 3
+
+
+def test_a_tick_of_a_cluster_asks_for_no_more_runs_than_there_are_places_left() -> None:
+    shards = Shards(races_per_run=2, runs=3)
+    day = Day(SLOT)
+    for number in range(9):
+        day.add_race(f"race-{number}", start_in_s=number)
+    for number in range(shards.most_batches - 1):
+        day.add_batch(f"other-{number}")
+    asked = day.tick(shards)
+    assert isinstance(asked, list)
+    assert [read_races(run) for run in asked] == [["race-0", "race-1"]]
+    day.add_batch("another")
+    assert "12 live batches are not over, 12 may be at work at once" in str(day.tick(shards))
 
 
 def test_races_of_a_day_that_is_being_loaded_are_not_polled_twice() -> None:

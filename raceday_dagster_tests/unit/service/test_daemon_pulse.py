@@ -10,7 +10,7 @@ from dagster._daemon.types import DaemonHeartbeat
 
 from raceday_dagster.dagster_plugins.daemon import POLLING_DAEMON
 from raceday_dagster.service import dagster_instance
-from raceday_dagster.service.dagster_instance import DaemonPulse
+from raceday_dagster.service.dagster_instance import Pulse
 
 
 class FakeInstance:
@@ -30,8 +30,8 @@ class FakeInstance:
         return {POLLING_DAEMON: DaemonHeartbeat(float(self.beats), POLLING_DAEMON, "daemon", [])}
 
 
-def build_pulse(instance: FakeInstance) -> DaemonPulse:
-    return DaemonPulse(cast("Any", instance))
+def build_pulse(instance: FakeInstance) -> Pulse:
+    return Pulse(cast("Any", instance))
 
 
 def test_a_daemon_works_while_its_heartbeats_change() -> None:

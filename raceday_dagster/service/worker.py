@@ -1,0 +1,95 @@
+"""``raceday worker``: a machine of a cluster, in the foreground, until it is told to stop.
+
+Two parts: the run server, which forks a process for each run, and the Celery worker that takes runs from the broker for
+it. Belongs here: what `raceday up` does differently. The rest is its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from raceday_dagster.dagster_plugins.machines import name_heartbeat
+from raceday_dagster.errors import ServiceError
+from raceday_dagster.service.console import Console, find_secrets
+from raceday_dagster.service.dagster_instance import Pulse, open_instance
+from raceday_dagster.service.environment import ServiceEnvironment, open_environment
+from raceday_dagster.service.parts import build_run_server
+from raceday_dagster.service.processes import ChildProcess
+from raceday_dagster.service.supervisor import Part, StopRequests, Supervisor
+from raceday_dagster.service.up import holding_home, taking_stops
+from raceday_dagster.settings import Settings
+
+TAKER_STOP_S = 2.0
+"""It waits for its runs, which the run server then ends."""
+
+
+def run_worker(machine: str, runs: int, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """Takes runs from the broker; returns after an orderly stop.
+
+    Args:
+        machine: The name of this machine, of no other one in the cluster.
+        runs: Runs at once.
+        environment: The process's own.
+        say: Prints one line.
+
+    Raises:
+        RacedayError: One line: what is missing, in use, or does not stay up. Nothing is left running.
+        StorageError: Dagster's database cannot be reached.
+    """
+
+    def say_timed(line: str) -> None:
+        say(f"{datetime.now(UTC).astimezone():%H:%M:%S} {line}")
+
+    settings = Settings.from_environment(environment)
+    if settings.broker_url is None:
+        raise ServiceError("BROKER_URL is not set: a worker takes runs from a broker (see docs/cluster.md)")
+    settings.require_database_url()  # without it a service gets a sandbox, which no other machine sees
+    stop_requests: StopRequests = StopRequests()
+    with (
+        taking_stops(stop_requests),
+        holding_home(settings.raceday_home.resolve()),
+        open_environment(environment, datetime.now(UTC)) as opened,
+    ):
+        _serve(machine, runs, opened, say_timed, stop_requests)
+    say_timed("stopped")
+
+
+def _serve(
+    machine: str, runs: int, environment: ServiceEnvironment, say: Callable[[str], None], stop_requests: StopRequests
+) -> None:
+    logs = environment.home / "logs"
+    variables = {**environment.variables, "PYTHONUNBUFFERED": "1"}
+    with ExitStack() as stack:
+        console = stack.enter_context(closing(Console(logs, say, find_secrets(variables))))
+        instance = stack.enter_context(open_instance(variables))
+        parts = [
+            build_run_server(Path(variables["DAGSTER_HOME"])),
+            Part(
+                "taker",
+                ("raceday_dagster.dagster_plugins.celery_worker", machine, str(runs)),
+                works=Pulse(instance, name_heartbeat(machine)).has_beaten,
+                stop_within_s=TAKER_STOP_S,
+            ),
+        ]
+        try:
+            takers = {part.name: console.open_log(part.name) for part in parts}
+        except OSError as error:
+            raise ServiceError(f"{error.filename or logs} cannot be used: {error.strerror}") from error
+        Supervisor(
+            parts,
+            lambda part: ChildProcess([sys.executable, "-m", *part.arguments], variables, takers[part.name]),
+            logs,
+            stop_requests,
+            say,
+            on_ready=lambda: say(
+                f"machine {machine} (pid {os.getpid()}) takes {runs} runs at once for {environment.description}; "
+                f"logs in {logs}; Ctrl-C stops it"
+            ),
+            on_stop=console.mute,
+            on_round=console.close_minutes,
+        ).run()
