@@ -78,7 +78,7 @@ def _count(scene: Scene) -> dict[str, int]:
 def sizes(scene: Scene, full_day: date, polls_a_day: int) -> Iterator[Figure]:
     """The databases now, and what a poll leaves in each table."""
     for name, engine in (("the races", scene.engine), ("Dagster", scene.dagster)):
-        told = ", ".join(f"{table} {size / 1e6:,.0f}" for table, size in scene.ask(SIZES, of=engine))
+        told = ", ".join(f"{table} {float(size) / 1e6:,.0f}" for table, size in scene.ask(SIZES, of=engine))
         yield Figure(f"database of {name}, MB", told)
     ((polls,),) = scene.ask("SELECT count(*) FROM pool_history WHERE racing_day = %(day)s", day=full_day)
     each = {table: _measure_table(scene, name_partition(table, full_day)) / polls for table in PARTITIONED_TABLES}
