@@ -17,7 +17,7 @@ from benchmarks.saturday.cadence import count_polls
 from benchmarks.saturday.costs import Figure, batches, describe_moment, load_day, tick, views
 from benchmarks.saturday.housekeeping import copy_runs, maintenance, sizes
 from benchmarks.saturday.month import Followed, make_history, make_races
-from benchmarks.saturday.scene import Scene, open_scene
+from benchmarks.saturday.scene import DATABASE, Scene, open_scene
 from benchmarks.saturday.speed import memory
 from benchmarks.saturday.ui import pages, register_all
 from raceday_dagster.bench.command import logging_to
@@ -87,6 +87,7 @@ def make_month(scene: Scene, days: int) -> Figure:
     followed = [Followed(today - timedelta(days=ARCHIVED), FULL)]
     followed += [Followed(today - timedelta(days=number), *THIN) for number in range(1, days)]
     with scene.admin.connect() as connection:
+        connection.exec_driver_sql(f"SET ROLE {DATABASE}")  # whose tables they are to be
         for day in followed:
             make_races(connection, day.day, 700)
             polls += make_history(connection, day)
