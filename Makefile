@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## Load a simulated racing day and poll five races three times, for real
 	@$(BIN)/raceday demo
 
-# Most tests wait, so there are more workers than cores. A worker takes whole files: a file's servers are shared by its tests.
+# Many tests wait, so there are more workers than cores. A worker takes whole files (raceday_dagster_tests/conftest.py).
 WORKERS ?= 3
 TEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

@@ -40,7 +40,7 @@ WITHIN_S = 300
 LOST_WITHIN = timedelta(seconds=45)
 IDENTITY = {
     "NZTAB_FROM_EMAIL": "bench@raceday.invalid",
-    "NZTAB_PARTNER_process_races": "raceday bench",
+    "NZTAB_PARTNER_NAME": "raceday bench",
     "NZTAB_PARTNER_ID": "raceday-bench",
 }
 RUN_POLLS = "SELECT count(*), count(DISTINCT race_id) FROM race_polls WHERE run_id = ANY (:runs) AND status = 'success'"
@@ -209,26 +209,25 @@ def launch(instance: dg.DagsterInstance, race_ids: Sequence[str]) -> str:
 
 def follow_day(folder: Path, span: timedelta) -> None:
     """Follows a live day with three machines of which one dies, and prints what the ledger says of it."""
-    with open_broker(folder) as broker:
-        home = folder / "up"
-        shards = {"BROKER_URL": broker.url, "RACES_PER_RUN": "5", "RUNS_PER_TICK": "6"}
-        with open_live_day(home, latency_ms=LATENCY_MS, **shards) as day:
-            state = day.read_state()["environment"]
-            server = EmbeddedPostgres(home)
-            with open_pgbouncer(folder / "pgbouncer", server, state["DATABASE_URL"]) as pooled:
-                given = {**state, **IDENTITY, "DATABASE_URL": pooled, "BROKER_URL": broker.url}
-                os.environ.update(given)
-                (folder / "machines").mkdir()
-                with open_cluster(folder / "machines", broker, {**os.environ, **given}) as cluster:
-                    cluster.start_machines("m0", "m1", "m2", runs=RUNS_AT_ONCE)
-                    began_at = wait_for_batches(day)
-                    wait_until(began_at + span / 2)
-                    died_at = datetime.now(UTC)
-                    cluster.kill(cluster.machines["m1"])
-                    wait_until(began_at + span)
-                    ended_at = datetime.now(UTC)
-                    races, polls, batches = day.read_races(), day.read_polls(), day.read_batches()
-                    half = day.ask(HALF_RACES)
+    simulation = replace(choose_simulation(datetime.now(UTC)), latency_ms=LATENCY_MS)
+    shards = {"RACES_PER_RUN": "5", "RUNS_PER_TICK": "6"}
+    home = folder / "up"
+    with (
+        open_sandbox({**os.environ, "RACEDAY_HOME": str(home)}, simulation) as sandbox,
+        open_shared(folder, sandbox.environment) as shared,
+    ):
+        cluster = shared.cluster
+        given = {name: value for name, value in cluster.environment.items() if name not in ("DAGSTER_HOME", "PATH")}
+        cluster.start_machines("m0", "m1", "m2", runs=RUNS_AT_ONCE)
+        with open_live_day(home, latency_ms=None, **{**given, **shards}) as day:
+            began_at = wait_for_batches(day)
+            wait_until(began_at + span / 2)
+            died_at = datetime.now(UTC)
+            cluster.kill(cluster.machines["m1"])
+            wait_until(began_at + span)
+            ended_at = datetime.now(UTC)
+            races, polls, batches = day.read_races(), day.read_polls(), day.read_batches()
+            half = day.ask(HALF_RACES)
     outage = Outage(died_at, died_at + LOST_WITHIN)
     verdict = judge(races, [poll for poll in polls if poll.polled_at >= began_at], batches, ended_at, [outage])
     lost_s = [

@@ -230,16 +230,15 @@ def open_live_day(
     """``raceday up`` with its state in ``home``, until the block ends; what it prints goes to ``home``/up.log.
 
     Args:
-        latency_ms: Of the simulated API; ``None`` for one that ``variables`` name.
+        latency_ms: Added to every answer for a race; ``None`` where ``variables`` name an API.
         variables: More of its environment.
     """
     port = _find_free_port()
     environment = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
     home.mkdir(parents=True, exist_ok=True)
     log = home / "up.log"
-    command = [sys.executable, "-m", "raceday_dagster.cli", "up", "--port", str(port)]
-    if latency_ms is not None:
-        command += ["--feed-latency-ms", str(latency_ms)]
+    slow = () if latency_ms is None else ("--feed-latency-ms", str(latency_ms))
+    command = [sys.executable, "-m", "raceday_dagster.cli", "up", "--port", str(port), *slow]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,

@@ -121,9 +121,13 @@ class FetchError(PipelineError):
 
 
 class TransformError(PipelineError):
-    """The answer could not be turned into a snapshot, or its worker died too often or ran out of time."""
+    """The answer could not be turned into a snapshot, or its worker died too often or ran out of time.
+
+    ``worker_id`` names the worker that said so or ran out of time, if one did.
+    """
 
     stage = "transform"
+    worker_id: int | None = None
 
 
 class WriteError(PipelineError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -156,6 +157,15 @@ def is_log_for_people(*, on_terminal: bool) -> bool:
     """What ``LOG_FORMAT`` says of the form of the logs: by default text on a terminal. A wrong one counts as not set,
     as above."""
     return {"json": False, "text": True}.get(os.environ.get("LOG_FORMAT", "").strip().lower(), on_terminal)
+
+
+def is_on_this_machine(url: str) -> bool:
+    """Whether a URL leads to the loopback interface, as that of a simulator does."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class ApiIdentity(BaseModel):

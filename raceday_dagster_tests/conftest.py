@@ -15,6 +15,7 @@ import psycopg2
 import pytest
 
 UNIT_TESTS = Path(__file__).parent / "unit"
+LIVE_DAY = "/service/live_day/"
 LONGEST_SLEEP_S = 0.05
 
 
@@ -22,6 +23,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files with slow tests first: of the workers that share the files, none waits for the last long one."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a worker of pytest-xdist whole files, whose servers their tests share, and the live day's all together."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class FileScheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return LIVE_DAY if LIVE_DAY in nodeid else super()._split_scope(nodeid)
+
+    return FileScheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from typing import TypeVar
 PATIENCE_S = 120.0
 """Long enough for a machine under load; nothing that works comes near it."""
 _BETWEEN_LOOKS_S = 0.02
+_LONGEST_PAUSE_S = 0.5
 
 Found = TypeVar("Found")
 
@@ -18,12 +19,19 @@ def wait_for(
 ) -> Found:
     """Ask ``find`` again and again until its answer is true, and return that answer.
 
+    After a look that took its time it pauses four times as long: reading a page or a database costs those it waits for.
+
     Raises:
         AssertionError: ``within_s`` seconds have passed; it holds what ``explain`` says by then, or the last answer.
     """
-    give_up_at_s = time.monotonic() + within_s
-    while not (found := find()):
-        if time.monotonic() > give_up_at_s:
+    began_s = time.monotonic()
+    while True:
+        asked_s = time.monotonic()
+        if found := find():
+            return found
+        answered_s = time.monotonic()
+        if answered_s > began_s + within_s:
             raise AssertionError(f"nothing came within {within_s:g} s: {explain() if explain else found}")
         time.sleep(_BETWEEN_LOOKS_S)
-    return found
+        while time.monotonic() < answered_s + min(4 * (answered_s - asked_s), _LONGEST_PAUSE_S):
+            time.sleep(_BETWEEN_LOOKS_S)

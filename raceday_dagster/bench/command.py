@@ -49,7 +49,7 @@ from raceday_dagster.sandbox.demo import build_command, keep_own_settings
 from raceday_dagster.sandbox.sandbox import Sandbox, Simulation, choose_simulation, open_lock, open_sandbox
 from raceday_dagster.settings import Settings, parse_database_url
 from raceday_dagster.simulator.day import PROGRAMME
-from raceday_dagster.store.queries import read_polls
+from raceday_dagster.store.run_queries import read_polls
 
 INTERRUPTED = 130
 LOG = "bench.log"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
@@ -44,22 +45,29 @@ PATIENT = {
 }
 
 
+IN_PROCESS_JOB = poll_races.to_job(name="process_races_in_process", executor_def=dg.in_process_executor)
+MULTIPROCESS_JOB = poll_races.to_job(name="process_races_multiprocess", executor_def=dg.multiprocess_executor)
+
+
+@cache
+def resolve_job(job: dg.JobDefinition, **resources: Any) -> dg.JobDefinition:
+    """A job with its resources: once, as a process that runs jobs has its definitions before the run begins."""
+    return dg.Definitions(jobs=[job], resources={**RESOURCES, **resources}).resolve_job_def(job.name)
+
+
 def process_races() -> dg.JobDefinition:
     """The job as users run it."""
-    return dg.Definitions(jobs=[process_races_job], resources=RESOURCES).resolve_job_def(process_races_job.name)
+    return resolve_job(process_races_job)
 
 
 def in_process_job() -> dg.JobDefinition:
     """The same graph and resources, one step after the other."""
-    job = poll_races.to_job(name="process_races_in_process", executor_def=dg.in_process_executor)
-    return dg.Definitions(jobs=[job], resources=RESOURCES).resolve_job_def(job.name)
+    return resolve_job(IN_PROCESS_JOB)
 
 
 def multiprocess_job() -> dg.JobDefinition:
     """The same graph and resources under Dagster's default executor; its steps need values on disk."""
-    job = poll_races.to_job(name="process_races_multiprocess", executor_def=dg.multiprocess_executor)
-    resources = {**RESOURCES, "io_manager": dg.fs_io_manager}
-    return dg.Definitions(jobs=[job], resources=resources).resolve_job_def(job.name)
+    return resolve_job(MULTIPROCESS_JOB, io_manager=dg.fs_io_manager)
 
 
 def build_contenders(instance: dg.DagsterInstance, race_ids: Sequence[str], concurrency: int) -> dict[str, Contender]:

@@ -16,11 +16,12 @@ Row = dict[str, Any]
 
 ROWS_AT_ONCE = 1000  # one statement
 MOST_GATHERED = 10_000
+GATHER_FOR_S = 0.05
 _READ_ONLY = "25006"  # the server is a standby at present
 
 
 class EventBuffer:
-    """Takes rows without waiting for the database, while its thread can write them.
+    """Takes rows without waiting for the database, while its thread can write them, `GATHER_FOR_S` after the first.
 
     When the thread meets a database that is away, it rests: whoever adds the next row writes it, after all before it,
     and gets the error. What was gathered stays, and the first success sets the thread to work again. A row that the
@@ -50,7 +51,8 @@ class EventBuffer:
             )
             if self._is_working:
                 self._rows.append(row)
-                self._changed.notify_all()
+                if len(self._rows) == 1:
+                    self._changed.notify_all()
                 return
         self.flush(row)
 
@@ -91,6 +93,8 @@ class EventBuffer:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: (self._rows and self._is_working) or not self._is_open)
+                # One statement for several rows costs little more than one for a row.
+                self._changed.wait_for(lambda: not self._is_open, GATHER_FOR_S)
                 if not self._is_open:
                     return
             try:

@@ -11,27 +11,29 @@ What differs from the stock executors:
   is not stored. Give every call in a step a time-out.
 * A process has one stdout: compute logs are one file a run. `context.log` and Dagster's Python loggers know the step,
   but a Python log line of a thread that a step starts is filed under any step that runs.
-* Each step has its own asyncio loop: no resource may bind itself to `InitResourceContext.event_loop`.
+* Async steps run at once on the event loop of the run, the one that resources know as `InitResourceContext.event_loop`:
+  one that blocks instead of awaiting holds up the others. The thread of a step has no event loop of its own.
 * Dagster's own beta and deprecation warnings are silent inside steps (why: `_Threads`).
 """
 
 # mypy: allow-untyped-calls
 
-import asyncio
 import contextvars
+import gc
 import logging
 import math
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg  # what follows is private, half of it without types: test_executor_contract.py watches it
 from dagster import DagsterEvent
+from dagster._core.definitions.scoped_resources_builder import Resources, ScopedResourcesBuilder
 from dagster._core.errors import DagsterExecutionInterruptedError, DagsterUnmetExecutorRequirementsError
 from dagster._core.events import EngineEventData
 from dagster._core.execution import step_dependency_config as dependencies
@@ -51,10 +53,14 @@ from dagster._utils.interrupts import pop_captured_interrupt
 from dagster._utils.warnings import disable_dagster_warnings
 from dagster_shared.error import SerializableErrorInfo
 
+from raceday_dagster.dagster_plugins.run_event_loop import RunEventLoop
+
+COLLECT_EVERY = 50_000  # new objects, in place of 700: a batch makes 12,000, and looking through them takes 4 % of it
 POLL_S = 0.25  # a signal sets a flag in the main thread and wakes nobody: look this often
 THREAD_NAME = "step "
 _STOCK_DEPENDENCIES = dependencies.StepDependencyConfig.default()
 _KIND = dg.DagsterEventType
+_step_key: contextvars.ContextVar[str | None] = contextvars.ContextVar("step of the executor", default=None)
 _ENDS = (_KIND.STEP_SUCCESS, _KIND.STEP_FAILURE, _KIND.STEP_UP_FOR_RETRY)
 Events = Iterator[DagsterEvent]
 
@@ -96,7 +102,13 @@ class ThreadedExecutor(dg.Executor):
 
     def _run_steps(self, job_context: system.PlanExecutionContext, execution_plan: ExecutionPlan) -> Events:
         with ExitStack() as stack:  # last in, first out: threads end before anything that steps use is closed
-            stack.enter_context(getattr(job_context.instance.event_log_storage, "buffered", nullcontext)())
+            stack.callback(gc.set_threshold, *gc.get_threshold())
+            gc.set_threshold(COLLECT_EVERY)
+            buffered: Any = getattr(job_context.instance.event_log_storage, "buffered", nullcontext)
+            left_out: Set[str] = stack.enter_context(buffered()) or frozenset()
+            execution = job_context._execution_data
+            shared = _SharedResources(*execution.scoped_resources_builder)
+            job_context._execution_data = execution._replace(scoped_resources_builder=shared)
             pools = stack.enter_context(InstanceConcurrencyContext(job_context.instance, job_context.dagster_run))
             active = execution_plan.start(
                 retry_mode=job_context.retry_mode,
@@ -111,8 +123,10 @@ class ThreadedExecutor(dg.Executor):
             where = _attempt(job_context, "setting up", lambda: capture.enter_context(logs.capture_logs(key)))
             if where is not None:
                 yield DagsterEvent.capture_logs(job_context, execution_plan.step_keys_to_execute, key, where)
+            loop = stack.enter_context(closing(RunEventLoop(job_context.event_loop)))
+            job_context._event_loop = loop  # type: ignore[assignment]  # steps call no more of it than this has
             threads = stack.enter_context(closing(_Threads()))
-            yield from _Schedule(self, job_context, active, pools, threads).events()
+            yield from _Schedule(self, job_context, active, pools, threads, left_out).events()
 
 
 def build_threaded_executor(
@@ -170,6 +184,7 @@ class _Schedule:
     active: ActiveExecution
     pools: InstanceConcurrencyContext
     threads: "_Threads"
+    left_out: Set[str]
     is_winding_down: bool = False
 
     def events(self) -> Events:
@@ -196,8 +211,16 @@ class _Schedule:
         for step in steps:
             known = self.active.get_known_state()  # its set of outputs goes on changing: copied
             context = self.job.for_step(step, known._replace(ready_outputs=set(known.ready_outputs)))
-            context.log._dagster_handler.__class__ = _StepLogHandler
-            self.threads.start(_Task(step.key, context, dagster_event_sequence_for_step(context)))
+            handler = context.log._dagster_handler
+            handler.__class__ = _StepLogHandler
+            assert isinstance(handler, _StepLogHandler)
+            handler.left_out = self.left_out
+            told = (
+                event
+                for event in dagster_event_sequence_for_step(context)
+                if event.event_type_value not in self.left_out  # the state machine learns nothing from them
+            )
+            self.threads.start(_Task(step.key, context, told))
 
     def _take_reports(self) -> Events:
         """Wait for a report; take it and what else is there, up to the end of a task: a place to fill at once."""
@@ -287,29 +310,43 @@ class _Threads:
 
     def _work(self, task: _Task) -> None:
         error = None
+        _step_key.set(task.key)
         try:
-            with asyncio.Runner() as runner:
-                task.context._event_loop = runner.get_loop()
-                for event in task.work:
-                    self._reports.put((task, event, None))
+            for event in task.work:
+                self._reports.put((task, event, None))
         except BaseException as caught:  # noqa: BLE001 - a thread has no caller: the scheduling thread raises it
             error = caught
         self._reports.put((task, None, error))
 
 
+class _SharedResources(ScopedResourcesBuilder):
+    """Builds what steps see of their resources once for each set of names. Dagster makes a class of its own each time
+    it asks, seven times a step: a twentieth of a batch."""
+
+    def __init__(self, *_: Any) -> None:
+        self._built: dict[Set[str], Resources] = {}
+
+    def build(self, required_resource_keys: Set[str] | None) -> Resources:
+        keys = frozenset(required_resource_keys or ())
+        if keys not in self._built:
+            self._built[keys] = super().build(keys)
+        return self._built[keys]
+
+
 class _StepLogHandler(DagsterLogHandler):
-    """A step's log handler. Dagster hangs it on Python loggers too: there it is deaf to the threads of other steps.
+    """A step's log handler. Dagster hangs it on Python loggers too: there it is deaf to what other steps say.
 
     All that is stored of a step passes here, one record at a time, so that a step has one end.
     """
 
     has_end = False
     is_left_behind = False
+    left_out: Set[str] = frozenset()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        thread = record.threadName or ""
-        is_ours = thread == THREAD_NAME + str(self.metadata["step_key"]) or not thread.startswith(THREAD_NAME)
-        return is_ours and super().filter(record)
+        if has_log_record_event(record) and get_log_record_event(record).event_type_value in self.left_out:
+            return False
+        return _step_key.get() in (None, self.metadata["step_key"]) and super().filter(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.is_left_behind:

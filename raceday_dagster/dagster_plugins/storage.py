@@ -65,7 +65,12 @@ _HOST_AND_PORT = re.compile(r"^(\[[^\]]*\]|[^:]*):?(.*)$")
 _ADVICE = f"Look at {URL_VARIABLE}; `raceday sandbox -- COMMAND` runs a command with a working one."
 
 LEFT_OUT = frozenset(
-    {dg.DagsterEventType.STEP_INPUT, dg.DagsterEventType.LOADED_INPUT, dg.DagsterEventType.HANDLED_OUTPUT}
+    kind.value
+    for kind in (
+        dg.DagsterEventType.STEP_INPUT,
+        dg.DagsterEventType.LOADED_INPUT,
+        dg.DagsterEventType.HANDLED_OUTPUT,
+    )
 )
 """What a value does between two steps of one process, where it stays in memory: half of a run's events, and nothing in
 the UI is made of them."""
@@ -73,7 +78,7 @@ the UI is made of them."""
 _EVENTS = SqlEventLogStorageTable.c
 _INSERT_EVENT = SqlEventLogStorageTable.insert().inline()
 _engines: "weakref.WeakSet[Engine]" = weakref.WeakSet()
-_with_run_times: set[URL] = set()
+_proven: set[tuple[URL, str]] = set()
 _event_logs: "weakref.WeakSet[_EventLogStorage]" = weakref.WeakSet()
 
 
@@ -254,14 +259,25 @@ class _Reached:
     def connect(self, *_: str | None, **_named: str | None) -> Connection:
         return open_connection(self._engine, WRITE_WITHIN_S)
 
+    def _ask_once(self, ask: Callable[[], bool]) -> bool:
+        """Whether the database has some table or column, which Dagster asks for each run, event and tick, and which is
+        never untrue again. SQLAlchemy keeps a hundred kilobytes of each engine whose tables it looks at, of 128 of
+        them."""
+        fact = self._engine.url, ask.__name__
+        if fact not in _proven and ask():
+            _proven.add(fact)
+        return fact in _proven
+
 
 class _RunStorage(_Reached, PostgresRunStorage):
     def has_run_stats_index_cols(self) -> bool:
-        """Whether runs have columns for their times: asked for each event of a run and by each tick, and never untrue
-        again. SQLAlchemy keeps a hundred kilobytes of each engine whose tables it looks at, of 128 of them."""
-        if self._engine.url not in _with_run_times and super().has_run_stats_index_cols():
-            _with_run_times.add(self._engine.url)
-        return self._engine.url in _with_run_times
+        return self._ask_once(super().has_run_stats_index_cols)
+
+    def has_backfill_id_column(self) -> bool:
+        return self._ask_once(super().has_backfill_id_column)
+
+    def has_execution_plan_snapshot(self, execution_plan_snapshot_id: str) -> bool:
+        return self._has_snapshot_id(execution_plan_snapshot_id)  # the stock method reads and builds the whole plan
 
     def dispose(self) -> None:
         super().dispose()
@@ -286,8 +302,6 @@ class _EventLogStorage(_Reached, PostgresEventLogStorage):
             super().store_event(event)
             return
         buffer = self._buffer
-        if buffer is not None and event.dagster_event and event.dagster_event.event_type in LEFT_OUT:
-            return
         row = self._event_to_row(event)
         if buffer is None:
             self._insert([row])
@@ -297,17 +311,17 @@ class _EventLogStorage(_Reached, PostgresEventLogStorage):
             buffer.add(row)
 
     @contextmanager
-    def buffered(self) -> Iterator[None]:
-        """Let a thread write what the steps of a run say, while they go on. All of it is written when the block ends,
-        before an event of the run itself, and before anything is read; a process that is killed loses the last few
-        milliseconds. Without it each step waits for its own events in turn, and with it most of them share a statement.
-        Runs at the same time share a buffer.
+    def buffered(self) -> Iterator[frozenset[str]]:
+        """Let a thread write what the steps of a run say, while they go on; the value is what need not be said. All of
+        it is written when the block ends, before an event of the run itself, and before anything is read; a process
+        that is killed loses the last twentieth of a second. Without it each step waits for its own events in turn, and
+        with it most of them share a statement. Runs at the same time share a buffer.
         """
         with self._entering:
             buffer = self._buffer = self._buffer or EventBuffer(self._insert, self._is_stored)
             self._users += 1
         try:
-            yield
+            yield LEFT_OUT
         finally:
             if self._buffer is buffer:  # and not in a process forked meanwhile
                 self._leave(buffer)
@@ -348,7 +362,11 @@ class _EventLogStorage(_Reached, PostgresEventLogStorage):
 
 
 class _ScheduleStorage(_Reached, PostgresScheduleStorage):
-    """No more than the connection."""
+    def has_instigators_table(self) -> bool:
+        return self._ask_once(super().has_instigators_table)
+
+    def has_secondary_index_table(self) -> bool:
+        return self._ask_once(super().has_secondary_index_table)
 
 
 def _leave_all_to_parent() -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from raceday_dagster.errors import PipelineError
+from raceday_dagster.errors import PipelineError, TransformError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_BACK, is_without_answer
 from raceday_dagster.racing.events import TERMINAL_STATUSES
@@ -94,14 +94,16 @@ def fail_race(
         error=verdict,
         race=race,
     )
-    rolled_back = {"rolled_back": True} if verdict.stage == "write" else {}
+    more: dict[str, int | None] = {"rolled_back": True} if verdict.stage == "write" else {}
+    if isinstance(error, TransformError):
+        more["worker_id"] = error.worker_id
     get_logger(race_id=error.race_id, run_id=context.run_id).error(
         f"{verdict.stage}_failed",
         race=result.title,
         retryable=verdict.retryable,
         error={"name": verdict.type, "message": verdict.message},
         **_measure_stage(verdict.stage, timings),
-        **rolled_back,
+        **more,
     )
     context.log.error(
         f"Race {name_race(result)} failed in {verdict.stage}: {verdict.message} "

@@ -5,8 +5,8 @@ from urllib.parse import urlsplit
 
 from raceday_dagster.errors import DatabaseError, ImageError, WriteError
 from raceday_dagster.images import Description, ImageResult, ImageSource, build_silk_source
-from raceday_dagster.images.sources import is_on_this_machine, name_host
-from raceday_dagster.settings import Settings
+from raceday_dagster.images.sources import name_host
+from raceday_dagster.settings import Settings, is_on_this_machine
 from raceday_dagster.store.images import StoredImage, UndescribedSilk, read_description, read_undescribed_silks
 from raceday_dagster.store.race_store import RaceStore
 

@@ -22,7 +22,6 @@ from raceday_dagster.fetch.exchange import (
     ExchangeError,
     build_session,
     connect_ahead,
-    is_on_this_machine,
     read_answer,
 )
 from raceday_dagster.fetch.meetings import MeetingsPage, build_racing_day, parse_meetings_page
@@ -30,7 +29,7 @@ from raceday_dagster.fetch.retries import Retries, read_utc_clock
 from raceday_dagster.fetch.wire import WireError, read_complaint
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.events import RaceEvent, RacingDay
-from raceday_dagster.settings import ApiIdentity
+from raceday_dagster.settings import ApiIdentity, is_on_this_machine
 
 PAGE_SIZE = 200
 """Meetings a page; the API's maximum."""

@@ -6,7 +6,6 @@ byte of the body is interpreted (see ``wire``), but for a page of HTML in its pl
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import socket
 import ssl
@@ -14,7 +13,6 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
 from typing import cast
-from urllib.parse import urlsplit
 
 import requests
 from requests import exceptions
@@ -22,6 +20,7 @@ from requests.utils import select_proxy
 from urllib3.exceptions import NameResolutionError
 
 from raceday_dagster.fetch.cutoff import CutOff, CuttingAdapter, CuttingPool, NoThreadError
+from raceday_dagster.settings import is_on_this_machine
 
 BODY_MAX_BYTES = 5 * 1024 * 1024
 """Of the decoded body: the largest real answers are below 700 kB, and a compressed bomb has to stop somewhere."""
@@ -61,15 +60,6 @@ def build_session(base_url: str, connections: int) -> FeedSession:
 
 def _keep_unauthenticated(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
-
-
-def is_on_this_machine(base_url: str) -> bool:
-    """Whether the API is reached over the loopback interface: a simulator."""
-    host = urlsplit(base_url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class ExchangeError(Exception):

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 from raceday_dagster.errors import ImagesError
 from raceday_dagster.images.records import ImageBatch, ImageProgress, ImageResult
-from raceday_dagster.images.sources import ImageSource, find_sources, is_on_this_machine
+from raceday_dagster.images.sources import ImageSource, find_sources
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.outcomes import ItemError, Status
-from raceday_dagster.settings import Settings
+from raceday_dagster.settings import Settings, is_on_this_machine
 
 if TYPE_CHECKING:
     from raceday_dagster.images.stages import Descriptions, ImageStages

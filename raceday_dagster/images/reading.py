@@ -24,7 +24,6 @@ from raceday_dagster.images.sources import ImageSource, name_host
 MAX_BYTES = 50_000_000
 MAX_REDIRECTS = 5
 CONNECT_TIMEOUT_S = 5.0
-_CHUNK = 65_536
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

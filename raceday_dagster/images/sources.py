@@ -96,15 +96,6 @@ def name_host(host: str, port: int | None, scheme: str) -> str:
     return f"{host.lower()}:{port or (443 if scheme == 'https' else 80)}"
 
 
-def is_on_this_machine(url: str) -> bool:
-    """Whether a URL leads to the loopback interface."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _is_said_to_be_private(host: str) -> bool:
     """Whether whoever wrote the host knows it for a private one; a public name that leads to one does not count."""
     try:

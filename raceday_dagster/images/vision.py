@@ -13,7 +13,7 @@ import openai
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from raceday_dagster.errors import ImageError
-from raceday_dagster.images.sources import is_on_this_machine
+from raceday_dagster.settings import is_on_this_machine
 
 MAX_TOKENS = 1_000
 TEMPERATURE = 0.3

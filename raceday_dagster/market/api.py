@@ -14,18 +14,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from raceday_dagster.market.pages import HOME, read_static
-from raceday_dagster.market.views import Market, RaceView, Row
+from raceday_dagster.market.views import DayView, MarketReader, RaceView, Row
 
 API = f"{HOME}/api"
-_MEETING = ("meeting_id", "meeting_name", "country", "category", "racing_day")
-
+_OF_A_DAY = ("now", "racing_day")
+_OF_A_MEETING = ("meeting_id", "meeting_name", "country", "category", "racing_day")
+_OF_A_RACE = ("now", "race", "runners", "at_start", "pools", "result", "dividends", "signals", "polls")
 
 ReadHealth: TypeAlias = Callable[[], dict[str, Any]]
 """Gives ``healthy`` and ``checks``, as ``raceday health --json`` prints them."""
 
 
 def make_api_routes(
-    market: Market, parse_day: Callable[[str], date], read_health: ReadHealth | None = None
+    market: MarketReader, parse_day: Callable[[str], date], read_health: ReadHealth | None = None
 ) -> list[Route]:
     """The routes below ``/races/api``."""
 
@@ -34,41 +35,16 @@ def make_api_routes(
         return None if wanted is None else parse_day(wanted)
 
     def list_meetings(request: Request) -> Response:
-        day = market.read_day(read_day_of(request))
-        meetings = [
-            {
-                **{name: races[0][name] for name in _MEETING},
-                "races": [{"race_id": race["race_id"], "race_number": race["race_number"]} for race in races],
-            }
-            for races in day.meetings
-        ]
-        return _send({"now": day.now, "racing_day": day.racing_day, "meetings": meetings})
+        return _send(_describe_meetings(market.read_day(read_day_of(request))))
 
     def list_races(request: Request) -> Response:
-        day = market.read_day(read_day_of(request))
-        return _send(
-            {
-                "now": day.now,
-                "racing_day": day.racing_day,
-                "is_listed": day.is_listed,
-                "races": day.races,
-                "signals": day.signals,
-            }
-        )
+        return _send(_choose(market.read_day(read_day_of(request)), *_OF_A_DAY, "is_listed", "races", "signals"))
 
     def show_race(request: Request) -> Response:
-        found = find_race(market, request)
-        names = ("now", "race", "runners", "at_start", "pools", "result", "dividends", "signals", "polls")
-        return _send({name: getattr(found, name) for name in names})
+        return _send(_choose(find_race(market, request), *_OF_A_RACE))
 
     def list_entrants(request: Request) -> Response:
-        found = find_race(market, request)
-        histories = {"money": found.money, "prices": found.prices, "shares": found.shares}
-        entrants = [
-            {**runner, **{name: _of(runner["entrant_id"], rows) for name, rows in histories.items()}}
-            for runner in found.runners
-        ]
-        return _send({"now": found.now, "race_id": found.race["race_id"], "entrants": entrants})
+        return _send(_describe_entrants(find_race(market, request)))
 
     def show_health(_request: Request) -> Response:
         health = market.read_health()
@@ -89,13 +65,37 @@ def make_api_routes(
     ]
 
 
-def find_race(market: Market, request: Request) -> RaceView:
+def find_race(market: MarketReader, request: Request) -> RaceView:
     """The race that an address names; raises ``HTTPException`` 404 for one that is not stored."""
     race_id = request.path_params["race_id"]
     found = market.read_race(race_id)
     if found is None:
         raise HTTPException(404, f"no race {race_id[:100]} is stored")
     return found
+
+
+def _choose(view: DayView | RaceView, *names: str) -> dict[str, Any]:
+    return {name: getattr(view, name) for name in names}
+
+
+def _describe_meetings(day: DayView) -> dict[str, Any]:
+    meetings = [
+        {
+            **{name: races[0][name] for name in _OF_A_MEETING},
+            "races": [{"race_id": race["race_id"], "race_number": race["race_number"]} for race in races],
+        }
+        for races in day.meetings
+    ]
+    return {**_choose(day, *_OF_A_DAY), "meetings": meetings}
+
+
+def _describe_entrants(found: RaceView) -> dict[str, Any]:
+    histories = {"money": found.money, "prices": found.prices, "shares": found.shares}
+    entrants = [
+        {**runner, **{name: _of(runner["entrant_id"], rows) for name, rows in histories.items()}}
+        for runner in found.runners
+    ]
+    return {"now": found.now, "race_id": found.race["race_id"], "entrants": entrants}
 
 
 def _of(entrant_id: str, rows: list[Row]) -> list[Row]:

@@ -24,7 +24,7 @@ from raceday_dagster.market.api import ReadHealth, find_race, make_api_routes
 from raceday_dagster.market.events import PollEvents
 from raceday_dagster.market.pages import HOME, read_static, render_day, render_message, render_race
 from raceday_dagster.market.sheet import View
-from raceday_dagster.market.views import Market
+from raceday_dagster.market.views import MarketReader
 from raceday_dagster.store.images import PREVIEW_TYPE
 
 MEDIA_TYPES = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -73,7 +73,7 @@ def build_market_app(
     """
     if database_url is None:
         return _assemble([Route(f"{HOME}{{rest:path}}", _say_no_database)], lambda: None)
-    market = Market(database_url)
+    market = MarketReader(database_url)
     events = PollEvents(listen_url or database_url, market)
 
     def show_today(_request: Request) -> Response:

@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from raceday_dagster.errors import DatabaseError
-from raceday_dagster.market.views import Market
+from raceday_dagster.market.views import MarketReader
 from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.transaction import connect_patiently
 
@@ -71,7 +71,7 @@ class PollEvents:
     """
 
     def __init__(
-        self, database_url: SecretStr | str, market: Market, *, sleep: Callable[[float], None] = time.sleep
+        self, database_url: SecretStr | str, market: MarketReader, *, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self._engine = build_engine(database_url, pool_max=1).execution_options(isolation_level="AUTOCOMMIT")
         self._market = market

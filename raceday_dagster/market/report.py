@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from raceday_dagster.errors import ReportError
 from raceday_dagster.market.pages import render_day, render_race
-from raceday_dagster.market.views import DayView, Market, RaceView
+from raceday_dagster.market.views import DayView, MarketReader, RaceView
 from raceday_dagster.store.images import Silk
 
 Format = Literal["html", "csv", "parquet"]
@@ -35,7 +35,7 @@ def write_report(
         DatabaseError: The database cannot be read.
     """
     kind = kind or _read_kind(output)
-    market = Market(database_url)
+    market = MarketReader(database_url)
     try:
         found = _read(market, wanted)
         silks = market.read_silks(found.race["race_id"]) if isinstance(found, RaceView) else {}
@@ -58,7 +58,7 @@ def _read_kind(output: Path | None) -> Format:
     return endings.get(output.suffix.lower() if output else "", "html")
 
 
-def _read(market: Market, wanted: str) -> DayView | RaceView:
+def _read(market: MarketReader, wanted: str) -> DayView | RaceView:
     try:
         racing_day = date.fromisoformat(wanted)
     except ValueError:

@@ -35,7 +35,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Line:
+class GridLine:
     """A runner and its cells, one for each bucket of the sheet."""
 
     runner: Row
@@ -50,7 +50,7 @@ class Sheet:
     buckets: list[str]
     latest: int
     """The place of the newest bucket that was seen; -1 for none."""
-    lines: list[Line]
+    lines: list[GridLine]
     totals: list[str]
     """All money of each bucket, dollars; empty in the view of prices."""
 
@@ -72,7 +72,7 @@ def build_sheet(runners: Iterable[Row], money: Iterable[Row], view: View) -> She
     for runner in ordered:
         rows = [known.get((runner["entrant_id"], bucket)) for bucket in buckets]
         cells = _price_cells(rows) if view == "odds" else _money_cells(rows, _MONEY[view], totals)
-        lines.append(Line(runner, cells))
+        lines.append(GridLine(runner, cells))
     return Sheet(
         view=view,
         buckets=[format_interval(bucket) for bucket in buckets],

@@ -188,7 +188,7 @@ class RaceView:
         return sorted(same, key=lambda row: int(row["race_number"]))
 
 
-class Market:
+class MarketReader:
     """Reads what the pages show, over at most two connections that cannot write.
 
     Every method raises ``DatabaseError`` when the database cannot be used.

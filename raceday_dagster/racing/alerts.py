@@ -50,7 +50,7 @@ class Raised(Record):
     told_at: datetime | None = None
 
 
-class Message(Record):
+class AlertMessage(Record):
     """What to tell of a trouble."""
 
     state: Literal["raised", "repeated", "cleared"]
@@ -65,19 +65,25 @@ class AlertMemory(Record):
 
     raised: Mapping[str, Raised] = Field(default_factory=dict)
     """By cause."""
-    unsent: tuple[Message, ...] = ()
+    unsent: tuple[AlertMessage, ...] = ()
+    looked_at: datetime | None = None
 
 
-class Told(NamedTuple):
+class ChosenAlerts(NamedTuple):
     """What to tell now, and what to remember."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[AlertMessage, ...]
     raised: Mapping[str, Raised]
 
 
 def choose_messages(
-    troubles: Iterable[Trouble], raised: Mapping[str, Raised], now: datetime, *, unknown: Collection[AlertEvent] = ()
-) -> Told:
+    troubles: Iterable[Trouble],
+    raised: Mapping[str, Raised],
+    now: datetime,
+    *,
+    unknown: Collection[AlertEvent] = (),
+    after_pause: bool = False,
+) -> ChosenAlerts:
     """What to tell of the troubles of this look.
 
     Args:
@@ -85,15 +91,16 @@ def choose_messages(
         raised: What was wrong at the look before, by cause.
         now: The time of this look.
         unknown: Kinds that could not be looked at: nothing is said of them, and they are remembered as they were.
+        after_pause: Nobody looked for a while, so what was wrong at the look before says nothing of what settles.
     """
-    messages: list[Message] = []
+    messages: list[AlertMessage] = []
     kept = {cause: known for cause, known in raised.items() if known.trouble.event in unknown}
     present = {trouble.cause: trouble for trouble in troubles}
     for cause, trouble in present.items():
         known = raised.get(cause)
         since = known.since if known else now
         told_at = known.told_at if known else None
-        if told_at is None and (known or not trouble.settles):
+        if told_at is None and ((known and not after_pause) or not trouble.settles):
             messages.append(_tell("raised", trouble, since))
             told_at = now
         elif told_at is not None and now - told_at >= REPEAT_AFTER:
@@ -103,8 +110,8 @@ def choose_messages(
     for cause, known in raised.items():
         if cause not in kept and known.told_at is not None:
             messages.append(_tell("cleared", known.trouble, known.since))
-    return Told(tuple(messages), kept)
+    return ChosenAlerts(tuple(messages), kept)
 
 
-def _tell(state: Literal["raised", "repeated", "cleared"], trouble: Trouble, since: datetime) -> Message:
-    return Message(state=state, event=trouble.event, about=trouble.about, text=trouble.text, since=since)
+def _tell(state: Literal["raised", "repeated", "cleared"], trouble: Trouble, since: datetime) -> AlertMessage:
+    return AlertMessage(state=state, event=trouble.event, about=trouble.about, text=trouble.text, since=since)

@@ -67,7 +67,7 @@ class MarketPoll(NamedTuple):
     """By the id of the entrant."""
 
 
-class Runner(NamedTuple):
+class RunnerName(NamedTuple):
     """Who a signal is about."""
 
     number: int
@@ -82,7 +82,7 @@ class Market(NamedTuple):
     racing_day: date
     polls: Sequence[MarketPoll]
     """The oldest first; the last is the one to judge."""
-    runners: Mapping[str, Runner]
+    runners: Mapping[str, RunnerName]
     """By the id of the entrant; neither scratched nor withdrawn ones."""
     scratchings: Sequence[datetime]
     """When others were scratched or withdrawn, by the clock of the feed."""

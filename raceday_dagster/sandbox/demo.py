@@ -30,7 +30,7 @@ from raceday_dagster.errors import SandboxError
 from raceday_dagster.racing.calendar import NEW_ZEALAND
 from raceday_dagster.sandbox.sandbox import Sandbox, Simulation, open_lock, open_sandbox
 from raceday_dagster.settings import Settings, parse_database_url
-from raceday_dagster.store.queries import Mover, NextRace, PollLine, read_movers, read_next_races, read_polls
+from raceday_dagster.store.run_queries import Mover, NextRace, PollLine, read_movers, read_next_races, read_polls
 
 RACES = 5
 BEFORE_FIRST_START = timedelta(minutes=3)

@@ -106,7 +106,7 @@ def ask_within(seconds: float, ask: Callable[[], Answer]) -> Answer | None:
         return None
 
 
-class Pulse:
+class HeartbeatWatch:
     """Whether something works, by its heartbeat in Dagster's database. Not by its time: a clock may be set.
 
     Args:

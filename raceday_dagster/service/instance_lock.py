@@ -27,6 +27,7 @@ from raceday_dagster.dagster_plugins.storage import (
     open_connection,
 )
 from raceday_dagster.errors import ServiceError
+from raceday_dagster.service.dagster_instance import Answer, ask_within
 
 LOCK_KEY = 0x7261_6365_6461_7901
 TRY_EVERY_S = 1.0
@@ -34,7 +35,8 @@ ASK_EVERY_S = 10.0
 LOST = "lost the connection to Dagster's database"
 DEMOTED = "Dagster's database takes no writes any more, as a standby"
 CONNECT_WITHIN_S = 3
-"""The supervisor waits for it."""
+ANSWER_WITHIN_S = 2.0
+"""The supervisor waits for both."""
 _LONGEST_NAME = 63  # of an application, in PostgreSQL
 _TRY = text("SELECT pg_try_advisory_lock(:key)")
 _SESSION = text("SELECT pg_backend_pid()")
@@ -79,6 +81,7 @@ class InstanceLock:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name or describe_self()
+        self._url = dagster_pg_url
         self._engine = _build_engine(dagster_pg_url, self._name)
         self._say = say
         self._monotonic = monotonic
@@ -96,14 +99,12 @@ class InstanceLock:
             ServiceError: Somebody has it, or it would be lost at once.
             StorageError: The database cannot be reached.
         """
-        with open_connection(self._engine, REACH_WITHIN_S) as one, open_connection(self._engine, 0) as another:
-            # Two sessions at once have two processes. Behind a pooler in transaction mode, one is handed round.
-            if one.scalar(_SESSION) == another.scalar(_SESSION):
-                raise ServiceError(
-                    f"DAGSTER_PG_URL, {describe_place(self._engine)}, is a pooler that shares sessions, where the lock "
-                    "of the service is lost: give its address in session mode (PgBouncer: pool_mode = session), or "
-                    "that of PostgreSQL itself"
-                )
+        if self._ask(self._shares_sessions, REACH_WITHIN_S):
+            raise ServiceError(
+                f"DAGSTER_PG_URL, {describe_place(self._engine)}, is a pooler that shares sessions, where the lock "
+                "of the service is lost: give its address in session mode (PgBouncer: pool_mode = session), or "
+                "that of PostgreSQL itself"
+            )
         self._engine.dispose()  # one is enough from here on
         holder = self._try(REACH_WITHIN_S)
         if self._connection is None:
@@ -120,11 +121,10 @@ class InstanceLock:
             ServiceError: Somebody else has it by now.
         """
         if self._connection is not None:
-            if self._is_asking or self._begin_to_ask(self._connection):
-                return True  # the connection is in use
-            if not self._trouble and (not _has_news(self._connection) or _answers(self._connection)):
+            if not self._trouble:
+                if not self._is_asking and (self._monotonic() >= self._ask_at_s or _has_news(self._connection)):
+                    self._begin_to_ask(self._connection)
                 return True
-            self._trouble = self._trouble or LOST
             self._say(f"{self._trouble}; trying to reach it again")
             self._drop()
         if self._monotonic() < self._try_at_s:
@@ -150,28 +150,56 @@ class InstanceLock:
 
     def _try(self, within_s: float) -> Holder | None:
         """Takes the lock, or returns who has it if that can still be seen."""
-        connection = open_connection(self._engine, within_s)
-        if not connection.scalar(_TAKES_WRITES):
-            connection.close()
-            raise StorageError(f"Dagster's {describe_place(self._engine)} takes no writes: it is a standby")
-        if connection.scalar(_TRY, {"key": LOCK_KEY}):
+        connection, holder = self._ask(self._ask_for_lock, within_s)
+        if connection is not None:
             self._connection = connection
             self._trouble, self._ask_at_s = "", self._monotonic() + ASK_EVERY_S
-            return None
-        holder = _read_holder(connection)
-        connection.close()
         return holder
 
-    def _begin_to_ask(self, connection: Connection) -> bool:
-        """Whether it was time to. A thread asks: a server may stand still, and the supervisor must not."""
-        if self._monotonic() < self._ask_at_s:
-            return False
+    def _ask(self, question: Callable[[float], Answer], within_s: float) -> Answer:
+        """The answer to a question that may try to connect for so long. Raises ``StorageError`` if none comes: behind
+        a pooler that is paused, a connection opens and says nothing more. What comes too late ends with its session."""
+
+        def ask() -> tuple[Answer] | StorageError | DBAPIError:
+            try:
+                return (question(within_s),)
+            except (StorageError, DBAPIError) as error:
+                return error
+
+        answer = ask_within(within_s + CONNECT_WITHIN_S + ANSWER_WITHIN_S, ask)
+        if answer is None:
+            self._engine = _build_engine(self._url, self._name)  # the old one, and what it holds, are the thread's
+            raise StorageError(f"Dagster's {describe_place(self._engine)} takes connections and does not answer")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer[0]
+
+    def _shares_sessions(self, within_s: float) -> bool:
+        with open_connection(self._engine, within_s) as one, open_connection(self._engine, 0) as another:
+            # Two sessions at once have two processes. Behind a pooler in transaction mode, one is handed round.
+            return bool(one.scalar(_SESSION) == another.scalar(_SESSION))
+
+    def _ask_for_lock(self, within_s: float) -> tuple[Connection | None, Holder | None]:
+        engine = self._engine
+        connection = open_connection(engine, within_s)
+        if not connection.scalar(_TAKES_WRITES):
+            connection.close()
+            raise StorageError(f"Dagster's {describe_place(engine)} takes no writes: it is a standby")
+        if connection.scalar(_TRY, {"key": LOCK_KEY}):
+            if engine is self._engine:
+                return connection, None
+            connection.invalidate()  # too late: nobody waits any more
+        holder = _read_holder(connection)
+        connection.close()
+        return None, holder
+
+    def _begin_to_ask(self, connection: Connection) -> None:
+        """A thread asks: a server may stand still, and the supervisor must not."""
         self._ask_at_s = self._monotonic() + ASK_EVERY_S
         self._is_asking = True
-        threading.Thread(target=self._ask, args=(connection,), name="dagster-lock", daemon=True).start()
-        return True
+        threading.Thread(target=self._find_trouble, args=(connection,), name="dagster-lock", daemon=True).start()
 
-    def _ask(self, connection: Connection) -> None:
+    def _find_trouble(self, connection: Connection) -> None:
         try:
             self._trouble = "" if connection.scalar(_TAKES_WRITES) else DEMOTED
         except DBAPIError:
@@ -211,14 +239,6 @@ def _has_news(connection: Connection) -> bool:
     poll = select.poll()  # unlike ``select.select`` it takes descriptors above 1023
     poll.register(connection.connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _answers(connection: Connection) -> bool:
-    try:
-        connection.scalar(text("SELECT 1"))
-    except DBAPIError:
-        return False
-    return True
 
 
 def _read_holder(connection: Connection) -> Holder | None:

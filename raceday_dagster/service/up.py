@@ -22,7 +22,7 @@ from raceday_dagster.sandbox.sandbox import open_lock
 from raceday_dagster.service.console import Console, find_secrets
 from raceday_dagster.service.dagster_instance import (
     ASK_WITHIN_S,
-    Pulse,
+    HeartbeatWatch,
     ask_within,
     describe_switched_off,
     open_instance,
@@ -156,11 +156,11 @@ def _serve(
                 stack.enter_context(making_socket_folder(home)),
                 web,
                 launches_here="BROKER_URL" not in variables,
-                does_daemon_work=Pulse(instance).has_beaten,
+                does_daemon_work=HeartbeatWatch(instance).has_beaten,
                 before_run_server=lost_runs.find,
                 before_daemon=put_back,
             )
-            takers = {part.name: console.open_log(part.name) for part in parts}
+            outputs = {part.name: console.open_log(part.name) for part in parts}
         except OSError as error:
             raise ServiceError(f"{error.filename or home} cannot be used: {error.strerror}") from error
 
@@ -186,7 +186,7 @@ def _serve(
 
         supervisor = Supervisor(
             parts,
-            lambda part: ChildProcess([sys.executable, "-m", *part.arguments], variables, takers[part.name]),
+            lambda part: ChildProcess([sys.executable, "-m", *part.arguments], variables, outputs[part.name]),
             logs,
             stop_requests,
             say,

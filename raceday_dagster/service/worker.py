@@ -16,7 +16,7 @@ from pathlib import Path
 from raceday_dagster.dagster_plugins.machines import name_heartbeat
 from raceday_dagster.errors import ServiceError
 from raceday_dagster.service.console import Console, find_secrets
-from raceday_dagster.service.dagster_instance import Pulse, open_instance
+from raceday_dagster.service.dagster_instance import HeartbeatWatch, open_instance
 from raceday_dagster.service.environment import ServiceEnvironment, open_environment
 from raceday_dagster.service.parts import build_run_server
 from raceday_dagster.service.processes import ChildProcess
@@ -72,7 +72,7 @@ def _serve(
             Part(
                 "taker",
                 ("raceday_dagster.dagster_plugins.celery_worker", machine, str(runs)),
-                works=Pulse(instance, name_heartbeat(machine)).has_beaten,
+                works=HeartbeatWatch(instance, name_heartbeat(machine)).has_beaten,
                 stop_within_s=TAKER_STOP_S,
             ),
         ]

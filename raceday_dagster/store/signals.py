@@ -19,7 +19,7 @@ from raceday_dagster.racing.signals import (
     PRICE_LOOK_BACK,
     Market,
     MarketPoll,
-    Runner,
+    RunnerName,
     Seen,
     Signal,
     Thresholds,
@@ -180,7 +180,7 @@ def _build_market(race: Row[Any], polls: Sequence[MarketPoll]) -> Market:
         racing_day=race.racing_day,
         polls=polls,
         runners={
-            entrant["entrant_id"]: Runner(entrant["number"], entrant["name"])
+            entrant["entrant_id"]: RunnerName(entrant["number"], entrant["name"])
             for entrant in entrants
             if not entrant["is_scratched"] and entrant["withdrawn_at"] is None
         },

@@ -239,7 +239,7 @@ class TransformWorkers:
             raise
         except TimeoutError as late:
             self._close(worker, dead=False)
-            raise task.abandon(f"worker {worker.worker_id} gave {late}") from late
+            raise task.abandon(f"worker {worker.worker_id} gave {late}", worker.worker_id) from late
         finally:
             self._release(worker, fit=fit)
         return raw
@@ -380,7 +380,7 @@ class _Task:
         if reply.error is not None:
             if not reply.error.stack:
                 self.log.error("worker_error", worker_id=worker_id, reason=reply.error.name)
-            raise self._fail(reply.error, worker_id=worker_id)
+            raise self._fail(reply.error, worker_id)
         self.log.debug("worker_task_completed", worker_id=worker_id, duration_ms=reply.duration_ms)
         assert reply.result is not None  # a reply without an error holds a result
         return reply.result
@@ -392,12 +392,18 @@ class _Task:
         except CALCULATION_ERRORS as error:
             raise self._fail(describe(error)) from error
 
-    def abandon(self, reason: str) -> TransformError:
+    def abandon(self, reason: str, worker_id: int | None = None) -> TransformError:
         """The error to raise for a task that nobody finished: another try may."""
         self.log.error("worker_task_abandoned", attempts=self.attempts, reason=reason)
-        return TransformError(reason, race_id=self._event.race_id, retryable=True)
+        return self._name_worker(TransformError(reason, race_id=self._event.race_id, retryable=True), worker_id)
 
-    def _fail(self, error: TaskError, **worker: int) -> TransformError:
-        """The error to raise for an answer that cannot be transformed, now or later; ``worker`` may name its worker."""
-        self.log.error("worker_task_failed", **worker, error=error.model_dump())
-        return TransformError(f"{error.name}: {error.message}"[:200], race_id=self._event.race_id, retryable=False)
+    def _fail(self, error: TaskError, worker_id: int | None = None) -> TransformError:
+        """The error to raise for an answer that cannot be transformed, now or later."""
+        self.log.error("worker_task_failed", worker_id=worker_id, error=error.model_dump())
+        failure = TransformError(f"{error.name}: {error.message}"[:200], race_id=self._event.race_id, retryable=False)
+        return self._name_worker(failure, worker_id)
+
+    @staticmethod
+    def _name_worker(failure: TransformError, worker_id: int | None) -> TransformError:
+        failure.worker_id = worker_id
+        return failure

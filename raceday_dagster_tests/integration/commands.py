@@ -1,15 +1,18 @@
-"""Commands as a person types them: in a fresh interpreter, with none of the project's settings exported."""
+"""Commands as a person types them, with none of the project's settings exported: in a fresh interpreter, or in this."""
 
 from __future__ import annotations
 
 import os
-import shlex
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from click.testing import CliRunner, Result
+
 import raceday_dagster
+from raceday_dagster.cli import main
 from raceday_dagster.settings import Settings
 
 PROJECT = Path(raceday_dagster.__file__).parents[1]
@@ -45,10 +48,15 @@ def raceday(folder: Path, *arguments: str, **exported: str) -> subprocess.Comple
     return type_command(folder, "-m", "raceday_dagster.cli", *arguments, **exported)
 
 
-def read_exports(started: subprocess.CompletedProcess[str]) -> dict[str, str]:
-    """The variables that a command printed for a shell."""
-    lines = [line.removeprefix("export ") for line in started.stdout.splitlines()]
-    return {name: "".join(shlex.split(value)) for name, _, value in (line.partition("=") for line in lines)}
+def call_raceday(home: Path, *arguments: str, **exported: str) -> Result:
+    """What ``raceday`` with ``arguments`` answers in this process, with its home and ``exported`` as the settings."""
+    environment = {**dict.fromkeys(SETTINGS), "RACEDAY_HOME": str(home), **exported}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        return CliRunner().invoke(main, arguments, env=environment)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def read_only_line(ended: subprocess.CompletedProcess[str]) -> str:

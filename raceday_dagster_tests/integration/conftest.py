@@ -15,8 +15,18 @@ from raceday_dagster_tests.integration.postgres_fixture import (
     schema_template,
     server,
 )
+from raceday_dagster_tests.integration.store.store_fixture import store
 
-__all__ = ["database_url", "embedded_postgres", "empty_database_url", "home", "own_server", "schema_template", "server"]
+__all__ = [
+    "database_url",
+    "embedded_postgres",
+    "empty_database_url",
+    "home",
+    "own_server",
+    "schema_template",
+    "server",
+    "store",
+]
 
 HERE = Path(__file__).parent
 

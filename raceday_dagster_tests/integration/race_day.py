@@ -175,7 +175,7 @@ class ConnectionWatch:
             "SELECT count(*) FROM pg_stat_activity WHERE usename = 'raceday' AND application_name = 'raceday'"
         )
         with self._engine.connect() as connection:
-            while not self._stop.is_set():
+            while not self._stop.wait(0.005):
                 self.samples.append(int(connection.scalar(question) or 0))
 
 

@@ -50,8 +50,8 @@ FOUNDATION_PACKAGES = {
 IMPURE = {"os", "time", "threading", "multiprocessing", "subprocess", "socket", "pathlib", "io", "random", "logging"}
 CLOCKS = {"now", "today", "utcnow"}
 PURE = {"transform", "racing"}
-HEALTH_COMMAND = "service/web_ui.py"
-"""The part of the service that answers as `raceday health` does, in the environment it was started in."""
+COMMANDS = {"service/web_ui.py", "bench/options.py"}
+"""Commands outside of `cli`, in the environment they were started in."""
 UNNAMED = {"utils", "helpers", "common", "core", "manager"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -164,7 +164,7 @@ def reads_environment(path: Path) -> bool:
 
 
 def test_only_settings_reads_the_environment() -> None:
-    readers = {name_folder(path) for path in FILES if reads_environment(path) and name_place(path) != HEALTH_COMMAND}
+    readers = {name_folder(path) for path in FILES if reads_environment(path) and name_place(path) not in COMMANDS}
     # The commands and the simulator hand their environment on to a process they start. What is plugged into Dagster is
     # loaded by Dagster alone and imports no settings of ours.
     assert readers <= {"settings", "cli", "simulator", "dagster_plugins"}

@@ -20,7 +20,7 @@ from raceday_dagster.racing.alerts import (
     LONGEST_UNSENT,
     AlertEvent,
     AlertMemory,
-    Message,
+    AlertMessage,
     Trouble,
     choose_messages,
 )
@@ -34,6 +34,8 @@ FORGOTTEN_AFTER = timedelta(days=1)
 """A failed run of a job that has not run since is then nobody's trouble any more."""
 STAYS = timedelta(seconds=2 * EVERY_S)
 """A run that failed is told of even when the next one succeeds, a moment later."""
+LONGEST_BETWEEN_LOOKS = timedelta(seconds=3 * EVERY_S)
+"""After more, the service was down, and its races have no answer yet for that alone."""
 OF_RACES: tuple[AlertEvent, ...] = ("race_without_answer", "race_unfinished")
 
 Send = Callable[[SecretStr, Mapping[str, object]], str | None]
@@ -150,7 +152,8 @@ def tell_troubles(
     except DatabaseError as error:
         troubles.append(Trouble(event="database_unavailable", about="", text=str(error)))
         unknown = OF_RACES
-    told = choose_messages(troubles, memory.raised, now, unknown=unknown)
+    after_pause = memory.looked_at is None or now - memory.looked_at > LONGEST_BETWEEN_LOOKS
+    told = choose_messages(troubles, memory.raised, now, unknown=unknown, after_pause=after_pause)
     for message in told.messages:
         log = get_logger()
         say = log.info if message.state == "cleared" else log.error
@@ -163,10 +166,10 @@ def tell_troubles(
     else:
         unsent = ()
     said = f"{len(told.raised)} troubles, {len(told.messages)} told now, {len(unsent)} not sent"
-    return AlertMemory(raised=told.raised, unsent=unsent[-LONGEST_UNSENT:]), said
+    return AlertMemory(raised=told.raised, unsent=unsent[-LONGEST_UNSENT:], looked_at=now), said
 
 
-def build_body(messages: tuple[Message, ...]) -> dict[str, object]:
+def build_body(messages: tuple[AlertMessage, ...]) -> dict[str, object]:
     """What is posted: the messages, and all of them as one text, which is what chat programs show."""
     return {
         "text": "\n".join(f"{message.state}: {message.event}: {message.text}" for message in messages),

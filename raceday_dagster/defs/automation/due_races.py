@@ -141,7 +141,7 @@ def request_batches(
     report_intervals(stored, scheduled)
     log.info("scheduler_race_scheduled", scheduled=len(scheduled), runs=len(batches), due_at=due_at, **counts)
     if plan.in_flight:
-        warn("scheduler_race_skip", reason="the poll before is still in flight", races=plan.in_flight)
+        warn("scheduler_race_skip", reason="the poll before is still in flight", **counts)
     return [
         dg.RunRequest(
             run_key=build_run_key(race_ids, stored, lost_keys),

@@ -1,5 +1,6 @@
 """Jobs that show what the steps of a process share, and what each has for itself."""
 
+import asyncio
 import threading
 import warnings
 from collections.abc import Iterator
@@ -21,11 +22,6 @@ def noted_resource(_: dg.InitResourceContext) -> Iterator[str]:
     probe.note(f"resource down, {len(probe.inside)} inside")
 
 
-@dg.resource
-def broken_resource(_: dg.InitResourceContext) -> None:
-    raise ValueError("no resource today")
-
-
 @dg.op(required_resource_keys={"noted"})
 def use_resource(number: int) -> int:
     with probe.counted():
@@ -41,21 +37,24 @@ def resource_job() -> None:
     fan_out().map(use_resource)
 
 
-@dg.job(executor_def=threaded_executor, resource_defs=IN_MEMORY | {"noted": broken_resource})
-def broken_resource_job() -> None:
-    fan_out().map(use_resource)
-
-
 # Things that Dagster keeps per process or per thread.
 
 
-@dg.op
-async def meet_async(number: int) -> int:
-    probe.barrier.wait(PATIENCE_S)
+@dg.resource
+def meeting_resource(_: dg.InitResourceContext) -> asyncio.Barrier:
+    return asyncio.Barrier(5)
+
+
+@dg.op(required_resource_keys={"meeting"})
+async def meet_async(context: dg.OpExecutionContext, number: int) -> int:
+    async with asyncio.timeout(PATIENCE_S):
+        await context.resources.meeting.wait()
+        dg.get_dagster_logger().info("python line of %s", number)
+        await context.resources.meeting.wait()
     return number
 
 
-@dg.job(executor_def=threaded_executor, resource_defs=IN_MEMORY)
+@dg.job(executor_def=threaded_executor, resource_defs=IN_MEMORY | {"meeting": meeting_resource})
 def async_job() -> None:
     add_up(fan_out().map(meet_async).collect())
 

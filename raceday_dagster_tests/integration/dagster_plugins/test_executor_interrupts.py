@@ -22,6 +22,7 @@ ENGINE = dg.DagsterEventType.ENGINE_EVENT
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
+    """One for each test, whatever an interrupt left of the one before."""
     with dg.DagsterInstance.ephemeral() as instance:
         yield instance
 
@@ -77,6 +78,32 @@ def test_a_step_that_does_not_end_in_its_grace_has_failed_once_and_is_left_behin
     thread.join(PATIENCE_S)
     assert probe.happened == ["step ended"]
     assert instance.all_logs(result.run_id) == stored, "what a failed step still says is not stored"
+
+
+def test_an_async_step_that_is_left_behind_is_cancelled(instance: dg.DagsterInstance) -> None:
+    result = _interrupt_async_job(instance, blocks=False)
+    assert probe.happened == ["cancelled"]
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert failure.step_failure_data.error_source is ErrorSource.INTERRUPT
+
+
+@pytest.mark.filterwarnings("ignore:coroutine 'BaseEventLoop.shutdown_asyncgens' was never awaited")  # Dagster's
+def test_an_async_step_that_blocks_the_event_loop_does_not_hold_up_the_end_of_the_run(
+    instance: dg.DagsterInstance,
+) -> None:
+    result = _interrupt_async_job(instance, blocks=True)
+    assert probe.happened == []
+    (ended,) = messages(result, dg.DagsterEventType.RUN_FAILURE)
+    assert "Execution was interrupted" in ended
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "event loop of the run"]
+    probe.release.set()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
+def _interrupt_async_job(instance: dg.DagsterInstance, *, blocks: bool) -> dg.JobExecutionResult:
+    config: dict[str, dict[str, object]] = {"interrupt_run_and_wait": {"blocks": blocks}}
+    return run(jobs.interrupted_async_job, instance, ops=config, execution={"interrupt_grace_s": 0.1})
 
 
 def test_a_second_interrupt_ends_the_wait(instance: dg.DagsterInstance) -> None:

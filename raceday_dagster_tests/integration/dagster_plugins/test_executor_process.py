@@ -1,8 +1,8 @@
 """What steps in one process share, and what each thread has for itself."""
 
+import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterator
 
 import dagster as dg
 import pytest
@@ -10,12 +10,6 @@ import pytest
 from raceday_dagster_tests.integration.dagster_plugins import executor_sharing_jobs as jobs
 from raceday_dagster_tests.integration.dagster_plugins.executor_jobs import doubling_job, meeting_job
 from raceday_dagster_tests.integration.dagster_plugins.executor_probe import messages, probe, run
-
-
-@pytest.fixture(scope="module")
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 @pytest.fixture(autouse=True)
@@ -38,16 +32,26 @@ def test_a_resource_goes_down_after_the_last_step_also_when_the_run_ends_on_an_e
     assert probe.happened.count("resource down, 0 inside") == 1
 
 
-def test_a_resource_that_does_not_come_up_fails_the_run_before_any_step(instance: dg.DagsterInstance) -> None:
-    result = run(jobs.broken_resource_job, instance)
-    assert not result.success
-    assert len(messages(result, dg.DagsterEventType.RESOURCE_INIT_FAILURE)) == 1
-    assert messages(result, dg.DagsterEventType.STEP_START) == []
-
-
-def test_async_steps_run_at_once_each_on_a_loop_of_its_own(instance: dg.DagsterInstance) -> None:
-    assert run(jobs.async_job, instance).success
+def test_async_steps_meet_on_one_event_loop_and_each_has_its_own_log_lines(instance: dg.DagsterInstance) -> None:
+    result = run(jobs.async_job, instance)
+    assert result.success
     assert probe.happened == ["sum 10"]
+    lines = [(entry.step_key, entry.user_message) for entry in instance.all_logs(result.run_id)]
+    filed = sorted(line for line in lines if line[1].startswith("python line of"))
+    assert filed == [(f"meet_async[{number}]", f"python line of {number}") for number in range(5)]
+
+
+def test_a_run_without_async_steps_starts_no_event_loop(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    make = asyncio.new_event_loop
+    monkeypatch.setattr(asyncio, "new_event_loop", lambda: made.append("loop") or make())
+    monkeypatch.setattr(asyncio.BaseEventLoop, "run_forever", lambda _: probe.note("runs"))
+    monkeypatch.setattr(asyncio.BaseEventLoop, "run_until_complete", lambda _, coroutine: coroutine.close())
+    assert run(doubling_job, instance).success
+    assert made == ["loop"], "Dagster makes one a run"
+    assert "runs" not in probe.happened
 
 
 def test_a_line_of_a_thread_that_a_step_started_is_filed_once(instance: dg.DagsterInstance) -> None:

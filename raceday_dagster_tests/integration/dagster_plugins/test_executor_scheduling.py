@@ -13,22 +13,11 @@ from raceday_dagster_tests.integration.dagster_plugins import executor_jobs as j
 from raceday_dagster_tests.integration.dagster_plugins.executor_probe import PATIENCE_S, probe, run
 
 
-@pytest.fixture(scope="module")
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
 @pytest.fixture
 def on_disk() -> Iterator[dg.DagsterInstance]:
     """An instance that has op pools, which one in memory lacks."""
     with dg.instance_for_test() as instance:
         yield instance
-
-
-@pytest.fixture(autouse=True)
-def fresh_probe() -> None:
-    probe.reset()
 
 
 def test_five_steps_are_inside_at_once_and_never_a_sixth(instance: dg.DagsterInstance) -> None:
@@ -98,11 +87,6 @@ def test_every_mapped_step_runs_and_then_the_collecting_one(instance: dg.Dagster
     assert result.success
     assert sorted(probe.happened[:-1]) == sorted(f"double {number}" for number in range(25))
     assert probe.happened[-1] == f"sum {sum(range(25)) * 2}"
-
-
-def test_an_empty_fan_out_still_reaches_the_collecting_step(instance: dg.DagsterInstance) -> None:
-    assert run(jobs.doubling_job, instance, ops={"fan_out": {"items": 0}}).success
-    assert probe.happened == ["sum 0"]
 
 
 def test_with_rising_priorities_an_item_ends_before_a_new_one_starts(instance: dg.DagsterInstance) -> None:

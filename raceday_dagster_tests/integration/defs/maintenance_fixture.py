@@ -62,7 +62,7 @@ def failing_job() -> None:
 
 
 @dataclass(frozen=True)
-class Housekeeping:
+class MaintenanceRuns:
     """What a test needs."""
 
     instance: dg.DagsterInstance
@@ -118,13 +118,13 @@ class Housekeeping:
 @contextmanager
 def open_housekeeping(
     database_url: str, dagster_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Housekeeping]:
+) -> Iterator[MaintenanceRuns]:
     (folder / "dagster.yaml").write_text(DAGSTER_YAML)
     environment = {"DATABASE_URL": database_url, "DAGSTER_PG_URL": dagster_url, "ARCHIVE_DIR": str(folder / "archive")}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with dg.DagsterInstance.from_config(str(folder)) as instance:
-        yield Housekeeping(instance, dagster_url, folder / "archive")
+        yield MaintenanceRuns(instance, dagster_url, folder / "archive")
 
 
 def read_metadata(result: dg.JobExecutionResult, op: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -12,13 +11,7 @@ from raceday_dagster.defs.automation.alerts import InstanceWatch, alerts, read_m
 from raceday_dagster.settings import Settings
 from raceday_dagster_tests.integration.defs.webhook_fixture import listening
 from raceday_dagster_tests.integration.postgres_fixture import order
-from raceday_dagster_tests.integration.race_day import RaceDay, open_race_day
-
-
-@pytest.fixture(scope="module")
-def day(database_url: str) -> Iterator[RaceDay]:
-    with open_race_day(database_url) as opened:
-        yield opened
+from raceday_dagster_tests.integration.race_day import RaceDay
 
 
 def test_failed_runs_and_unanswered_races_are_told_and_cleared(

@@ -21,7 +21,6 @@ from raceday_dagster_tests.integration.race_day import (
     PASSWORD_PARTS,
     ConnectionWatch,
     RaceDay,
-    open_race_day,
     process_race_job,
     read_log,
 )
@@ -32,12 +31,6 @@ BREAK_WRITES = """
     CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN RAISE EXCEPTION 'refused by the test' USING ERRCODE = '23514'; END $$
 """
-
-
-@pytest.fixture(scope="module")
-def day(database_url: str) -> Iterator[RaceDay]:
-    with open_race_day(database_url) as opened:
-        yield opened
 
 
 @pytest.fixture(autouse=True)

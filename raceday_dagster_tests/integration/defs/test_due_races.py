@@ -40,7 +40,7 @@ NO_DATABASE = "postgresql://raceday:hidden@127.0.0.1:1/none"
 
 
 @dataclass(frozen=True)
-class LiveDay:
+class DayFromNow:
     """A simulated day whose harness races in New Zealand are under way now, loaded as the first sensor asked."""
 
     instance: dg.DagsterInstance
@@ -133,7 +133,7 @@ def read_races(request: dg.RunRequest) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def day(database_url: str) -> Iterator[LiveDay]:
+def day(database_url: str) -> Iterator[DayFromNow]:
     now = datetime.now(UTC)
     racing_day = choose_current_racing_day(now)
     with (
@@ -149,7 +149,7 @@ def day(database_url: str) -> Iterator[LiveDay]:
         yield load_day(instance, create_engine(database_url, poolclass=NullPool), now)
 
 
-def load_day(instance: dg.DagsterInstance, engine: Engine, now: datetime) -> LiveDay:
+def load_day(instance: dg.DagsterInstance, engine: Engine, now: datetime) -> DayFromNow:
     """Carries out what the sensor for the first start asks for."""
     while is_schedules_turn(now):
         now += timedelta(minutes=1)
@@ -160,10 +160,10 @@ def load_day(instance: dg.DagsterInstance, engine: Engine, now: datetime) -> Liv
     assert isinstance(asked, dg.RunRequest)
     job = dg.reconstructable(daily_baseline_job)
     assert dg.execute_job(job, instance=instance, run_config=dict(asked.run_config)).success
-    return LiveDay(instance, engine, asked)
+    return DayFromNow(instance, engine, asked)
 
 
-def test_the_first_start_of_a_day_loads_it_once(day: LiveDay) -> None:
+def test_the_first_start_of_a_day_loads_it_once(day: DayFromNow) -> None:
     with day.open_context() as context:
         again = first_baseline.evaluate_tick(context)
     assert again.run_requests == []
@@ -173,7 +173,7 @@ def test_the_first_start_of_a_day_loads_it_once(day: LiveDay) -> None:
     assert counts["races"] == counts["polls"] > 10
 
 
-def test_a_tick_looks_ahead_and_the_run_polls_each_race_when_it_is_due_and_none_twice(day: LiveDay) -> None:
+def test_a_tick_looks_ahead_and_the_run_polls_each_race_when_it_is_due_and_none_twice(day: DayFromNow) -> None:
     # However long the day took to load, every race has its answer until the next slot.
     day.set_ledger(floor_to_grid(datetime.now(UTC)))
     asked_at = datetime.now(UTC)
@@ -204,7 +204,7 @@ def refuse_to_sleep(_seconds: float) -> None:
     raise AssertionError("a race is due within six seconds of its poll")
 
 
-def test_two_ticks_never_claim_one_race(day: LiveDay) -> None:
+def test_two_ticks_never_claim_one_race(day: DayFromNow) -> None:
     day.age_ledger()
     due = read_races(day.request())
     run_id = day.begin_run(due[:2])
@@ -223,7 +223,7 @@ def test_two_ticks_never_claim_one_race(day: LiveDay) -> None:
     assert due[1] in read_races(day.request())
 
 
-def test_a_run_that_crashed_leaves_its_races_to_the_next_tick(day: LiveDay) -> None:
+def test_a_run_that_crashed_leaves_its_races_to_the_next_tick(day: DayFromNow) -> None:
     day.age_ledger()
     first = day.request()
     crashed = day.begin_run(read_races(first), **{RUN_KEY_TAG: str(first.run_key)})
@@ -233,7 +233,7 @@ def test_a_run_that_crashed_leaves_its_races_to_the_next_tick(day: LiveDay) -> N
     assert again.run_key != first.run_key, "Dagster would not launch it"
 
 
-def test_a_run_whose_process_is_gone_holds_no_race_though_nobody_has_marked_it(day: LiveDay) -> None:
+def test_a_run_whose_process_is_gone_holds_no_race_though_nobody_has_marked_it(day: DayFromNow) -> None:
     day.age_ledger()
     first = day.request()
     lost = day.begin_run(read_races(first), **{RUN_KEY_TAG: str(first.run_key)})
@@ -250,7 +250,7 @@ def test_a_run_whose_process_is_gone_holds_no_race_though_nobody_has_marked_it(d
         day.fail_run(lost)
 
 
-def test_a_tick_holds_no_connection_while_it_sleeps_and_leaves_none_behind(day: LiveDay) -> None:
+def test_a_tick_holds_no_connection_while_it_sleeps_and_leaves_none_behind(day: DayFromNow) -> None:
     slot = floor_to_grid(datetime.now(UTC))
     day.set_ledger(slot)
     clock = HandClock(slot + timedelta(seconds=10))
@@ -266,7 +266,7 @@ def test_a_tick_holds_no_connection_while_it_sleeps_and_leaves_none_behind(day: 
     assert day.count_connections() == 0
 
 
-def test_a_tick_waits_for_a_connection_while_runs_have_them_all(day: LiveDay) -> None:
+def test_a_tick_waits_for_a_connection_while_runs_have_them_all(day: DayFromNow) -> None:
     day.age_ledger()
     held = [day.engine.connect() for _ in range(CONNECTION_LIMIT)]
     freeing = Timer(0.5, held.pop().close)
@@ -280,7 +280,7 @@ def test_a_tick_waits_for_a_connection_while_runs_have_them_all(day: LiveDay) ->
     assert isinstance(asked, dg.RunRequest)
 
 
-def test_an_unreachable_database_fails_the_tick_with_one_line(day: LiveDay, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_database_fails_the_tick_with_one_line(day: DayFromNow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", NO_DATABASE)
     for sensor in (due_races, first_baseline):
         if sensor is first_baseline and is_schedules_turn(datetime.now(UTC)):

@@ -1,10 +1,9 @@
-"""The log lines of a live batch and of the day around it: every event, its fields and their types, as whoever reads the
-log may rely on them."""
+"""The log lines of a live batch and of the day around it: all that `log_contract` promises
+of them, and nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -19,91 +18,9 @@ from raceday_dagster_tests.integration.race_day import (
     process_races_job,
     read_log,
 )
+from raceday_dagster_tests.log_contract import BUSY_MACHINE, DAY_EVENTS, EVENTS, find_wrong
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
-RACE = {"race_id": str}
-NAMED = {**RACE, "race": str}
-TASK = {**RACE, "task_id": str}
-EVERY_LINE = {"event": str, "level": str, "time": str, "run_id": str}
-EVENTS: dict[str, dict[str, type]] = {
-    "batch_start": {"total": int, "requested_concurrency": int, "effective_concurrency": int, "db_pool": dict},
-    "db_pool_utilization": dict.fromkeys(("opened", "idle", "in_use", "waiting", "max", "percent"), int),
-    "pipeline_start": RACE,
-    "fetch_start": RACE,
-    "http_attempt": {**RACE, "attempt": int, "duration_ms": int, "outcome": str},
-    "http_retry": {**RACE, "attempt": int, "delay_ms": int, "reason": str},
-    "http_client_error": {**RACE, "status": int, "reason": str, "excerpt": str},
-    "http_validation_error": {**RACE, "problem": str},
-    "fetch_complete": {**RACE, "fetch_ms": int},
-    "fetch_failed": {**NAMED, "retryable": bool, "error": dict, "fetch_ms": int},
-    "fetch_null": {**NAMED, "reason": str, "fetch_ms": int},
-    "worker_task_enqueued": {**TASK, "queue_depth": int},
-    "worker_task_assigned": {**TASK, "worker_id": int},
-    "worker_task_completed": {**TASK, "worker_id": int, "duration_ms": int},
-    "worker_started": {"worker_id": int, "pid": int},
-    "worker_pool_initialized": {"workers": int, "task_timeout_s": float},
-    "worker_pool_shutdown_start": {},
-    "worker_pool_shutdown_complete": {"unfinished": int},
-    "transform_start": RACE,
-    "transform_complete": {
-        **RACE,
-        **dict.fromkeys(("transform_ms", "entrants", "money_flow_records", "quality_score"), int),
-        "quality_valid": bool,
-        "warnings": list,
-    },
-    "write_start": RACE,
-    "write_complete": {**RACE, "write_ms": int, "row_counts": dict, "breakdown_ms": dict},
-    "pipeline_complete": {**RACE, "status": str, "timings": dict, "row_counts": dict, "over_budget": bool},
-    "batch_race_complete": {**NAMED, "status": str, "timings": dict},
-    "batch_race_failed": {**NAMED, "stage": str, "retryable": bool, "timings": dict},
-    "batch_progress": {
-        **dict.fromkeys(("total", "completed", "successful", "skipped", "failed", "processing", "pending"), int),
-        "eta_ms": int,
-        "current": str,
-    },
-    "batch_complete": {
-        **dict.fromkeys(("total_races", "successes", "skipped", "failures", "retryable_failures"), int),
-        **dict.fromkeys(("max_duration_ms", "batch_duration_ms", "write_share_percent"), int),
-        **dict.fromkeys(("requested_concurrency", "effective_concurrency"), int),
-        "slowest_race": str,
-        "over_budget": bool,
-        "row_counts": dict,
-        "db_pool": dict,
-        "workers": dict,
-        "failed": list,
-    },
-    "scheduler_race_polled": {**NAMED, "status": str, "race_status": str, "seconds_to_start": int},
-    "race_recovered": {**NAMED, "failed_polls": int, "seconds": int},
-    "scheduler_race_completed": {
-        **NAMED,
-        "reason": str,
-        "final_status": str,
-        "total_polls": int,
-        "seconds_to_start": int,
-    },
-}
-DAY = {
-    "nz_date": str,
-    **dict.fromkeys(("meetings", "races", "polled", "entrants", "duration_ms"), int),
-    "failed": list,
-}
-DAY_EVENTS: dict[str, dict[str, type]] = {
-    "daily_initialization_start": {"nz_date": str},
-    "daily_initialization_complete": DAY,
-    "daily_initialization_failed": {"nz_date": str, "error": str, "retryable": bool},
-    "evening_backfill_start": {"nz_date": str},
-    "evening_backfill_complete": DAY,
-    "meeting_status_complete": {
-        "nz_date": str,
-        **dict.fromkeys(("changed_meetings", "changed_races", "partitions_registered", "duration_ms"), int),
-    },
-}
-BUSY_MACHINE = {
-    "pipeline_over_budget": {**RACE, "total_ms": int, "target_ms": int},
-    "write_over_budget": {**NAMED, "write_ms": int, "target_ms": int},
-    "batch_sla_warning": {"batch_duration_ms": int, "target_ms": int},
-}
-"""Said or not, as busy as the machine is that runs the test."""
 
 
 @pytest.fixture(scope="module")
@@ -131,23 +48,13 @@ def test_every_line_of_a_live_batch_has_the_fields_of_its_event(
     assert [day.simulator.fired(rule) for rule in rules] == [1, 1]
     assert not result.success, "one race failed, and FAIL_RUN_WHEN is any"
     lines = read_log(capfd.readouterr().err)
-    contract = {**EVENTS, **BUSY_MACHINE}
-    wrong = [line for line in lines if describe(line) != describe_event(contract.get(line["event"]))]
-    assert wrong == []
+    assert find_wrong(lines, {**EVENTS, **BUSY_MACHINE}) == []
     assert {line["event"] for line in lines} - BUSY_MACHINE.keys() == EVENTS.keys()
     assert {line["run_id"] for line in lines} == {result.run_id}
     (recovered,) = [line for line in lines if line["event"] == "race_recovered"]
     assert (recovered["race_id"], recovered["failed_polls"]) == (good, 1)
     (completed,) = [line for line in lines if line["event"] == "scheduler_race_completed"]
     assert (completed["race_id"], completed["final_status"], completed["total_polls"]) == (over, "final", 1)
-
-
-def describe(line: dict[str, Any]) -> dict[str, type]:
-    return {name: type(value) for name, value in line.items()}
-
-
-def describe_event(fields: dict[str, type] | None) -> dict[str, type] | None:
-    return None if fields is None else {**EVERY_LINE, **fields}
 
 
 def test_every_line_that_frames_a_day_has_the_fields_of_its_event(
@@ -162,7 +69,7 @@ def test_every_line_that_frames_a_day_has_the_fields_of_its_event(
     assert [run.success for run in runs] == [False, True, True, True]
     said = read_log(capfd.readouterr().err)
     lines = [line for line in said if line["event"] not in {**EVENTS, **BUSY_MACHINE}]
-    assert [line for line in lines if describe(line) != describe_event(DAY_EVENTS.get(line["event"]))] == []
+    assert find_wrong(lines, DAY_EVENTS) == []
     assert {line["event"] for line in lines} == DAY_EVENTS.keys()
 
 

@@ -23,29 +23,30 @@ from raceday_dagster_tests.integration.archive.archive_fixture import (
 )
 from raceday_dagster_tests.integration.defs.maintenance_fixture import (
     OPS,
-    Housekeeping,
+    MaintenanceRuns,
     choosing_job,
     open_housekeeping,
     read_metadata,
 )
 from raceday_dagster_tests.integration.race_day import read_log
 from raceday_dagster_tests.integration.store.store_fixture import observe, write
+from raceday_dagster_tests.log_contract import MAINTENANCE_EVENTS, find_wrong
 from raceday_dagster_tests.write_snapshots import make_snapshot
 
 DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def house(
+def maintenance(
     database_url: str, empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Housekeeping]:
+) -> Iterator[MaintenanceRuns]:
     with (
         open_old_day(database_url),
-        open_housekeeping(database_url, empty_database_url, tmp_path, monkeypatch) as house,
+        open_housekeeping(database_url, empty_database_url, tmp_path, monkeypatch) as maintenance,
     ):
-        for key in house.instance.get_dynamic_partitions(RACES):
-            house.instance.delete_dynamic_partition(RACES, key)
-        yield house
+        for key in maintenance.instance.get_dynamic_partitions(RACES):
+            maintenance.instance.delete_dynamic_partition(RACES, key)
+        yield maintenance
 
 
 def store_races(database_url: str, starts: dict[str, datetime]) -> None:
@@ -64,14 +65,14 @@ def store_races(database_url: str, starts: dict[str, datetime]) -> None:
 
 
 def test_each_step_does_its_part_and_a_second_run_changes_nothing(
-    house: Housekeeping, database_url: str, capfd: pytest.CaptureFixture[str]
+    maintenance: MaintenanceRuns, database_url: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     now = datetime.now(UTC)
     young = "2026-11-26 Te Rimu Downs R05 95bd6ff7"
     store_races(database_url, {"old": now - 31 * DAY, "young": now - 29 * DAY, "95bd6ff7-22a5": now})
-    house.instance.add_dynamic_partitions(RACES, ["old", "young", "unknown", young])
-    run_id = house.make_run(ended_hours_ago=49)
-    first = house.run()
+    maintenance.instance.add_dynamic_partitions(RACES, ["old", "young", "unknown", young])
+    run_id = maintenance.make_run(ended_hours_ago=49)
+    first = maintenance.run()
     assert first.success
     started = [event.step_key for event in first.all_events if event.event_type == dg.DagsterEventType.STEP_START]
     assert started == list(OPS)
@@ -84,56 +85,57 @@ def test_each_step_does_its_part_and_a_second_run_changes_nothing(
     assert archived["partitions_dropped"] == archived["partitions_detached"] == 15
     assert (archived["partitions_exported"], archived["rows_archived"]) == (3, 60)
     assert list_partitions(database_url) == []
-    assert len(list_files(house.folder)) == 3
-    assert sorted(house.instance.get_dynamic_partitions(RACES)) == [young, "young"]
+    assert len(list_files(maintenance.folder)) == 3
+    assert sorted(maintenance.instance.get_dynamic_partitions(RACES)) == [young, "young"]
     assert read_metadata(first, "remove_old_partitions")["partitions_removed"] == 2
-    assert not house.instance.has_run(run_id)
+    assert not maintenance.instance.has_run(run_id)
     lines = [line for line in read_log(capfd.readouterr().err) if line.get("run_id") == first.run_id]
+    assert find_wrong(lines, MAINTENANCE_EVENTS) == []
     events = [line["event"] for line in lines]
     assert events[:2] == ["partition_creation_start", "partition_creation_complete"]
     assert events.count("partition_detached") == 15
 
-    second = house.run()
+    second = maintenance.run()
     assert second.success
     assert read_metadata(second, "create_history_partitions")["partitions_created"] == 0
     assert read_metadata(second, "archive_history")["partitions_dropped"] == 0
     assert read_metadata(second, "remove_old_partitions")["partitions_removed"] == 0
     assert read_metadata(second, "delete_old_runs")["runs_deleted"] == 0
-    assert len(list_files(house.folder)) == 3
+    assert len(list_files(maintenance.folder)) == 3
 
 
 def test_a_step_that_fails_makes_the_run_red_and_leaves_the_others_their_work(
-    house: Housekeeping, database_url: str, tmp_path: Path
+    maintenance: MaintenanceRuns, database_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("no folder")
-    run_id = house.make_run(ended_hours_ago=49)
-    house.instance.add_dynamic_partitions(RACES, ["unknown"])
-    result = house.run(archive_history={"folder": str(tmp_path / "file" / "archive")})
+    run_id = maintenance.make_run(ended_hours_ago=49)
+    maintenance.instance.add_dynamic_partitions(RACES, ["unknown"])
+    result = maintenance.run(archive_history={"folder": str(tmp_path / "file" / "archive")})
     assert not result.success
     (failure,) = result.get_step_failure_events()
     assert failure.step_key == "archive_history"
     assert "correct ARCHIVE_DIR" in str(failure.step_failure_data.user_failure_data)
     assert read_metadata(result, "archive_history")["partitions_detached"] == 0
     assert len(list_partitions(database_url)) == 3
-    assert house.instance.get_dynamic_partitions(RACES) == []
-    assert not house.instance.has_run(run_id)
+    assert maintenance.instance.get_dynamic_partitions(RACES) == []
+    assert not maintenance.instance.has_run(run_id)
 
 
-def test_a_race_that_a_pending_run_or_backfill_names_keeps_its_key(house: Housekeeping) -> None:
+def test_a_race_that_a_pending_run_or_backfill_names_keeps_its_key(maintenance: MaintenanceRuns) -> None:
     named = ["queued", "started", "configured", "requested"]
-    house.instance.add_dynamic_partitions(RACES, [*named, "ended", "completed"])
+    maintenance.instance.add_dynamic_partitions(RACES, [*named, "ended", "completed"])
     runs = [
-        house.plan_run(tags={"dagster/partition": "queued"}),
-        house.plan_run(status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "started"}),
-        house.plan_run(
+        maintenance.plan_run(tags={"dagster/partition": "queued"}),
+        maintenance.plan_run(status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "started"}),
+        maintenance.plan_run(
             choosing_job,
             status=dg.DagsterRunStatus.NOT_STARTED,
             run_config={"ops": {"select_races": {"config": {"race_ids": ["configured"]}}}},
         ),
-        house.plan_run(status=dg.DagsterRunStatus.CANCELED, tags={"dagster/partition": "ended"}),
+        maintenance.plan_run(status=dg.DagsterRunStatus.CANCELED, tags={"dagster/partition": "ended"}),
     ]
     for key, status in (("requested", "REQUESTED"), ("completed", "COMPLETED_SUCCESS")):
-        house.instance.add_backfill(
+        maintenance.instance.add_backfill(
             PartitionBackfill(
                 backfill_id=key,
                 status=BulkActionStatus(status),
@@ -143,25 +145,25 @@ def test_a_race_that_a_pending_run_or_backfill_names_keeps_its_key(house: Housek
                 partition_names=[key],
             )
         )
-    result = house.run()
-    assert sorted(house.instance.get_dynamic_partitions(RACES)) == sorted(named)
+    result = maintenance.run()
+    assert sorted(maintenance.instance.get_dynamic_partitions(RACES)) == sorted(named)
     said = read_metadata(result, "remove_old_partitions")
     assert (said["partitions_removed"], said["kept_for_pending_runs"]) == (2, 4)
-    assert all(house.instance.has_run(run_id) for run_id in runs)
+    assert all(maintenance.instance.has_run(run_id) for run_id in runs)
     for run_id in runs:
-        house.instance.delete_run(run_id)
+        maintenance.instance.delete_run(run_id)
 
 
-def test_a_step_that_fails_half_way_says_what_it_did(house: Housekeeping, empty_database_url: str) -> None:
-    runs = [house.make_run(ended_hours_ago=ago) for ago in (52, 51)]
-    house.instance.add_dynamic_partitions(RACES, ["first", "second"])
+def test_a_step_that_fails_half_way_says_what_it_did(maintenance: MaintenanceRuns, empty_database_url: str) -> None:
+    runs = [maintenance.make_run(ended_hours_ago=ago) for ago in (52, 51)]
+    maintenance.instance.add_dynamic_partitions(RACES, ["first", "second"])
     refusals = {"runs": f"OLD.run_id = '{runs[1]}'", "dynamic_partitions": "OLD.partition = 'second'"}
     with observe(empty_database_url) as run:
         run("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''no''; END'")
         for table, which in refusals.items():
             run(f"CREATE TRIGGER no BEFORE DELETE ON {table} FOR EACH ROW WHEN ({which}) EXECUTE FUNCTION refuse()")
         try:
-            result = house.run(delete_old_runs={"batch_size": 1})
+            result = maintenance.run(delete_old_runs={"batch_size": 1})
         finally:
             run("DROP FUNCTION refuse() CASCADE")
     failures = {event.step_key: event.step_failure_data for event in result.get_step_failure_events()}
@@ -170,11 +172,11 @@ def test_a_step_that_fails_half_way_says_what_it_did(house: Housekeeping, empty_
     assert read_metadata(result, "remove_old_partitions")["partitions_removed"] == 1
     said = read_metadata(result, "delete_old_runs")
     assert (said["runs_deleted"], said["vacuumed"]) == (1, "nothing")
-    assert house.run().success
-    assert not any(house.instance.has_run(run_id) for run_id in runs)
+    assert maintenance.run().success
+    assert not any(maintenance.instance.has_run(run_id) for run_id in runs)
 
 
-def test_a_race_is_written_again_and_again_meanwhile(house: Housekeeping, database_url: str) -> None:
+def test_a_race_is_written_again_and_again_meanwhile(maintenance: MaintenanceRuns, database_url: str) -> None:
     engine = build_engine(database_url, pool_max=2)
     store = RaceStore(engine)
     start = datetime.now(UTC) + timedelta(minutes=10)
@@ -192,7 +194,7 @@ def test_a_race_is_written_again_and_again_meanwhile(house: Housekeeping, databa
     polling.start()
     try:
         assert warm.wait(20)
-        result = house.run(archive_history={"keep_ledger_days": 3650})
+        result = maintenance.run(archive_history={"keep_ledger_days": 3650})
     finally:
         over.set()
         polling.join()

@@ -12,7 +12,8 @@ from raceday_dagster.settings import Settings
 from raceday_dagster.simulator.running import RunningSimulator
 from raceday_dagster.simulator.vision import describe
 from raceday_dagster_tests.integration.fetch.raw_server import frame, say, serving
-from raceday_dagster_tests.integration.images.vision_fixture import KEY, count_held, wait_until
+from raceday_dagster_tests.integration.images.vision_fixture import KEY, count_held
+from raceday_dagster_tests.waiting import wait_for
 
 VISION = "/vision/v1"
 
@@ -47,7 +48,7 @@ def test_ac6_a_call_that_never_ends_is_cut_and_its_connection_closed_while_the_o
     assert (cut.error.stage, cut.error.retryable) == ("describe", True)
     assert cut.error.message == "the vision API did not answer in time"
     assert batch.successes == 9
-    wait_until(lambda: count_held(simulator, rule) == 0)  # nobody released it: the connection is gone
+    wait_for(lambda: count_held(simulator, rule) == 0)  # nobody released it: the connection is gone
     assert is_empty(temporary_folder)
 
 

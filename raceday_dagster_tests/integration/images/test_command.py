@@ -1,4 +1,4 @@
-"""`raceday images` in a process of its own: exit codes, partial results, and nothing left behind (criterion AC8)."""
+"""`raceday images` to its end, and ended: exit codes, partial results, and nothing left behind (criterion AC8)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from raceday_dagster.simulator.running import RunningSimulator
-from raceday_dagster_tests.integration.images.vision_fixture import PATIENCE_S, count_held, wait_until
+from raceday_dagster_tests.integration.commands import call_raceday
+from raceday_dagster_tests.integration.images.vision_fixture import count_held
+from raceday_dagster_tests.waiting import PATIENCE_S, wait_for
 
 VISION = "/vision/v1"
 
@@ -39,22 +41,15 @@ def test_a_batch_of_which_one_failed_shows_and_writes_the_rest_and_exits_with_1(
     simulator: RunningSimulator, pictures: Path, tmp_path: Path
 ) -> None:
     (pictures / "2.png").write_bytes(b"no image")
-    process = begin(simulator, tmp_path, pictures, "--csv", tmp_path / "out.csv")
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 1, err
-    assert out.splitlines()[-1] == "9 of 10 described, 1 failed"
-    assert "compress: not a JPEG, PNG, WebP or GIF image" in out
-    assert len(err.splitlines()) == 10
+    command = ("images", str(pictures), "--csv", str(tmp_path / "out.csv"))
+    ended = call_raceday(tmp_path, *command, VISION_API_URL=simulator.vision_url)
+    assert ended.exit_code == 1, ended.output
+    assert ended.stdout.splitlines()[-1] == "9 of 10 described, 1 failed"
+    assert "compress: not a JPEG, PNG, WebP or GIF image" in ended.stdout
+    assert len(ended.stderr.splitlines()) == 10
     rows = read_csv(tmp_path / "out.csv")
     assert [row["Filename"] for row in rows] == [f"{number}.png" for number in range(10) if number != 2]
     assert all(30 <= len(row["Keywords"].split(", ")) <= 50 and row["Releases"] == "" for row in rows)
-    assert find_left(tmp_path) == []
-
-
-def test_a_batch_that_went_well_exits_with_0(simulator: RunningSimulator, pictures: Path, tmp_path: Path) -> None:
-    process = begin(simulator, tmp_path, pictures / "1.png")
-    assert process.communicate(timeout=60)[0].splitlines()[-1] == "1 of 1 described, 0 failed"
-    assert process.returncode == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -69,31 +64,35 @@ def test_ac8_a_signal_leaves_no_file_and_no_connection_and_keeps_what_was_descri
     out, _err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code
     assert find_left(tmp_path) == []
-    wait_until(lambda: count_held(simulator, rule) == 0)  # nobody released them: the connections are gone
+    wait_for(lambda: count_held(simulator, rule) == 0)  # nobody released them: the connections are gone
     described = read_csv(tmp_path / "out.csv")
     assert len(described) == 5
     assert out.splitlines()[-1] == "5 of 10 described, 0 failed, 5 not begun"
 
 
 def test_ac8_what_a_kill_left_is_gone_after_the_next_start(
-    simulator: RunningSimulator, pictures: Path, tmp_path: Path
+    simulator: RunningSimulator, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rule = simulator.add_fault(VISION, "hold", timeout_s=120)
     process = begin(simulator, tmp_path, pictures)
-    wait_until(lambda: count_held(simulator, rule) == 5)
+    wait_for(lambda: count_held(simulator, rule) == 5)
     assert simulator.requests()["total"] == 5, "the other images wait"
     process.kill()
     process.communicate()
     assert len(find_left(tmp_path)) == 1
     simulator.clear_faults()
-    begin(simulator, tmp_path, pictures / "1.png").communicate(timeout=60)
+    (killed_folder,) = (tmp_path / "tmp").iterdir()
+    monkeypatch.setattr("raceday_dagster.images.temporary_urls.choose_folder", lambda: killed_folder)
+    ended = call_raceday(tmp_path, "images", str(pictures / "1.png"), VISION_API_URL=simulator.vision_url)
+    assert (ended.exit_code, ended.stdout.splitlines()[-1]) == (0, "1 of 1 described, 0 failed")
     assert find_left(tmp_path) == []
 
 
 def test_a_csv_that_cannot_be_written_is_said_before_an_image_is_sent(
     simulator: RunningSimulator, pictures: Path, tmp_path: Path
 ) -> None:
-    process = begin(simulator, tmp_path, pictures, "--csv", tmp_path / "nowhere" / "out.csv")
-    assert "cannot be written: No such file" in process.communicate(timeout=60)[1]
-    assert process.returncode == 1
+    command = ("images", str(pictures), "--csv", str(tmp_path / "nowhere" / "out.csv"))
+    ended = call_raceday(tmp_path, *command, VISION_API_URL=simulator.vision_url)
+    assert "cannot be written: No such file" in ended.stderr
+    assert ended.exit_code == 1
     assert simulator.requests()["total"] == 0

@@ -12,7 +12,7 @@ from raceday_dagster.errors import ImageError
 from raceday_dagster.images import ImageSource, find_sources
 from raceday_dagster.images.reading import SourceReader
 from raceday_dagster_tests.integration.fetch.raw_server import ENDLESS_S, RawServer, Talk, frame, say, serving
-from raceday_dagster_tests.integration.images.vision_fixture import PATIENCE_S, wait_until
+from raceday_dagster_tests.waiting import PATIENCE_S, wait_for
 
 
 def point_at(server: RawServer) -> ImageSource:
@@ -97,7 +97,7 @@ def test_closing_the_reader_cuts_a_download_under_way_and_all_that_come_after() 
     with serving(lambda connection: server.drip(connection, b"HTTP/1.1 200 OK\r\n\r\n", b".")) as server:
         thread = threading.Thread(target=try_to_read)
         thread.start()
-        wait_until(lambda: bool(server.requests))
+        wait_for(lambda: bool(server.requests))
         reader.close()
         thread.join(PATIENCE_S)
         try_to_read()

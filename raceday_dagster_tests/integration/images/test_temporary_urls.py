@@ -13,7 +13,7 @@ import requests
 
 from raceday_dagster.errors import ImagesError
 from raceday_dagster.images.temporary_urls import TemporaryUrls
-from raceday_dagster_tests.integration.images.vision_fixture import PATIENCE_S
+from raceday_dagster_tests.waiting import PATIENCE_S
 
 KEEPER = """
 import sys

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from PIL import Image
 from raceday_dagster.settings import Settings
 from raceday_dagster.simulator.running import RunningSimulator, running_simulator
 
-PATIENCE_S = 20.0
 KEY = "sk-hunter2-hunter2"
 
 
@@ -54,13 +52,6 @@ def pictures(tmp_path: Path) -> Path:
         Image.new("RGB", (64, 64), (20 * number, 90, 160)).save(file, "PNG")
         (folder / f"{number}.png").write_bytes(file.getvalue())
     return folder
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < ends, "it never came true"
-        time.sleep(0.02)
 
 
 def count_held(simulator: RunningSimulator, rule_id: str) -> int:

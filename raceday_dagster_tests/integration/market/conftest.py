@@ -7,16 +7,7 @@ from collections.abc import Iterator
 import pytest
 from starlette.testclient import TestClient
 
-from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster_tests.integration.market.market_fixture import open_client
-from raceday_dagster_tests.integration.store.store_fixture import open_store
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    """A store on an emptied database."""
-    with open_store(database_url) as store:
-        yield store
 
 
 @pytest.fixture(scope="module")

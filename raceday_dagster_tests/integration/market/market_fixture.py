@@ -21,7 +21,6 @@ DAY = START.date()
 MINUTES = {10: "10", 4: "4", 3: "3"}
 """The polls of a race: minutes to the start, and their bucket."""
 SHIFTED = {**HOLDS, 2: 19, 6: 13}
-SCRATCHED = {7: 0}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 
 from raceday_dagster.market import events
 from raceday_dagster.market.events import HEARTBEAT, RESYNC, PollEvents
-from raceday_dagster.market.views import Market
+from raceday_dagster.market.views import MarketReader
 from raceday_dagster.store.race_store import PollRun, RaceStore
 from raceday_dagster_tests.integration.store.store_fixture import observe, write
 from raceday_dagster_tests.integration.store.test_ledger import make_failure
@@ -29,7 +29,7 @@ CUT = (
 HEARD_S = 20.0
 
 
-class DeafMarket(Market):
+class DeafMarketReader(MarketReader):
     """What a pooler in transaction mode makes of a notification: nothing."""
 
     def notify(self, channel: str) -> None:
@@ -37,8 +37,8 @@ class DeafMarket(Market):
 
 
 @pytest.fixture
-def market(database_url: str) -> Iterator[Market]:
-    market = Market(database_url)
+def market(database_url: str) -> Iterator[MarketReader]:
+    market = MarketReader(database_url)
     yield market
     market.close()
 
@@ -72,7 +72,7 @@ def wait_for_end(source: PollEvents) -> None:
 
 
 def test_a_page_hears_of_the_polls_of_its_race_and_no_others(
-    store: RaceStore, market: Market, database_url: str
+    store: RaceStore, market: MarketReader, database_url: str
 ) -> None:
     source = PollEvents(database_url, market)
 
@@ -93,7 +93,7 @@ def test_a_page_hears_of_the_polls_of_its_race_and_no_others(
 
 
 def test_a_cut_connection_is_replaced_and_the_page_reads_itself_anew(
-    store: RaceStore, market: Market, database_url: str
+    store: RaceStore, market: MarketReader, database_url: str
 ) -> None:
     source = PollEvents(database_url, market)
 
@@ -111,7 +111,7 @@ def test_a_cut_connection_is_replaced_and_the_page_reads_itself_anew(
 
 
 def test_a_page_is_fed_though_the_thread_of_the_pages_before_died(
-    store: RaceStore, market: Market, database_url: str
+    store: RaceStore, market: MarketReader, database_url: str
 ) -> None:
     source = PollEvents(database_url, market)
     source._thread = threading.Thread(target=int)
@@ -134,7 +134,7 @@ def test_what_cannot_be_heard_is_read_from_the_ledger(
 ) -> None:
     monkeypatch.setattr(events, "HEARD_WITHIN_S", 0.05)
     monkeypatch.setattr(events, "LOOK_S", 0.05)
-    market = DeafMarket(database_url)
+    market = DeafMarketReader(database_url)
     source = PollEvents(NOWHERE if listens_at == "nowhere" else database_url, market)
 
     async def follow() -> dict[str, Any]:
@@ -150,7 +150,7 @@ def test_what_cannot_be_heard_is_read_from_the_ledger(
     market.close()
 
 
-def test_a_server_that_stops_ends_its_streams(market: Market) -> None:
+def test_a_server_that_stops_ends_its_streams(market: MarketReader) -> None:
     source = PollEvents(NOWHERE, market)
 
     async def follow() -> list[str]:
@@ -164,7 +164,7 @@ def test_a_server_that_stops_ends_its_streams(market: Market) -> None:
     wait_for_end(source)
 
 
-def test_a_quiet_stream_says_that_it_is_still_there(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quiet_stream_says_that_it_is_still_there(market: MarketReader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "HEARTBEAT_S", 0.05)
     source = PollEvents(NOWHERE, market)
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import InternalError
 from starlette.testclient import TestClient
 
 from raceday_dagster.errors import DatabaseError
-from raceday_dagster.market.views import DAY_SIGNALS, Market
+from raceday_dagster.market.views import DAY_SIGNALS, MarketReader
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster_tests.integration.market.market_fixture import (
     DAY,
@@ -90,7 +90,7 @@ def test_today_shows_what_is_next_and_a_day_its_meetings(
     with observe(database_url) as run:
         run(
             "UPDATE races SET racing_day = %(today)s, start_time = now() + interval '4 min' WHERE race_id = 'race-2'",
-            {"today": Market(database_url).read_day().today},
+            {"today": MarketReader(database_url).read_day().today},
         )
     today = client.get("/races").text
     assert "Next to go" in today
@@ -205,7 +205,7 @@ def test_every_answer_carries_the_policy_and_its_files_are_our_own(store: RaceSt
 def test_connections_that_are_all_in_use_are_said_to_be_those_of_the_pages(
     store: RaceStore, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    market = Market(database_url)
+    market = MarketReader(database_url)
     monkeypatch.setattr(market._engine.pool, "_timeout", 0.01)
     with market._engine.connect(), market._engine.connect(), pytest.raises(DatabaseError, match="of the pages"):
         market.read_day()
@@ -225,7 +225,7 @@ def test_a_database_that_is_down_is_one_line(client: TestClient) -> None:
 
 
 def test_the_pages_cannot_write_and_never_hold_more_than_two_connections(database_url: str) -> None:
-    market = Market(database_url)
+    market = MarketReader(database_url)
     with pytest.raises(InternalError, match="read-only"), market._engine.connect() as connection:
         connection.exec_driver_sql("DELETE FROM races")
     assert market._engine.pool.size() + market._engine.pool._max_overflow == 2  # type: ignore[attr-defined]
@@ -325,7 +325,7 @@ def test_a_silk_is_our_own_copy_with_its_title_and_otherwise_its_colours_in_word
     picture = client.get(address)
     assert (picture.content, picture.headers["Content-Type"]) == (b"P", "image/webp")
     assert client.get("/races/silks/%00").status_code == 404
-    (silk,) = Market(database_url).read_silks("race-1").values()
+    (silk,) = MarketReader(database_url).read_silks("race-1").values()
     assert silk.title == "A sash"
 
 

@@ -31,12 +31,16 @@ IDENTITY = {"NZTAB_FROM_EMAIL": "a@b.nz", "NZTAB_PARTNER_NAME": "A", "NZTAB_PART
 LAUNCH = (str(Path(sys.executable).parent / "dg"), "launch", "--job", "process_races", "--config-json")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder like the project's own, where typed commands find ``dagster.yaml`` and ``workspace.yaml``."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like the project's own, where typed commands find ``dagster.yaml`` and ``workspace.yaml``.
+
+    The first that needs a server makes it there.
+    """
+    folder = tmp_path_factory.mktemp("project")
     for name in ("dagster.yaml", "workspace.yaml", "pyproject.toml"):
-        shutil.copy(PROJECT / name, tmp_path)
-    return tmp_path
+        shutil.copy(PROJECT / name, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +61,30 @@ def has_server(folder: Path) -> bool:
     return EmbeddedPostgres(folder / ".raceday").status().running
 
 
-def test_the_code_location_loads_with_nothing_exported_and_without_the_parquet_library(folder: Path) -> None:
+def test_the_code_location_loads_with_nothing_exported_without_the_extra_and_without_the_parquet_library(
+    folder: Path,
+) -> None:
+    (folder / "a.png").touch()
     question = (
-        "import sys; from raceday_dagster.definitions import defs;"
-        "print(*sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith('__')));"
-        "sys.exit(', '.join({'duckdb', 'pyarrow'} & set(sys.modules)) or 0)"
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *a: None if name in ('PIL', 'openai') else find(name, *a)\n"
+        "sys.modules['PIL'] = sys.modules['openai'] = None\n"
+        "import raceday_dagster.images\n"
+        "from raceday_dagster.definitions import defs\n"
+        "print(*sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith('__')))\n"
+        "print({'duckdb', 'pyarrow'} & set(sys.modules) or '')\n"
+        "from raceday_dagster.cli import main\n"
+        "main(['images', 'a.png'])\n"
     )
-    ended = type_command(folder, "-W", "error", "-c", question)
-    assert ended.returncode == 0, ended.stderr
+    ended = type_command(folder, "-W", "error", "-c", question, VISION_API_URL="http://127.0.0.1:9/v1")
+    assert ended.returncode == 1
     jobs = ("daily_baseline", "data_checks", "evening_backfill", "maintenance", "meeting_status")
     jobs += ("process_images", "process_race", "process_races")
-    assert ended.stdout.split() == list(jobs)
+    assert ended.stdout.splitlines() == [" ".join(jobs), ""]
+    assert read_only_line(ended) == (
+        "Error: describing images needs the extra `images`: pip install 'raceday-dagster[images]'"
+    )
 
 
 @pytest.mark.parametrize("asked", ["--help", "--version"])
@@ -91,12 +108,12 @@ def test_a_job_with_nothing_exported_names_the_variable_and_the_sandbox(folder: 
     assert "raceday sandbox -- COMMAND" in line
 
 
-@pytest.mark.parametrize("typed", [("python", *JOB), (*LAUNCH, '{"execution": {"config": {"max_concurrent": 3}}}')])
-def test_a_batch_in_the_sandbox_runs_as_typed_and_leaves_nothing_running(folder: Path, typed: tuple[str, ...]) -> None:
+def test_a_batch_in_the_sandbox_runs_as_typed_and_leaves_nothing_running(folder: Path) -> None:
     """The sandbox returns the exit code of its command, here of a shell that also shows what it was given."""
-    ended = raceday(folder, "sandbox", "--", "sh", "-c", f"{shlex.join(typed)} && env && exit 7")
+    typed = (("python", *JOB), (*LAUNCH, '{"execution": {"config": {"max_concurrent": 3}}}'))
+    ended = raceday(folder, "sandbox", "--", "sh", "-c", f"{' && '.join(map(shlex.join, typed))} && env && exit 7")
     assert ended.returncode == 7, ended.stderr
-    assert '{"event": "batch_complete"' in ended.stderr
+    assert ended.stderr.count('{"event": "batch_complete"') == len(typed)
     named = {line.partition("=")[0] for line in ended.stdout.splitlines()}
     assert named >= {"DATABASE_URL", "DAGSTER_PG_URL", "DAGSTER_HOME", "NZTAB_API_URL", "NZTAB_FROM_EMAIL"}
     assert not has_server(folder)

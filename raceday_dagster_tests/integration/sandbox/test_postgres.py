@@ -33,7 +33,7 @@ def test_a_second_start_finds_the_running_server(server: EmbeddedPostgres) -> No
     assert read_pid(server) == pid
 
 
-def test_it_listens_on_a_socket_in_a_private_folder_and_on_nothing_else(server: EmbeddedPostgres) -> None:
+def test_the_server_listens_on_a_socket_in_a_private_folder_and_on_nothing_else(server: EmbeddedPostgres) -> None:
     status = server.status()
     assert ask(server.superuser_url(), "SHOW listen_addresses") == ""
     assert ask(server.superuser_url(), "SHOW unix_socket_directories") == str(status.socket_dir)
@@ -41,7 +41,7 @@ def test_it_listens_on_a_socket_in_a_private_folder_and_on_nothing_else(server: 
     assert status.data_dir.stat().st_mode & 0o777 == 0o700
 
 
-def test_it_does_not_run_as_root_and_not_in_the_callers_session(server: EmbeddedPostgres) -> None:
+def test_the_server_does_not_run_as_root_and_not_in_the_callers_session(server: EmbeddedPostgres) -> None:
     pid = read_pid(server)
     assert Path(f"/proc/{pid}").stat().st_uid not in ([0] if IS_ROOT else [])
     assert os.getsid(pid) != os.getsid(0)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import signal
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg2
 import pytest
-from click.testing import CliRunner, Result
 from sqlalchemy import make_url
 
-from raceday_dagster.cli import main
 from raceday_dagster.errors import SandboxError
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.sandbox.sandbox import (
@@ -23,20 +21,17 @@ from raceday_dagster.sandbox.sandbox import (
     run_command,
     write_instance_config,
 )
-from raceday_dagster_tests.integration.commands import SETTINGS
+from raceday_dagster_tests.integration.commands import call_raceday
+from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
 
 NOBODYS_URL = "postgresql://u:hunter2@127.0.0.1:1/d"
 
 
-def raceday(home: Path, *arguments: str, **exported: str) -> Result:
-    """What ``raceday`` with ``arguments`` answers, with no setting of the project but the home and ``exported``."""
-    environment = {**dict.fromkeys(SETTINGS), "RACEDAY_HOME": str(home), **exported}
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        return CliRunner().invoke(main, arguments, env=environment)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+@pytest.fixture(scope="module")
+def used_home() -> Iterator[Path]:
+    """A home whose server, stopped between the tests, is made once."""
+    with open_server_folder() as folder:
+        yield folder
 
 
 def name_database(sandbox: Sandbox) -> str | None:
@@ -64,7 +59,7 @@ def name_database(sandbox: Sandbox) -> str | None:
 def test_raceday_says_in_one_line_what_is_wrong_and_prints_no_password(
     home: Path, arguments: tuple[str, ...], exported: dict[str, str], said: tuple[str, ...]
 ) -> None:
-    ended = raceday(home, *arguments, **exported)
+    ended = call_raceday(home, *arguments, **exported)
     assert ended.exit_code == 1
     assert ended.stderr.strip().count("\n") == 0, ended.stderr
     assert all(part in ended.stderr for part in said), ended.stderr
@@ -73,7 +68,7 @@ def test_raceday_says_in_one_line_what_is_wrong_and_prints_no_password(
 
 
 def test_an_upgrade_names_the_command_that_runs_a_job(home: Path, empty_database_url: str) -> None:
-    upgraded = raceday(home, "db", "upgrade", DATABASE_URL=empty_database_url)
+    upgraded = call_raceday(home, "db", "upgrade", DATABASE_URL=empty_database_url)
     assert (upgraded.exit_code, upgraded.stderr.count("\n")) == (0, 1), upgraded.output
     assert "`raceday run JOB`" in upgraded.stderr
 
@@ -90,15 +85,15 @@ def test_a_folder_that_cannot_hold_the_instance_is_one_line(home: Path) -> None:
         write_instance_config(home / "dagster")
 
 
-def test_an_empty_variable_counts_as_not_set(home: Path) -> None:
-    given = {"RACEDAY_HOME": str(home), "NZTAB_API_URL": "", "DATABASE_URL": " "}
+def test_an_empty_variable_counts_as_not_set(used_home: Path) -> None:
+    given = {"RACEDAY_HOME": str(used_home), "NZTAB_API_URL": "", "DATABASE_URL": " "}
     with open_sandbox(given, choose_simulation(datetime.now(UTC))) as sandbox:
         assert sandbox.environment["NZTAB_API_URL"].startswith("http://127.0.0.1:")
         assert str(name_database(sandbox)).startswith("raceday_simulated_")
 
 
-def test_an_api_that_is_set_is_kept_and_its_races_have_a_database_of_their_own(home: Path) -> None:
-    given = {"RACEDAY_HOME": str(home), "NZTAB_API_URL": "http://127.0.0.1:9/v1", "NZTAB_FROM_EMAIL": "a@b.nz"}
+def test_an_api_that_is_set_is_kept_and_its_races_have_a_database_of_their_own(used_home: Path) -> None:
+    given = {"RACEDAY_HOME": str(used_home), "NZTAB_API_URL": "http://127.0.0.1:9/v1", "NZTAB_FROM_EMAIL": "a@b.nz"}
     with open_sandbox(given, choose_simulation(datetime.now(UTC))) as sandbox:
         assert sandbox.simulator is None
         assert given.items() <= sandbox.environment.items()
@@ -106,28 +101,28 @@ def test_an_api_that_is_set_is_kept_and_its_races_have_a_database_of_their_own(h
         assert "NZTAB_PARTNER_NAME" not in sandbox.environment, "a made-up identity would be sent to a real API"
 
 
-def test_the_last_of_two_holders_stops_the_server(home: Path) -> None:
-    with hold_server(home):
-        with hold_server(home) as server:
+def test_the_last_of_two_holders_stops_the_server(used_home: Path) -> None:
+    with hold_server(used_home):
+        with hold_server(used_home) as server:
             pass
         assert server.status().running, "the second took the server from the first"
-        refused = raceday(home, "db", "stop")
+        refused = call_raceday(used_home, "db", "stop")
         assert refused.exit_code == 1
         assert "a sandbox is running" in refused.stderr
     assert not server.status().running
 
 
-def test_a_server_started_by_hand_outlives_a_sandbox(home: Path) -> None:
-    started = raceday(home, "db", "start")
+def test_a_server_started_by_hand_outlives_a_sandbox(used_home: Path) -> None:
+    started = call_raceday(used_home, "db", "start")
     try:
         exports = [line.partition("=")[0] for line in started.stdout.splitlines()]
         assert exports == ["export DATABASE_URL", "export DAGSTER_PG_URL"], started.output
         for line in started.stdout.splitlines():  # libpq itself reads them, as psql does
             psycopg2.connect(*shlex.split(line.partition("=")[2])).close()
-        with hold_server(home):
+        with hold_server(used_home):
             pass
-        assert raceday(home, "db", "status").exit_code == 0
-        assert raceday(home, "db", "stop").exit_code == 0
-        assert raceday(home, "db", "status").exit_code == 3
+        assert call_raceday(used_home, "db", "status").exit_code == 0
+        assert call_raceday(used_home, "db", "stop").exit_code == 0
+        assert call_raceday(used_home, "db", "status").exit_code == 3
     finally:
-        EmbeddedPostgres(home).stop()
+        EmbeddedPostgres(used_home).stop()

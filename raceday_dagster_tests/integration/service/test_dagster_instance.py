@@ -24,7 +24,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_PG_URL", "")  # which opening an instance sets
 
 
-def test_ours_is_taken(empty_database_url: str, tmp_path: Path) -> None:
+def test_the_instance_of_the_service_is_taken(empty_database_url: str, tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(OURS))
     open_with(tmp_path, empty_database_url)
 
@@ -38,7 +38,7 @@ def test_ours_is_taken(empty_database_url: str, tmp_path: Path) -> None:
     ],
     ids=["empty", "on SQLite", "without the live lane"],
 )
-def test_another_is_refused_in_one_line(
+def test_another_instance_is_refused_in_one_line(
     config: dict[str, object] | None, empty_database_url: str, tmp_path: Path
 ) -> None:
     if config is not None:
@@ -47,7 +47,7 @@ def test_another_is_refused_in_one_line(
         open_with(tmp_path, empty_database_url)
 
 
-def test_one_on_another_database_is_refused(empty_database_url: str, database_url: str, tmp_path: Path) -> None:
+def test_an_instance_on_another_database_is_refused(empty_database_url: str, database_url: str, tmp_path: Path) -> None:
     storage = {"custom": {**OURS["storage"]["custom"], "config": {"postgres_url": empty_database_url}}}
     (tmp_path / "dagster.yaml").write_text(yaml.safe_dump({**OURS, "storage": storage}))
     with pytest.raises(ServiceError, match="storage on DAGSTER_PG_URL"):

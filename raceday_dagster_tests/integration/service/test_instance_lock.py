@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 from sqlalchemy import StaticPool, create_engine, text
@@ -145,7 +147,65 @@ def test_something_to_read_on_a_connection_that_answers_is_no_loss(
     lock.take()
     monkeypatch.setattr(instance_lock, "_has_news", lambda _connection: True)
     assert lock.look()
+    wait_for(lambda: not lock._is_asking, SOON_S)
+    monkeypatch.undo()
+    assert lock.look()
     assert said == []
+
+
+@contextmanager
+def serve_silence(greeting: bytes) -> Iterator[int]:
+    """A port that takes connections, sends each a greeting once it has spoken, and then says nothing."""
+    taken: list[socket.socket] = []
+
+    def take() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return  # it was closed
+            taken.append(connection)
+            connection.recv(8192)
+            connection.sendall(greeting)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=take)
+        thread.start()
+        yield listener.getsockname()[1]
+        assert taken, "nobody came"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for connection in taken:
+            connection.close()
+
+
+def parameter(name: str, value: str) -> bytes:
+    text = f"{name}\0{value}\0".encode()
+    return b"S" + (len(text) + 4).to_bytes(4) + text
+
+
+LOGGED_IN = (
+    b"R" + (8).to_bytes(4) + (0).to_bytes(4)
+    + parameter("server_version", "18.0") + parameter("client_encoding", "UTF8")
+    + parameter("standard_conforming_strings", "on") + parameter("DateStyle", "ISO, MDY")
+    + b"Z" + (5).to_bytes(4) + b"I"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("greeting", "reason"),
+    [(b"", "cannot be reached: .*timeout expired"), (LOGGED_IN, "takes connections and does not answer")],
+    ids=["at once", "after the login"],
+)
+def test_a_database_that_takes_connections_and_never_answers_is_one_line(
+    stack: ExitStack, said: list[str], monkeypatch: pytest.MonkeyPatch, greeting: bytes, reason: str
+) -> None:
+    monkeypatch.setattr(instance_lock, "REACH_WITHIN_S", 0.0)
+    with serve_silence(greeting) as port:
+        lock = open_lock(stack, f"postgresql://u:p@127.0.0.1:{port}/d?sslmode=disable&gssencmode=disable", "me", said)
+        with pytest.raises(StorageError, match=reason):
+            lock.take()
+        assert not lock.look()
 
 
 def test_the_key_is_one_that_postgresql_can_hold(empty_database_url: str) -> None:

@@ -116,6 +116,43 @@ def test_what_a_clock_left_in_the_future_is_dated_back_and_races_are_polled_at_t
         assert (tick.timestamp, tick.status) == (now.timestamp(), TickStatus.SKIPPED)
 
 
+def test_the_history_of_a_clock_that_ran_ahead_keeps_its_order_and_its_sums_and_the_next_poll_follows_it(
+    instance: dg.DagsterInstance, database_url: str
+) -> None:
+    now = datetime.now(UTC)
+    amounts, ahead = (1_000, 1_500, 1_700, 2_500), timedelta(minutes=10)
+    times = (now - timedelta(seconds=30), now + ahead, now + ahead + timedelta(seconds=15), now + timedelta(seconds=15))
+
+    def poll(number: int) -> None:
+        prices = {(1, "fixed_win"): f"{2 + number}.00"}
+        write(
+            store,
+            make_snapshot(
+                "ahead", win_cents=amounts[number], odds=prices, generated_at=times[number], polled_at=times[number]
+            ),
+        )
+
+    with open_store(database_url) as store, observe(database_url) as run:
+        for number in range(3):
+            poll(number)
+        put_back_all(instance, SecretStr(database_url), lambda _: None, lambda: now)
+        poll(3)
+        flow = run(
+            "SELECT polling_timestamp, sum(incremental_win_amount), sum(win_pool_amount) FROM money_flow_history"
+            " WHERE race_id = 'ahead' GROUP BY 1 ORDER BY 1"
+        )
+        odds = run("SELECT event_timestamp, odds FROM odds_history WHERE race_id = 'ahead' ORDER BY 1")
+        pools = run("SELECT polling_timestamp FROM pool_history WHERE race_id = 'ahead' ORDER BY 1")
+        polled_at = run("SELECT last_poll_time FROM races WHERE race_id = 'ahead'")
+    moved = [times[0], now + timedelta(microseconds=1), now + timedelta(microseconds=2), times[3]]
+    assert [at for at, _, _ in flow] == moved
+    assert sum(added for _, added, _ in flow) == flow[-1][2]
+    assert [held for _, _, held in flow] == sorted(held for _, _, held in flow)
+    assert [(at, int(price)) for at, price in odds] == [(at, 2 + number) for number, at in enumerate(moved)]
+    assert [at for (at,) in pools] == moved
+    assert polled_at == [(times[3],)]
+
+
 def test_what_is_not_ahead_is_left_alone_without_a_word(instance: dg.DagsterInstance, database_url: str) -> None:
     now = datetime.now(UTC)
     sensor = plant(instance, "due_races", SensorInstigatorData(now.timestamp(), last_run_key="key"))

@@ -214,7 +214,7 @@ def end(simulator: RunningSimulator, number: signal.Signals) -> None:
     assert process.wait(timeout=PATIENCE_S) in (0, None)
 
 
-def test_it_ends_by_itself_when_whoever_started_it_is_gone() -> None:
+def test_the_simulator_ends_by_itself_when_whoever_started_it_is_gone() -> None:
     command = [sys.executable, "-m", "raceday_dagster.simulator", "--stop-with-stdin"]
     root = Path(__file__).parents[3]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root) as process:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
@@ -34,6 +35,13 @@ def open_store(database_url: str, *, pool_max: int = 3, checkout_timeout_s: floa
         assert store.gauge.in_use == 0
     finally:
         engine.dispose()
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[RaceStore]:
+    """A store on the module's database, emptied."""
+    with open_store(database_url) as store:
+        yield store
 
 
 @contextmanager

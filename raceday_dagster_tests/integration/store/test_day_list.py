@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import date, timedelta
 
 import pytest
@@ -11,7 +10,6 @@ from raceday_dagster.racing.outcomes import RowCounts
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster_tests.integration.store.lists import make_list
 from raceday_dagster_tests.integration.store.store_fixture import (
-    open_store,
     read_tables,
     watch_statements,
     write,
@@ -19,12 +17,6 @@ from raceday_dagster_tests.integration.store.store_fixture import (
 from raceday_dagster_tests.write_snapshots import START, make_snapshot
 
 RACES = [f"race-{number}" for number in range(1, 5)]
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        yield store
 
 
 def test_a_list_becomes_meetings_and_races(store: RaceStore, database_url: str) -> None:

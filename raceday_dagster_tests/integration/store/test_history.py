@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,16 +12,10 @@ import pytest
 from raceday_dagster.store.history import ADD_MONEY_FLOW, ADD_ODDS
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster.store.upsert import dump_row
-from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, read_tables, write
+from raceday_dagster_tests.integration.store.store_fixture import observe, read_tables, write
 from raceday_dagster_tests.write_snapshots import HOLDS, START, make_snapshot, name_entrant
 
 FULL = {"win_cents": 915_138, "place_cents": 392_351}
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        yield store
 
 
 def read_flow(database_url: str, runner_number: int, race_id: str = "race-1") -> list[dict[str, Any]]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from raceday_dagster.store.images import (
     StoredImage,
@@ -15,18 +12,12 @@ from raceday_dagster.store.images import (
     read_undescribed_silks,
 )
 from raceday_dagster.store.race_store import RaceStore
-from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, write
+from raceday_dagster_tests.integration.store.store_fixture import observe, write
 from raceday_dagster_tests.write_snapshots import START, make_snapshot, name_entrant
 
 FOLLOWED: dict[str, Any] = {"countries": ["NZ"], "categories": ["T"]}
 DAY = START.date()
 FIRST = name_entrant("race-1", 1)
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        yield store
 
 
 def make_image(source: str, status: str = "success", **values: Any) -> StoredImage:

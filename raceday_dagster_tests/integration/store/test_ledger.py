@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
-
-import pytest
 
 from raceday_dagster.racing.outcomes import (
     BatchOutcome,
@@ -17,16 +14,10 @@ from raceday_dagster.racing.outcomes import (
     WorkerUse,
 )
 from raceday_dagster.store.race_store import PollRun, RaceStore
-from raceday_dagster_tests.integration.store.store_fixture import open_store, read_tables, write
+from raceday_dagster_tests.integration.store.store_fixture import read_tables, write
 from raceday_dagster_tests.write_snapshots import make_snapshot
 
 AT = datetime(2025, 7, 17, 2, 50, tzinfo=UTC)
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        yield store
 
 
 def make_failure(race_id: str, *, polled_at: datetime = AT, message: str = "503 three times") -> ProcessResult:

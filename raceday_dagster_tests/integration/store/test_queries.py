@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import pytest
@@ -20,18 +19,12 @@ from raceday_dagster.store.queries import (
 )
 from raceday_dagster.store.race_store import PollRun, RaceStore
 from raceday_dagster_tests.integration.store.lists import make_list
-from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, write
+from raceday_dagster_tests.integration.store.store_fixture import observe, write
 from raceday_dagster_tests.integration.store.test_ledger import make_failure
 from raceday_dagster_tests.write_snapshots import START, make_snapshot
 
 RACES = [f"race-{number}" for number in range(1, 5)]
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        yield store
 
 
 def test_the_schedule_sees_the_races_of_its_countries_and_categories_in_the_window(store: RaceStore) -> None:

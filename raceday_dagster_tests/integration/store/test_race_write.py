@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -18,7 +17,6 @@ from raceday_dagster_tests.integration.store.store_fixture import (
     ROW_TIMES,
     make_partitions,
     observe,
-    open_store,
     read_tables,
     watch_statements,
     write,
@@ -30,12 +28,6 @@ from raceday_dagster_tests.write_snapshots import (
     with_entrants,
     without,
 )
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        yield store
 
 
 def read_times(database_url: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +18,7 @@ from raceday_dagster.store.queries import (
 )
 from raceday_dagster.store.race_store import PollRun, RaceStore
 from raceday_dagster_tests.integration.store.lists import make_list
-from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, write
+from raceday_dagster_tests.integration.store.store_fixture import observe, write
 from raceday_dagster_tests.integration.store.test_ledger import make_failure
 from raceday_dagster_tests.write_snapshots import START, make_results, make_snapshot
 
@@ -27,12 +26,6 @@ DAY = START.date()
 ENDED = START + timedelta(minutes=9)
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        yield store
 
 
 def poll(store: RaceStore, made_at: datetime, status: str, results: ResultsRow | None = None) -> None:
@@ -121,7 +114,7 @@ def test_a_race_that_went_on_after_its_end_is_checked_after_its_new_end(store: R
     assert read(store, again + CHECK_AFTER) == {"race-1": "not_checked"}
 
 
-def test_only_the_days_asked_about_and_the_earliest_start_first(store: RaceStore) -> None:
+def test_the_races_to_recheck_are_of_the_days_asked_about_the_earliest_start_first(store: RaceStore) -> None:
     store.write_racing_day(make_list(["late", "early"]))
     swapped = make_list(["late", "early"], poll=1, race={"start_time": START - timedelta(hours=1)}).races[1]
     listed = make_list(["late", "early"], poll=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from typing import Any
@@ -42,12 +41,6 @@ CATALOGUE = {
 }
 
 VIEWS = "SELECT table_name FROM information_schema.views WHERE table_schema = 'public'"
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        yield store
 
 
 def describe_schema(database_url: str, schema: str) -> dict[str, list[Any]]:

@@ -11,23 +11,16 @@ from decimal import Decimal
 from typing import Any
 
 import psycopg2
-import pytest
 
 from raceday_dagster.racing.signals import Signal, Thresholds
 from raceday_dagster.racing.snapshots import Quality, RaceSnapshot
 from raceday_dagster.sandbox.postgres import build_libpq_url
 from raceday_dagster.store.race_store import FoundSignals, RaceStore, StoredPoll
 from raceday_dagster.store.signals import READ_FLOW
-from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, read_tables, write
+from raceday_dagster_tests.integration.store.store_fixture import observe, read_tables, write
 from raceday_dagster_tests.write_snapshots import FIRST_POLL, HOLDS, START, make_snapshot
 
 DEFAULTS = Thresholds()
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        yield store
 
 
 def make_poll(seconds_to_start: int, holds: dict[int, int], **changed: Any) -> RaceSnapshot:

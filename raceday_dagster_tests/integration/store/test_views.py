@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import select
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +16,7 @@ from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.race_store import Poll, PollRun, RaceStore
 from raceday_dagster.store.schema.documentation import describe_views
 from raceday_dagster.store.schema.partitions import name_partition
-from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, write
+from raceday_dagster_tests.integration.store.store_fixture import observe, write
 from raceday_dagster_tests.integration.store.test_ledger import make_failure
 from raceday_dagster_tests.write_snapshots import HOLDS, START, make_results, make_snapshot, name_entrant
 
@@ -31,12 +30,6 @@ RACE_VIEWS = (
     "race_result",
     "poll_freshness",
 )
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        yield store
 
 
 def ask(database_url: str, view: str, race_id: str = "race-1", order: str = "1") -> list[dict[str, Any]]:

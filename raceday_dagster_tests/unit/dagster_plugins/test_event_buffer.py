@@ -39,6 +39,24 @@ def test_what_is_said_while_rows_are_written_does_not_wait_for_itself_and_is_tak
     assert sorted(written) == ["0", "1", "2"]
 
 
+def test_rows_that_come_soon_after_one_another_share_a_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_buffer, "GATHER_FOR_S", PATIENCE_S)
+    statements: list[int] = []
+    buffer = EventBuffer(lambda rows: statements.append(len(rows)), is_absent)
+    for number in range(5):
+        buffer.add(make_row(number))
+    buffer.close()
+    assert statements == [5]
+
+
+def test_the_thread_writes_without_being_told_to() -> None:
+    written = threading.Event()
+    buffer = EventBuffer(lambda _: written.set(), is_absent)
+    buffer.add(make_row(0))
+    assert written.wait(PATIENCE_S)
+    buffer.close()
+
+
 def test_who_adds_waits_while_too_many_rows_are_left_to_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_buffer, "MOST_GATHERED", 3)
     written: list[str] = []

@@ -11,13 +11,15 @@ from collections.abc import Callable
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.scoped_resources_builder import ScopedResourcesBuilder
 from dagster._core.errors import DagsterError, DagsterExecutionInterruptedError, DagsterUnmetExecutorRequirementsError
 from dagster._core.events import EngineEventData, log_step_event
 from dagster._core.execution.api import ExecuteRunWithPlanIterable
 from dagster._core.execution.compute_logs import create_compute_log_file_key
-from dagster._core.execution.context.system import PlanExecutionContext, StepExecutionContext
+from dagster._core.execution.context.system import ExecutionData, PlanExecutionContext, StepExecutionContext
 from dagster._core.execution.context_creation_job import PlanExecutionContextManager
 from dagster._core.execution.plan.active import ActiveExecution
+from dagster._core.execution.plan.compute import gen_from_async_gen
 from dagster._core.execution.plan.execute_plan import (
     _trigger_hook,
     dagster_event_sequence_for_step,
@@ -43,6 +45,8 @@ from dagster_postgres.schedule_storage import PostgresScheduleStorage
 from dagster_postgres.storage import DagsterPostgresStorage
 from dagster_shared.error import SerializableErrorInfo
 
+from raceday_dagster.dagster_plugins.executor import _SharedResources
+
 ADVICE = "Dagster changed a part that executor.py or storage.py stands on: see the docstring of this test."
 
 CALLED_WITH: list[tuple[Callable[..., object], set[str]]] = [
@@ -66,6 +70,8 @@ CALLED_WITH: list[tuple[Callable[..., object], set[str]]] = [
     (ActiveExecution.sleep_interval, set()),
     (ActiveExecution.get_known_state, set()),
     (PlanExecutionContext.for_step, {"step", "known_state"}),
+    (ScopedResourcesBuilder, {"resource_instance_dict", "contains_generator"}),
+    (ScopedResourcesBuilder.build, {"required_resource_keys"}),
     (dagster_event_sequence_for_step, {"step_context"}),
     (_trigger_hook, {"step_context", "step_event_list"}),
     (SerializableErrorInfo, {"message", "stack", "cls_name"}),
@@ -110,7 +116,11 @@ def test_what_is_called_still_takes_what_it_is_given(function: Callable[..., obj
         (ExecuteRunWithPlanIterable.__iter__, "job_context=self.job_context"),
         (InstanceConcurrencyContext.claim, "time.time() > self._pending_timeouts[step_key]"),
         (PlanExecutionContext.event_loop.fget, "return self._event_loop"),
+        (PlanExecutionContext.for_step, "event_loop=self.event_loop"),
+        (gen_from_async_gen, "context.event_loop.run_until_complete("),
         (PlanExecutionContext.log.fget, "return self._log_manager"),
+        (PlanExecutionContext.for_step, "execution_data=self._execution_data"),
+        (StepExecutionContext.__init__, "execution_data.scoped_resources_builder.build("),
         (dg.DagsterEvent.from_step, "log_step_event(step_context, event, batch_metadata)"),
         (log_step_event, "step_context.log.log_dagster_event("),
         (DagsterLogManager.begin_python_log_capture, "logger.addHandler(self._dagster_handler)"),
@@ -131,7 +141,17 @@ def test_the_state_a_step_is_given_can_be_copied() -> None:
     assert state._replace(ready_outputs=set()).ready_outputs is not state.ready_outputs, ADVICE
 
 
+def test_steps_that_name_the_same_resources_share_what_they_see_of_them_and_see_no_others() -> None:
+    shared = _SharedResources(*ScopedResourcesBuilder({"store": "a store", "api": "an api"}))
+    assert shared.build({"store"}) is shared.build({"store"})
+    assert shared.build({"store"}).store == "a store"  # type: ignore[attr-defined]
+    assert not hasattr(shared.build({"store"}), "api")
+    assert shared.build({"store"}).original_resource_dict == {"store": "a store"}
+    assert shared.build(None) is shared.build(set())
+
+
 def test_the_rest_has_the_shape_that_is_used() -> None:
+    assert "scoped_resources_builder" in ExecutionData._fields, ADVICE
     assert issubclass(StepExecutionContext, PlanExecutionContext), ADVICE
     assert issubclass(DagsterUnmetExecutorRequirementsError, DagsterError), ADVICE
     assert issubclass(DagsterExecutionInterruptedError, BaseException), ADVICE

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from raceday_dagster.defs.automation.alerts import read_memory, tell_troubles
 from raceday_dagster.errors import DatabaseError
 from raceday_dagster.racing.alerts import AlertMemory, Trouble
+from raceday_dagster_tests.log_contract import SENSOR_EVENTS, find_wrong
 
 NOW = datetime(2026, 9, 26, 3, 0, tzinfo=UTC)
 HOOK = SecretStr("https://hooks.example/hunter2")
@@ -78,7 +79,9 @@ def test_what_a_webhook_did_not_take_is_sent_again_with_what_comes_next(
 ) -> None:
     hook.reason = "it answered 500"
     memory = look(FakeWatch(runs=[FAILED]), AlertMemory(), hook)
-    assert '"event": "alert_webhook_failed"' in capsys.readouterr().err
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["event"] for line in lines] == ["alert", "alert_webhook_failed"]
+    assert find_wrong(lines, SENSOR_EVENTS, in_run=False) == []
     hook.reason = None
     memory = look(FakeWatch(), memory, hook, after_s=30)
     look(FakeWatch(), memory, hook, after_s=60)
@@ -90,6 +93,16 @@ def test_a_database_that_is_down_is_a_trouble_and_clears_none(hook: FakeHook) ->
     memory = look(FakeWatch(DatabaseError("port 5432 cannot be reached")), memory, hook, after_s=30)
     look(FakeWatch([OVERDUE]), memory, hook, after_s=60)
     assert hook.sent == [[("raised", "race-1")], [("raised", "")], [("cleared", "")]]
+
+
+def test_a_race_without_an_answer_is_not_told_at_the_first_look_of_a_service_that_was_down(hook: FakeHook) -> None:
+    late = Trouble(event="race_without_answer", about="race-1", text="Awapuni R1: no new answer", settles=True)
+    memory = look(FakeWatch([late]), AlertMemory(), hook)
+    memory = look(FakeWatch([late]), memory, hook, after_s=300)
+    assert hook.sent == []
+    memory = look(FakeWatch([late]), memory, hook, after_s=330)
+    look(FakeWatch(), memory, hook, after_s=900)
+    assert hook.sent == [[("raised", "race-1")], [("cleared", "race-1")]]
 
 
 def test_without_a_webhook_only_the_log_is_told(capsys: pytest.CaptureFixture[str]) -> None:

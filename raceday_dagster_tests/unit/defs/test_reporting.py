@@ -11,13 +11,16 @@ from raceday_dagster.defs.reporting import (
     ProgressBoard,
     build_failure_tags,
     build_table,
+    fail_race,
     report_unanswered,
     warn_of_budgets,
 )
 from raceday_dagster.defs.reporting import end_race as end_race_of_run
+from raceday_dagster.errors import TransformError
 from raceday_dagster.racing.outcomes import BatchProgress, RaceFacts, Timings
 from raceday_dagster.store.queries import FollowedRace
 from raceday_dagster_tests.integration.race_day import read_log
+from raceday_dagster_tests.log_contract import TRANSFORM_FAILED, find_wrong
 from raceday_dagster_tests.unit.racing.test_outcomes import NOW, end_batch, end_race
 
 SHARES = {"a": Timings(write_ms=10, total_ms=100), "b": Timings(write_ms=90, total_ms=300)}
@@ -119,6 +122,24 @@ def test_a_live_race_without_an_answer_for_three_intervals_is_an_error_whatever_
         "seconds": 46,
         "reason": ended.error.message,
     }
+
+
+def test_a_failed_transform_names_its_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    error = TransformError("ValueError: no sum", race_id="R1", retryable=False)
+    error.worker_id = 3
+
+    @dg.op
+    def fail(context: dg.OpExecutionContext) -> None:
+        fail_race(context, error, Timings(transform_ms=7))
+
+    @dg.job
+    def failing() -> None:
+        fail()
+
+    assert failing.execute_in_process().success
+    (line,) = read_log(capsys.readouterr().err)
+    assert find_wrong([line], TRANSFORM_FAILED) == []
+    assert (line["worker_id"], line["transform_ms"]) == (3, 7)
 
 
 @pytest.mark.parametrize(("duration_ms", "level"), [(11_999, None), (12_000, "warning"), (15_000, "error")])

@@ -17,6 +17,7 @@ from raceday_dagster.defs.concurrency import DEFAULT_CONCURRENCY
 from raceday_dagster.defs.ops.race import FETCH_SHARE, LEDGER_DEADLINE_S
 from raceday_dagster.racing.cadence import CLAIM_LASTS, LiveBatch, PolledRace
 from raceday_dagster.settings import Settings
+from raceday_dagster_tests.log_contract import SENSOR_EVENTS, find_wrong
 
 SLOT = datetime(2026, 9, 26, 2, 0, 15, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -189,6 +190,25 @@ def test_a_run_that_makes_no_progress_holds_its_place_but_no_race() -> None:
 def test_the_races_of_one_run_end_while_their_claim_lasts_though_the_api_never_answers() -> None:
     longest_s = FETCH_SHARE * Settings.from_environment({}).race_deadline_s + LEDGER_DEADLINE_S
     assert MOST_RACES / DEFAULT_CONCURRENCY * longest_s <= CLAIM_LASTS.total_seconds()
+
+
+def test_every_line_of_a_tick_has_the_fields_of_its_event(capsys: pytest.CaptureFixture[str]) -> None:
+    day = Day(SLOT)
+    day.add_race("nearer", start_in_s=290, polled_at=SLOT - 60 * SECOND)
+    day.add_race("in flight", polled_at=SLOT - 20 * SECOND)
+    day.add_batch("in flight")
+    assert read_races(day.request()) == ["nearer"]
+    for number in range(ONE_MACHINE.most_batches):
+        day.add_batch(f"other-{number}")
+    day.skip()
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert find_wrong(lines, SENSOR_EVENTS, in_run=False) == []
+    assert [line["event"] for line in lines] == [
+        "scheduler_interval_changed",
+        "scheduler_race_scheduled",
+        "scheduler_race_skip",
+        "scheduler_race_skip",
+    ]
 
 
 @pytest.mark.parametrize(("second", "level"), [(0, "warning"), (5, "warning"), (6, "info"), (59, "info")])

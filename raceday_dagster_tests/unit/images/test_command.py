@@ -1,12 +1,8 @@
-"""What `raceday images` writes and shows, and what is said without the extra."""
+"""What `raceday images` writes and shows."""
 
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 from rich.console import Console
 
@@ -53,22 +49,3 @@ def test_the_table_shows_each_image_and_no_text_commands_the_terminal() -> None:
     assert "\x1b" not in shown
     assert shown.splitlines()[-1] == "1 of 5 described, 1 failed, 3 not begun"
     assert shown.index("odd") < shown.index("broken")
-
-
-def test_everything_else_works_without_the_extra_and_images_says_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "a.png").touch()
-    script = (
-        "import sys, importlib.util\n"
-        "find = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *a: None if name in ('PIL', 'openai') else find(name, *a)\n"
-        "sys.modules['PIL'] = sys.modules['openai'] = None\n"
-        "import raceday_dagster.images, raceday_dagster.definitions\n"
-        "from raceday_dagster.cli import main\n"
-        f"main(['images', {str(tmp_path)!r}])\n"
-    )
-    environment = {**os.environ, "VISION_API_URL": "http://127.0.0.1:9/v1"}
-    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 1
-    assert ended.stderr.splitlines() == [
-        "Error: describing images needs the extra `images`: pip install 'raceday-dagster[images]'"
-    ]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from raceday_dagster.racing.signals import (
     Market,
     MarketPoll,
-    Runner,
+    RunnerName,
     Seen,
     Signal,
     Thresholds,
@@ -52,7 +52,7 @@ def make_market(*polls: MarketPoll, scratchings: Sequence[datetime] = (), runner
         title="Awapuni R1",
         racing_day=date(2026, 9, 26),
         polls=polls,
-        runners={f"entrant-{number}": Runner(number, f"Runner {number}") for number in range(1, runners + 1)},
+        runners={f"entrant-{number}": RunnerName(number, f"Runner {number}") for number in range(1, runners + 1)},
         scratchings=scratchings,
     )
 

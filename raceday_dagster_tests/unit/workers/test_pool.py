@@ -81,6 +81,7 @@ def test_failed_calculation_is_not_tried_again(
     with pytest.raises(TransformError, match="ZeroDivisionError: bad divided") as failure:
         workers.transform(open_event("bad"))
     assert (failure.value.race_id, failure.value.retryable) == ("bad", False)
+    assert (failure.value.worker_id is None) is (size == 0)
     (line,) = [line for line in read_log(capsys) if line["event"] == "worker_task_failed"]
     assert line["race_id"] == "bad"
     assert line["task_id"]

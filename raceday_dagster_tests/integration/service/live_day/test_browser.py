@@ -1,4 +1,7 @@
-"""The real UI under ``raceday up`` in a headless Chromium: it shows the service, and no other page can use it."""
+"""The real UI under ``raceday up`` in a headless Chromium: it shows the service, and no other page can use it.
+
+The service is that of ``test_up``, which comes afterwards and breaks it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,15 +21,14 @@ import requests
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
-from raceday_dagster_tests.integration.web.browser_fixture import Browser, open_browser
-from raceday_dagster_tests.integration.web.web_fixture import (
+from benchmarks.live_day import LiveDay
+from raceday_dagster_tests.integration.service.live_day.browser_fixture import Browser, open_browser
+from raceday_dagster_tests.integration.service.live_day.web_fixture import (
     ANSWER_S,
     LAUNCHED_BY,
     LOCATION,
     Web,
     build_launch,
-    run_up,
 )
 from raceday_dagster_tests.waiting import wait_for
 
@@ -133,15 +135,18 @@ class Ui:
 
 
 @pytest.fixture(scope="module")
-def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
-    """``raceday up`` on a sandbox, its racing day loaded, and a browser in which every foreign name is this machine."""
-    pictures = tmp_path_factory.mktemp("pictures")
-    with ExitStack() as stack:
-        # The browser first: without one nothing needs to be started.
-        browser = stack.enter_context(open_browser(pictures, "--host-resolver-rules=MAP *.example 127.0.0.1"))
-        ui = Ui(stack.enter_context(run_up(stack.enter_context(open_server_folder()))), browser)
-        ui.wait_for_success(pipelineName="daily_baseline")  # nobody launched it: the first start of the day did
-        yield ui
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser in which every foreign name is this machine."""
+    with open_browser(tmp_path_factory.mktemp("pictures"), "--host-resolver-rules=MAP *.example 127.0.0.1") as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def ui(browser: Browser, live_day: LiveDay) -> Ui:
+    """The browser, and the service with its racing day loaded. Without a browser no service is started."""
+    ui = Ui(Web(f"http://127.0.0.1:{live_day.port}"), browser)
+    ui.wait_for_success(pipelineName="daily_baseline")  # nobody launched it: the first start of the day did
+    return ui
 
 
 @pytest.fixture
@@ -195,7 +200,6 @@ def put_into_address(launch: dict[str, object]) -> str:
 def test_the_job_page_shows_the_graph(ui: Ui) -> None:
     ui.open(f"/locations/{LOCATION}/jobs/process_races")
     ui.browser.wait_for_text("process_races", "select_races", "process_race", "summarise_batch", "due_races")
-    ui.browser.take_picture("job")
     assert ui.read_own_errors() == []
 
 
@@ -207,7 +211,6 @@ def test_the_sensors_and_schedules_are_shown_switched_on(ui: Ui) -> None:
         return [name for name in AUTOMATIONS if not ui.browser.driver.execute_script(READ_SWITCH, name)]
 
     ui.browser.wait_until(lambda: not find_switched_off(), lambda: f"not on: {find_switched_off()}")
-    ui.browser.take_picture("automation")
     assert ui.read_own_errors() == []
 
 
@@ -216,7 +219,6 @@ def test_the_partitions_page_offers_every_race_of_the_day(ui: Ui) -> None:
     assert len(races) > RACES
     ui.open(f"/locations/{LOCATION}/jobs/process_race/partitions")
     ui.browser.wait_for_text("Launch backfill", f"{len(races)}\nTotal partitions", races[0], races[-1])
-    ui.browser.take_picture("partitions")
     assert ui.read_own_errors() == []
 
 
@@ -240,7 +242,6 @@ def test_a_run_launched_by_the_ui_shows_its_steps(ui: Ui) -> None:
         return sorted(ui.browser.driver.execute_script(READ_STEPS))
 
     ui.browser.wait_until(lambda: read_steps() == wanted, lambda: f"the chart has {read_steps()}")
-    ui.browser.take_picture("run")
     assert ui.read_own_errors() == []
 
 
@@ -303,7 +304,6 @@ def test_the_page_of_a_race_shows_an_answer_within_two_seconds_of_its_commit(ui:
         return [at - float(answer) - committed[float(answer)] for answer, at in shown.items()]
 
     ui.browser.wait_until(lambda: any(lag < SHOWN_WITHIN_S for lag in measure()), lambda: f"shown after {measure()} s")
-    ui.browser.take_picture("race")
     assert ui.read_own_errors() == []
 
 

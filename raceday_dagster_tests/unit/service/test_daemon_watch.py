@@ -10,7 +10,7 @@ from dagster._daemon.types import DaemonHeartbeat
 
 from raceday_dagster.dagster_plugins.daemon import POLLING_DAEMON
 from raceday_dagster.service import dagster_instance
-from raceday_dagster.service.dagster_instance import Pulse
+from raceday_dagster.service.dagster_instance import HeartbeatWatch
 
 
 class FakeInstance:
@@ -30,25 +30,25 @@ class FakeInstance:
         return {POLLING_DAEMON: DaemonHeartbeat(float(self.beats), POLLING_DAEMON, "daemon", [])}
 
 
-def build_pulse(instance: FakeInstance) -> Pulse:
-    return Pulse(cast("Any", instance))
+def build_watch(instance: FakeInstance) -> HeartbeatWatch:
+    return HeartbeatWatch(cast("Any", instance))
 
 
 def test_a_daemon_works_while_its_heartbeats_change() -> None:
     instance = FakeInstance()
-    pulse = build_pulse(instance)
-    assert pulse.has_beaten() is False
+    watch = build_watch(instance)
+    assert watch.has_beaten() is False
     instance.beats += 1
-    assert pulse.has_beaten() is True
-    assert pulse.has_beaten() is False
+    assert watch.has_beaten() is True
+    assert watch.has_beaten() is False
 
 
 def test_a_database_that_stands_still_is_asked_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     instance = FakeInstance()
-    pulse = build_pulse(instance)
+    watch = build_watch(instance)
     monkeypatch.setattr(dagster_instance, "ASK_WITHIN_S", 0.0)
     instance.goes_on.clear()
-    assert [pulse.has_beaten() for _ in range(5)] == [None] * 5
+    assert [watch.has_beaten() for _ in range(5)] == [None] * 5
     assert instance.asked == 2, "the first was to know the heartbeat at the start"
     instance.goes_on.set()
     assert instance.answered.acquire(timeout=10)
