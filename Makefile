@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check definitions format dev docs up production newest browser faketime cluster bench freshness soak faults scale clean
+.PHONY: help demo test check definitions format dev docs up production newest browser faketime cluster bench freshness soak saturday faults scale clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -92,6 +92,9 @@ freshness: $(INSTALLED)  ## Measure the way from a race falling due to its rows,
 MINUTES ?= 10
 soak: $(INSTALLED)  ## Follow a simulated day for ten minutes (MINUTES=60 for an hour), stopping a daemon and killing a run
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
+
+saturday: $(INSTALLED)  ## Measure the largest day: 700 races, a month of history, memory over a day's batches (half an hour, 10 GB of disk)
+	@$(BIN)/python -m benchmarks.saturday
 
 # Each of these files breaks something on the real database, the real simulator or in real processes, and shows that it broke.
 FAULT_TESTS = $(addprefix raceday_dagster_tests/integration/,fetch store archive/test_archive_faults.py workers defs/test_batch.py \

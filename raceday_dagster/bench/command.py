@@ -140,7 +140,7 @@ def run_bench(plan: Plan, environment: Mapping[str, str], out: Console | None = 
         sandbox = stack.enter_context(_open_sandbox(plan, environment, simulation))
         for name, value in sandbox.environment.items():
             os.environ[name] = value  # of this process, whose runs and their processes read it
-        terminal = stack.enter_context(_logging_to(plan.output / LOG))
+        terminal = stack.enter_context(logging_to(plan.output / LOG))
         instance = stack.enter_context(dg.DagsterInstance.get())
         # Not pooled: a connection kept here would be one less for the runs.
         engine = create_engine(parse_database_url(sandbox.environment["DATABASE_URL"]), poolclass=NullPool)
@@ -188,7 +188,7 @@ def _open_sandbox(plan: Plan, environment: Mapping[str, str], simulation: Simula
 
 
 @contextmanager
-def _logging_to(log: Path) -> Iterator[TextIO]:
+def logging_to(log: Path) -> Iterator[TextIO]:
     """What the runs and their processes say goes to a file; the value is standard error as it was."""
     with log.open("w", encoding="utf-8") as file, os.fdopen(os.dup(2), "w", encoding="utf-8") as terminal:
         sys.stderr.flush()

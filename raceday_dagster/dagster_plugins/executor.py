@@ -203,7 +203,10 @@ class _Schedule:
             yield from self._take_reports()
 
     def _start_steps(self) -> Events:
-        steps = self.active.get_steps_to_execute(limit=self.settings.max_concurrent - len(self.threads.running))
+        free = self.settings.max_concurrent - len(self.threads.running)
+        if free <= 0:
+            return  # the question goes through every step of the plan, and a step says several things while it runs
+        steps = self.active.get_steps_to_execute(limit=free)
         yield from self.active.concurrency_event_iterator(self.job)
         for step in steps:
             known = self.active.get_known_state()  # its set of outputs goes on changing: copied

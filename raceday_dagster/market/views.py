@@ -91,23 +91,25 @@ FROM pool_history
 WHERE racing_day = %(racing_day)s AND race_id = %(race_id)s
 ORDER BY polling_timestamp
 """  # noqa: S608  (names of ours)
-# A signal that lasts several polls of an interval is one line, as it last stood.
-_SIGNALS = """
+# A signal that lasts several polls of an interval is one line, as it last stood. Only those that are shown are joined
+# with their runners: the planner would read the runners of every day for all of them.
+_SIGNALS = f"""
 SELECT signal.race_id, signal.entrant_id, entrant.runner_number, entrant.name, card.meeting_name, card.race_number,
     signal.kind, signal.polling_timestamp AS polled_at, signal.compared_with,
     signal.time_to_start_s AS seconds_to_start, signal.value_before, signal.value_now, signal.change, signal.tier,
     signal.is_alert, signal.is_strong, signal.after_scratching
 FROM (
-    SELECT DISTINCT ON (race_id, entrant_id, kind, time_interval) * FROM market_signals
-    WHERE {} ORDER BY race_id, entrant_id, kind, time_interval, polling_timestamp DESC
+    SELECT * FROM (
+        SELECT DISTINCT ON (race_id, entrant_id, kind, time_interval) * FROM market_signals
+        WHERE {{}} ORDER BY race_id, entrant_id, kind, time_interval, polling_timestamp DESC
+    ) AS lasting ORDER BY polling_timestamp DESC, abs(change) DESC, entrant_id, kind LIMIT {SHOWN_SIGNALS}
 ) AS signal
 JOIN entrants AS entrant USING (entrant_id)
 JOIN race_card AS card ON card.race_id = signal.race_id
-"""
+"""  # noqa: S608  (a number of ours)
 _NEWEST_FIRST = "ORDER BY signal.polling_timestamp DESC, abs(signal.change) DESC, entrant.runner_number, signal.kind\n"
-_LIMITED = f"{_NEWEST_FIRST} LIMIT {SHOWN_SIGNALS}"
-RACE_SIGNALS = _SIGNALS.format("race_id = %(race_id)s") + _LIMITED
-DAY_SIGNALS = _SIGNALS.format("racing_day = %(racing_day)s AND is_alert") + _LIMITED
+RACE_SIGNALS = _SIGNALS.format("race_id = %(race_id)s") + _NEWEST_FIRST
+DAY_SIGNALS = _SIGNALS.format("racing_day = %(racing_day)s AND is_alert") + _NEWEST_FIRST
 POLLS = f"""
 SELECT run_id, polled_at, status, fetch_ms, transform_ms, write_ms, total_ms, lane, due_at, error_stage, error_message,
     round(1000 * extract(epoch FROM polled_at - due_at))::integer AS late_ms,

@@ -45,6 +45,9 @@ from raceday_dagster.service.wall_clock import WallClock, describe_step, put_bac
 from raceday_dagster.settings import SHARED_DATABASE, Settings
 from raceday_dagster.web.address import is_loopback
 
+MALLOC_ARENAS = "2"
+"""Places from which the C library hands out memory to the threads of a part. By default each may have its own, up to
+eight for each core, and what a thread of a tick gave back stays there: the daemon grew by 55 MB an hour."""
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -130,6 +133,7 @@ def _serve(
 ) -> None:
     home, logs = environment.home, environment.home / "logs"
     variables = {
+        "MALLOC_ARENA_MAX": MALLOC_ARENAS,
         **environment.variables,
         "PYTHONUNBUFFERED": "1",
         "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "1",  # seconds for calls, such as a sensor that waits for the next race

@@ -126,6 +126,7 @@ NAMED = """
 SELECT race_id FROM races
 WHERE racing_day = %(racing_day)s AND left(race_id, length(%(id_start)s)) = %(id_start)s
 """
+# The race of its runners is named for the planner, which would otherwise read every runner of every day.
 SETTLED = """
 SELECT race.race_id, meeting_name, race_number, race.status, win_pool_total, total_race_pool,
     (SELECT count(*) FROM race_polls AS poll WHERE poll.race_id = race.race_id) AS polls,
@@ -137,7 +138,8 @@ SELECT race.race_id, meeting_name, race_number, race.status, win_pool_total, tot
     ) AS gaps) AS longest_gap_s,
     (SELECT jsonb_object_agg(runner_number, shares) FROM (
         SELECT runner_number, jsonb_agg(flow.hold_percentage ORDER BY polling_timestamp) AS shares
-        FROM money_flow_history AS flow JOIN entrants USING (entrant_id)
+        FROM money_flow_history AS flow
+        JOIN entrants ON entrants.entrant_id = flow.entrant_id AND entrants.race_id = race.race_id
         WHERE flow.racing_day = race.racing_day AND flow.race_id = race.race_id AND time_to_start_s < 3600
         GROUP BY runner_number
     ) AS runners) AS shares

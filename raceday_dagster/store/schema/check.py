@@ -9,7 +9,7 @@ from raceday_dagster.errors import DatabaseError
 from raceday_dagster.store.sql_errors import UPGRADE, build_database_error, describe_place
 from raceday_dagster.store.transaction import connect_patiently
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest file of ``migrations/versions``; said here so that a look at the schema need not import alembic.
 Revisions are numbers with leading zeros: a later one sorts after."""
 

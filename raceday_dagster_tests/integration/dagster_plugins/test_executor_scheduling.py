@@ -1,11 +1,13 @@
 """What runs at once, in which order, and within which limits."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import dagster as dg
 import pytest
 from dagster._core.execution.api import execute_run_iterator
+from dagster._core.execution.plan.active import ActiveExecution
 
 from raceday_dagster_tests.integration.dagster_plugins import executor_jobs as jobs
 from raceday_dagster_tests.integration.dagster_plugins.executor_probe import PATIENCE_S, probe, run
@@ -24,6 +26,21 @@ def test_five_steps_are_inside_at_once_and_never_a_sixth(instance: dg.DagsterIns
     assert result.success
     assert probe.peak == 5
     assert sum(event.is_step_success for event in result.all_events) == 11
+
+
+def test_a_full_house_looks_for_no_steps(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+    look = ActiveExecution.get_steps_to_execute
+
+    def look_and_note(active: ActiveExecution, limit: int | None = None) -> Sequence[Any]:
+        asked.append(limit)
+        return look(active, limit)
+
+    monkeypatch.setattr(ActiveExecution, "get_steps_to_execute", look_and_note)
+    assert run(jobs.doubling_job, instance, ops={"fan_out": {"items": 40}}, execution={"max_concurrent": 1}).success
+    steps = 42
+    assert steps <= len(asked) <= steps + 3
+    assert set(asked) == {1}
 
 
 def test_max_concurrent_comes_from_the_run_config(instance: dg.DagsterInstance) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import InternalError
 from starlette.testclient import TestClient
 
 from raceday_dagster.errors import DatabaseError
-from raceday_dagster.market.views import MarketReader
+from raceday_dagster.market.views import DAY_SIGNALS, MarketReader
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster_tests.integration.market.market_fixture import (
     DAY,
@@ -327,3 +327,11 @@ def test_a_silk_is_our_own_copy_with_its_title_and_otherwise_its_colours_in_word
     assert client.get("/races/silks/%00").status_code == 404
     (silk,) = MarketReader(database_url).read_silks("race-1").values()
     assert silk.title == "A sash"
+
+
+def test_only_the_signals_that_are_shown_look_for_their_runners(database_url: str) -> None:
+    with observe(database_url) as run:
+        lines = [line for (line,) in run(f"EXPLAIN (COSTS OFF) {DAY_SIGNALS}", {"racing_day": DAY})]
+    limited = next(number for number, line in enumerate(lines) if "Limit" in line)
+    joined = next(number for number, line in enumerate(lines) if " Join" in line or "Nested Loop" in line)
+    assert joined < limited, lines

@@ -11,6 +11,7 @@ from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.queries import (
     ANSWERED,
     POLLED_RACES,
+    SETTLED,
     is_listed,
     read_answered,
     read_live_races,
@@ -76,6 +77,15 @@ def test_the_last_poll_of_a_race_is_one_look_into_the_index(database_url: str) -
         answered = "\n".join(line for (line,) in run(f"EXPLAIN {ANSWERED}", {"run_ids": ["run-1"]}))
     assert races.count("ix_race_polls_race_id on race_polls") == 2
     assert "pk_race_polls" in answered
+
+
+def test_the_runners_of_a_settled_race_are_those_of_the_race_and_not_all_there_ever_were(database_url: str) -> None:
+    with observe(database_url) as run:
+        run("SET enable_seqscan = off; SET enable_bitmapscan = off")
+        plan = [line.strip() for (line,) in run(f"EXPLAIN {SETTLED}", {"race_ids": ["race-1"]})]
+    (runners,) = [number for number, line in enumerate(plan) if " on entrants" in line]
+    assert plan[runners + 1].startswith("Index Cond: ")
+    assert "race_id = race.race_id" in plan[runners + 1]
 
 
 def test_a_question_to_a_database_that_is_not_there_is_one_line(database_url: str) -> None:

@@ -15,6 +15,7 @@ from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.race_store import Poll, PollRun, RaceStore
 from raceday_dagster.store.schema.documentation import describe_views
+from raceday_dagster.store.schema.partitions import name_partition
 from raceday_dagster_tests.integration.store.store_fixture import observe, write
 from raceday_dagster_tests.integration.store.test_ledger import make_failure
 from raceday_dagster_tests.write_snapshots import HOLDS, START, make_results, make_snapshot, name_entrant
@@ -190,6 +191,17 @@ def test_a_view_finds_one_race_through_indexes_in_one_partition(store: RaceStore
     looked_at = [line for line in plan.splitlines() if "_history_20" in line and "never executed" not in line]
     assert all("2025_07_17" in line for line in looked_at), plan
     assert bool(looked_at) == view.startswith(("money", "odds"))
+
+
+@pytest.mark.parametrize("view", ["odds_timeline", "odds_at_start"])
+def test_a_view_is_planned_for_each_partition_of_the_prices_once(
+    store: RaceStore, database_url: str, view: str
+) -> None:
+    days = [START.date() + timedelta(days=ahead) for ahead in range(30)]
+    store.ensure_partitions(days)
+    with observe(database_url) as run:
+        plan = "\n".join(line for (line,) in run(f"EXPLAIN SELECT * FROM {view} WHERE race_id = 'race-0-1'"))
+    assert [plan.count(f" on {name_partition('odds_history', day)} ") for day in days] == [1] * len(days), plan
 
 
 def test_every_view_and_column_says_what_it_is_and_the_page_says_the_same(database_url: str) -> None:

@@ -1,9 +1,12 @@
 """The keys of races."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raceday_dagster.defs import partitions
 from raceday_dagster.defs.partitions import build_mapping_key, find_partitions, register_races
+from raceday_dagster.racing.race_key import RaceKey, parse_race_key
 
 
 def test_a_uuid_stays_readable_as_a_mapping_key() -> None:
@@ -48,6 +51,21 @@ def test_a_race_is_found_by_its_present_name_its_earlier_one_or_its_bare_id() ->
     assert register_races(instance, [present, renamed, bare, unknown]) == 1
     assert instance.keys[-1] == unknown
     assert register_races(instance, [present, renamed, bare, unknown]) == 0
+
+
+def test_of_a_month_of_names_only_those_that_may_be_meant_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [f"2026-11-25 Te Rimu R01 {number:08x}" for number in range(1000)]
+    instance = FakeInstance(*others, "2026-11-26 Te Rimu R05 95bd6ff7")
+    read: list[str] = []
+
+    def read_and_note(name: str) -> RaceKey | None:
+        read.append(name)
+        return parse_race_key(name)
+
+    monkeypatch.setattr(partitions, "parse_race_key", read_and_note)
+    wanted = "2026-11-26 Te Rimu Downs R05 95bd6ff7"
+    assert find_partitions(instance, [wanted]) == {wanted: "2026-11-26 Te Rimu R05 95bd6ff7"}
+    assert set(read) == {wanted, "2026-11-26 Te Rimu R05 95bd6ff7"}
 
 
 def test_races_of_two_days_whose_ids_begin_alike_are_two_partitions() -> None:

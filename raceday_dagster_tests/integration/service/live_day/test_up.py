@@ -263,6 +263,13 @@ def test_the_state_is_for_its_owner_only_and_each_part_has_a_session_of_its_own(
     assert live_day.read_state()["pid"] == live_day.process.pid
 
 
+def test_each_part_keeps_to_two_arenas_of_memory(live_day: LiveDay) -> None:
+    arenas = {
+        name: psutil.Process(pid).environ().get("MALLOC_ARENA_MAX") for name, pid in read_children(live_day).items()
+    }
+    assert arenas == dict.fromkeys(PARTS, "2")
+
+
 def test_a_second_service_in_the_same_home_is_refused_and_told_of_the_first(live_day: LiveDay) -> None:
     # As it was typed, that is with the port that the first has taken.
     refused = refuse_up(live_day.port, RACEDAY_HOME=str(live_day.home))
