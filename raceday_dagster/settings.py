@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
@@ -194,6 +195,7 @@ class Settings(BaseModel):
     transform_workers: int = Field(default=3, ge=0, le=32)
     race_countries: Codes = ("NZ", "AUS")
     race_categories: Categories = ("T", "H")
+    far_interval_s: int = Field(default=60, ge=60, le=3600, multiple_of=60)
     raceday_home: Path = Path(".raceday")
     archive_dir: Path | None = None
     fail_run_when: Annotated[FailRunWhen, BeforeValidator(_lower)] = "all"
@@ -279,6 +281,11 @@ class Settings(BaseModel):
     def shares_database(self) -> bool:
         """Whether ``DAGSTER_PG_URL`` is ``DATABASE_URL``: Dagster then takes of the role's connections, too."""
         return self.database_url is not None and self.database_url == self.dagster_pg_url
+
+    @property
+    def far_interval(self) -> timedelta:
+        """Time between two polls of a race that is more than 65 minutes away."""
+        return timedelta(seconds=self.far_interval_s)
 
     @property
     def archive_folder(self) -> Path:

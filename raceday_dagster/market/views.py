@@ -36,8 +36,10 @@ OVERDUE_S = 900
 DIVIDEND_ORDER = ("Pool Win", "Pool Place", "Pool Quinella", "Pool Exacta", "Pool Trifecta", "Pool First4")
 
 _OPEN = f"SET LOCAL TIME ZONE 'UTC'; SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}; SELECT now()"
+# A race more than 65 minutes away is polled as seldom as FAR_INTERVAL_S says, of which `poll_freshness` knows nothing.
 _RACES = """
-SELECT card.*, fresh.is_late, fresh.polled_at, fresh.poll_status, fresh.error, fresh.interval_s,
+SELECT card.*, fresh.is_late AND fresh.start_time < now() + interval '65 minutes' AS is_late, fresh.polled_at,
+    fresh.poll_status, fresh.error, fresh.interval_s,
     fresh.answered_at AS stored_at, placed.placings, coalesce(moved.alerts, 0) AS alerts
 FROM race_card AS card
 JOIN poll_freshness AS fresh USING (race_id)
@@ -120,7 +122,9 @@ FROM race_polls WHERE race_id = %(race_id)s ORDER BY race_polls.polled_at DESC L
 POLLS_SINCE = "SELECT race_id, polled_at, status FROM race_polls WHERE polled_at > %(since)s ORDER BY polled_at"
 SILENT = """
 SELECT race_id, race, start_time, status, answered_at, seconds_since_answer, error
-FROM poll_freshness WHERE is_late AND racing_day BETWEEN %(racing_day)s - 1 AND %(racing_day)s + 1
+FROM poll_freshness
+WHERE is_late AND start_time < now() + interval '65 minutes'
+    AND racing_day BETWEEN %(racing_day)s - 1 AND %(racing_day)s + 1
 ORDER BY start_time, race_id
 """
 

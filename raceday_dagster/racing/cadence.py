@@ -1,8 +1,8 @@
 """When a race is due for a poll. Pure: the caller brings the stored races, the polls in flight and the clock.
 
 All polls lie on one grid of 15 s, so that races due at the same time share a run and gaps do not drift. A race is due
-at its slots: every 15 s, 30 s or 60 s of the grid, each of them also a slot of every shorter interval, so that a gap
-is never longer than the interval it began with. Only instants count; what a clock on a wall shows does not.
+at its slots: every 15 s, 30 s, 60 s or more of the grid, each of them also a slot of every shorter interval, so that a
+gap is never longer than the interval it began with. Only instants count; what a clock on a wall shows does not.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
-from itertools import count
 
 from raceday_dagster.racing.events import TERMINAL_STATUSES
 from raceday_dagster.racing.records import Record
@@ -18,6 +17,8 @@ from raceday_dagster.racing.records import Record
 GRID = timedelta(seconds=15)
 LAST_MINUTES = timedelta(minutes=5)
 NEAR = timedelta(minutes=15)
+FAR = timedelta(minutes=65)
+MINUTE = timedelta(minutes=1)
 LOOK_BACK = timedelta(hours=2)
 """A race that is not over two hours after its start is left to the backfill."""
 LOOK_AHEAD = timedelta(hours=24)
@@ -71,14 +72,14 @@ class PollPlan(Record):
     """Of them, those that are due but whose poll is in flight."""
 
 
-def choose_interval(time_to_start: timedelta) -> timedelta:
+def choose_interval(time_to_start: timedelta, far_interval: timedelta = MINUTE) -> timedelta:
     """Time between two polls of a race: 15 s in the last five minutes and until it is over, 30 s up to fifteen
-    minutes before the start, 60 s beyond."""
+    minutes before the start, 60 s up to 65 minutes before it, and ``far_interval``, whole minutes, beyond."""
     if time_to_start <= LAST_MINUTES:
         return timedelta(seconds=15)
     if time_to_start <= NEAR:
         return timedelta(seconds=30)
-    return timedelta(seconds=60)
+    return MINUTE if time_to_start <= FAR else far_interval
 
 
 def is_without_answer(start_time: datetime, answered_at: datetime | None, now: datetime) -> bool:
@@ -100,27 +101,35 @@ def floor_to_grid(instant: datetime) -> datetime:
     return EPOCH + (instant - EPOCH) // GRID * GRID
 
 
-def is_slot(race: PolledRace, instant: datetime) -> bool:
+def is_slot(race: PolledRace, instant: datetime, far_interval: timedelta = MINUTE) -> bool:
     """Whether a race is polled at a point of the grid. Where its interval is longer than the grid, the race's id says
     at which points: races that start late are spread over the minute instead of meeting at its beginning."""
-    points = choose_interval(race.start_time - instant) // GRID
-    phase = zlib.crc32(race.race_id.encode("utf-8", "surrogatepass")) % points
-    return (instant - EPOCH) // GRID % points == phase
+    return _count_points_to_slot(race, instant, choose_interval(race.start_time - instant, far_interval)) == 0
 
 
-def find_next_slot(race: PolledRace, after: datetime) -> datetime:
+def _count_points_to_slot(race: PolledRace, instant: datetime, interval: timedelta) -> int:
+    points = interval // GRID
+    phase = zlib.crc32(race.race_id.encode("utf-8", "surrogatepass"))
+    return (phase - (instant - EPOCH) // GRID) % points
+
+
+def find_next_slot(race: PolledRace, after: datetime, far_interval: timedelta = MINUTE) -> datetime:
     """The first slot of a race that is later than ``after``."""
-    begin = floor_to_grid(after)
-    points = (begin + number * GRID for number in count(1))
-    return next(point for point in points if is_slot(race, point))
+    point = floor_to_grid(after) + GRID
+    while True:
+        interval = choose_interval(race.start_time - point, far_interval)
+        slot = point + _count_points_to_slot(race, point, interval) * GRID
+        if slot == point or choose_interval(race.start_time - slot, far_interval) == interval:
+            return slot
+        point += GRID  # the interval gets shorter on the way there, so an earlier point may be a slot
 
 
-def find_due_time(race: PolledRace, now: datetime) -> datetime:
+def find_due_time(race: PolledRace, now: datetime, far_interval: timedelta = MINUTE) -> datetime:
     """When a race falls or fell due: at its first slot after its last poll, however long ago that is: what was missed
     is made up for by one poll. A race never polled is due at once."""
     if race.last_poll_time is None or race.last_poll_time > now:
         return now
-    return find_next_slot(race, race.last_poll_time)
+    return find_next_slot(race, race.last_poll_time, far_interval)
 
 
 def find_in_flight(batches: Iterable[LiveBatch], answered: Collection[tuple[str, str]], now: datetime) -> PollsInFlight:
@@ -149,6 +158,7 @@ def plan_polls(
     now: datetime,
     horizon: timedelta = timedelta(0),
     *,
+    far_interval: timedelta = MINUTE,
     is_loading: bool = False,
 ) -> PollPlan:
     """Which races to poll now, and when the next falls due.
@@ -158,6 +168,7 @@ def plan_polls(
         in_flight: Ids of races whose poll has been asked for and has no answer yet; they are left out.
         now: The clock the ledger is written by.
         horizon: Races that fall due within it count as due.
+        far_interval: Time between two polls of races more than 65 minutes away, whole minutes.
         is_loading: A racing day is being loaded, which polls each of its races once: a race never polled is left to
             that, unless it starts within fifteen minutes.
     """
@@ -168,10 +179,10 @@ def plan_polls(
     for race in watched:
         if is_loading and race.last_poll_time is None and race.start_time - now > NEAR:
             continue
-        due_at = find_due_time(race, now)
+        due_at = find_due_time(race, now, far_interval)
         if race.race_id in in_flight and due_at <= now + horizon:
             held += 1
-            due_at = find_next_slot(race, now + horizon)
+            due_at = find_next_slot(race, now + horizon, far_interval)
         if not is_candidate(race, max(due_at, now)):
             continue
         if due_at <= now + horizon:

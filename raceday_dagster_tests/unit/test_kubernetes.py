@@ -1,4 +1,4 @@
-"""The manifests of docs/kubernetes, without a cluster: they say what this project understands, and agree with themselves."""
+"""The manifests of docs/kubernetes, without a cluster: this project understands them, and they fit one another."""
 
 from __future__ import annotations
 

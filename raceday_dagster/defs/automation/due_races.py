@@ -15,6 +15,7 @@ import dagster as dg
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.cadence import (
+    MINUTE,
     LiveBatch,
     PolledRace,
     PollPlan,
@@ -83,6 +84,7 @@ class Stored:
     races: Sequence[PolledRace]
     answered: Collection[tuple[str, str]]
     read_at: datetime
+    far_interval: timedelta = MINUTE
 
 
 class Reader(Protocol):
@@ -104,14 +106,21 @@ def request_due_races(
     patience = HORIZON
     while True:
         stored = reader.read_stored({})
-        plan = plan_polls(stored.races, (), stored.read_at, LEAD)
+        plan = plan_polls(stored.races, (), stored.read_at, LEAD, far_interval=stored.far_interval)
         if plan.race_ids:
             # Only now is it worth asking Dagster. Runs first, the ledger second, the clock last: what ends in between
             # is then seen as in flight or as polled, never as neither.
             runs = reader.read_runs()
             stored = reader.read_stored({batch.run_id: batch.race_ids for batch in runs.live})
             in_flight = find_in_flight(runs.live, stored.answered, stored.read_at)
-            plan = plan_polls(stored.races, in_flight.race_ids, stored.read_at, LEAD, is_loading=runs.is_loading)
+            plan = plan_polls(
+                stored.races,
+                in_flight.race_ids,
+                stored.read_at,
+                LEAD,
+                far_interval=stored.far_interval,
+                is_loading=runs.is_loading,
+            )
             if plan.race_ids:
                 return request_batches(plan, in_flight, stored, runs.lost_keys, shards)
         if plan.next_due_at is None or plan.next_due_at - stored.read_at > patience:
@@ -157,7 +166,10 @@ def report_intervals(stored: Stored, race_ids: Collection[str]) -> None:
     for race in stored.races:
         if race.race_id not in race_ids or race.last_poll_time is None:
             continue
-        old, new = (choose_interval(race.start_time - at) for at in (race.last_poll_time, stored.read_at + LEAD))
+        old, new = (
+            choose_interval(race.start_time - at, stored.far_interval)
+            for at in (race.last_poll_time, stored.read_at + LEAD)
+        )
         if old != new:
             get_logger(race_id=race.race_id).info(
                 "scheduler_interval_changed",

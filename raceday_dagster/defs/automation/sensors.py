@@ -90,7 +90,7 @@ class SensorReader:
                 races = store.read(
                     read_polled_races, now, countries=settings.race_countries, categories=settings.race_categories
                 )
-        return Stored(races=races, answered=answered, read_at=now)
+        return Stored(races, answered, now, settings.far_interval)
 
     def is_listed(self, racing_day: date) -> bool:
         """Whether the list of a racing day was stored."""

@@ -215,7 +215,7 @@ def _read_due_races(context: dg.OpExecutionContext, settings: Settings, race_sto
     stored = race_store.read(
         read_polled_races, now, countries=settings.race_countries, categories=settings.race_categories
     )
-    due = plan_polls(stored, (), now).race_ids
+    due = plan_polls(stored, (), now, far_interval=settings.far_interval).race_ids
     if not due:
         known = f"{len(stored)} races are stored around now" if stored else "no race is stored around now"
         context.log.info(f"Nothing is due: {known}. `daily_baseline` loads a racing day.")

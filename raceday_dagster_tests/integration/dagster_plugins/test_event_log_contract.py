@@ -20,15 +20,13 @@ from dagster._core.events import (
     StepMaterializationData,
     StepSuccessData,
 )
-from dagster._core.execution.plan.inputs import StepInputData
-from dagster._core.execution.plan.objects import StepFailureData, StepRetryData, TypeCheckData
+from dagster._core.execution.plan.objects import StepFailureData, StepRetryData
 from dagster._core.execution.stats import StepEventStatus
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log import EventLogStorage
 from dagster._core.storage.partition_status_cache import AssetStatusCacheValue
 from dagster_shared.error import SerializableErrorInfo
 
-from raceday_dagster.dagster_plugins.storage import LEFT_OUT
 from raceday_dagster_tests.integration.dagster_plugins.executor_probe import PATIENCE_S
 from raceday_dagster_tests.integration.dagster_plugins.storage_contract_fixture import (
     KINDS,
@@ -204,20 +202,6 @@ def test_numbers_of_a_run_and_its_steps_are_counted_from_its_events(
     assert (steps["good"].attempts, steps["late"].attempts) == (1, 2)
     (only,) = log.get_step_stats_for_run(run.run_id, step_keys=["bad"])
     assert only.step_key == "bad"
-
-
-def test_a_buffer_alone_leaves_out_what_values_in_memory_do(
-    instance: dg.DagsterInstance, log: EventLogStorage, request: pytest.FixtureRequest
-) -> None:
-    is_buffered = request.node.callspec.params["opened_instance"] == "buffered"
-    for kind in sorted(LEFT_OUT):
-        data = (
-            StepInputData(input_name="number", type_check_data=TypeCheckData(success=True, label="number"))
-            if kind is Kind.STEP_INPUT
-            else None
-        )
-        say(instance, "run", kind, data, step="step")
-    assert len(log.get_logs_for_run("run")) == (0 if is_buffered else 3)
 
 
 # Assets.

@@ -70,6 +70,27 @@ def test_the_interval_shortens_towards_the_start(seconds_to_start: float, interv
     assert choose_interval(timedelta(seconds=seconds_to_start)) == timedelta(seconds=interval)
 
 
+@pytest.mark.parametrize(("seconds_to_start", "interval"), [(3_900.000001, 1_800), (3_900, 60), (600, 30), (10, 15)])
+def test_a_chosen_interval_is_for_races_more_than_65_minutes_away(seconds_to_start: float, interval: int) -> None:
+    chosen = choose_interval(timedelta(seconds=seconds_to_start), timedelta(minutes=30))
+    assert chosen == timedelta(seconds=interval)
+
+
+@given(
+    race_id=st.uuids().map(str),
+    start_in=st.integers(-7_000, 90_000),
+    far_minutes=st.integers(1, 60),
+)
+def test_the_next_slot_is_the_first_point_of_the_grid_that_is_one(
+    race_id: str, start_in: int, far_minutes: int
+) -> None:
+    race, far = store_race(race_id, start_in=start_in), timedelta(minutes=far_minutes)
+    points = (floor_to_grid(NOW) + number * timedelta(seconds=15) for number in range(1, 1_000))
+    slot = find_next_slot(race, NOW, far)
+    assert slot == next(point for point in points if is_slot(race, point, far))
+    assert slot - NOW <= choose_interval(race.start_time - NOW, far) + timedelta(seconds=15)
+
+
 @pytest.mark.parametrize("start_in", [86_399, 80_000, 600, 10, -60, -7_199])
 def test_a_race_never_polled_is_due_at_once(start_in: int) -> None:
     assert plan(store_race(start_in=start_in)).race_ids == ("r",)
