@@ -33,7 +33,8 @@ from raceday_dagster.sandbox.sandbox import choose_simulation, open_sandbox
 
 RACES = 700
 RACES_PER_RUN = 50
-MEETINGS = 60
+MEETINGS = 80
+"""The simulator's have about nine races each."""
 RUNS_AT_ONCE = 2
 """Of each machine."""
 WITHIN_S = 300
@@ -90,9 +91,14 @@ def open_shared(folder: Path, environment: Mapping[str, str]) -> Iterator[Shared
         open_pgbouncer(folder / "pgbouncer", server, environment["DATABASE_URL"]) as pooled,
     ):
         given = {**environment, **IDENTITY, "DATABASE_URL": pooled, "BROKER_URL": broker.url}
+        before = dict(os.environ)
         os.environ.update(given)
-        with open_cluster(folder / "machines", broker, {**os.environ, **given}) as cluster:
-            yield Shared(server, cluster, url.username or "")
+        try:
+            with open_cluster(folder / "machines", broker, given) as cluster:
+                yield Shared(server, cluster, url.username or "")
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def main() -> None:
@@ -126,7 +132,7 @@ def measure_throughput(folder: Path, counts: Sequence[int]) -> None:
         for count in counts:
             names = [f"m{number}" for number in range(count)]
             shared.cluster.start_machines(*names, runs=RUNS_AT_ONCE)
-            poll(shared, race_ids[: count * RACES_PER_RUN])  # warm: caches are filled, connections are open
+            poll(shared, race_ids)  # a day is loaded once and polled all day
             with ConnectionWatch(shared.server, shared.role) as watch:
                 print(poll(shared, race_ids).describe(count, watch.most), flush=True)
             for machine in list(shared.cluster.machines.values()):
