@@ -6,10 +6,8 @@ Shared by all threads of a process. What is written and read stands in ``race_wr
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -23,7 +21,7 @@ from raceday_dagster.racing.signals import Thresholds
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.store import day_list, images, ledger, race_write, signals
 from raceday_dagster.store.decisions import FIRST_YEAR, LAST_YEAR, guess_racing_days, is_racing_day
-from raceday_dagster.store.engine import KEPT_OPEN, PoolGauge
+from raceday_dagster.store.engine import PoolGauge
 from raceday_dagster.store.images import StoredImage
 from raceday_dagster.store.ledger import PollRun
 from raceday_dagster.store.race_write import Poll, WriteReport
@@ -37,9 +35,6 @@ __all__ = ["FoundSignals", "Poll", "PollRun", "RaceStore", "StoredPoll", "WriteR
 DEADLINE_S = 10.0
 LIST_DEADLINE_S = 30.0
 IMAGE_DEADLINE_S = 5.0
-TURN_WITHIN_S = 0.1
-"""How long a race waits before it is written beside ``KEPT_OPEN`` others. A connection more is a server process more,
-which opens and plans everything for the first time: for the length of a write it is slower than the wait."""
 
 Asked = ParamSpec("Asked")
 Answer = TypeVar("Answer")
@@ -71,7 +66,6 @@ class RaceStore:
         self._utc_now = utc_now
         self._transactions = Transactions(engine, self.gauge, monotonic=monotonic, sleep=sleep)
         self._days: frozenset[date] = frozenset()  # those known to have partitions
-        self._turns = threading.Semaphore(KEPT_OPEN)
 
     def write_race(self, snapshot: RaceSnapshot, poll: Poll, *, deadline_s: float = DEADLINE_S) -> WriteReport:
         """Writes one poll of one race, its ledger row included, or nothing.
@@ -96,13 +90,12 @@ class RaceStore:
             return round(1_000 * (self._monotonic() - started_s))
 
         try:
-            with self._taking_turns():
-                report = self._transactions.run(
-                    lambda transaction: race_write.write_race(transaction, snapshot, poll, measure_ms),
-                    race_id=snapshot.race_id,
-                    deadline_s=ends_s - self._monotonic(),
-                    breakdown_ms=breakdown_ms,
-                )
+            report = self._transactions.run(
+                lambda transaction: race_write.write_race(transaction, snapshot, poll, measure_ms),
+                race_id=snapshot.race_id,
+                deadline_s=ends_s - started_s,
+                breakdown_ms=breakdown_ms,
+            )
         except WriteError as error:
             if is_missing_partition(error.__cause__):
                 self._days = frozenset()  # somebody archived it; the next write looks again
@@ -188,17 +181,6 @@ class RaceStore:
             WriteError: It is not there.
         """
         self._transactions.run(lambda transaction: images.record_image(transaction, image), deadline_s=IMAGE_DEADLINE_S)
-
-    @contextmanager
-    def _taking_turns(self) -> Iterator[None]:
-        """Waits for one of a few turns, and goes on without one after ``TURN_WITHIN_S``: no race waits for another
-        whose write is stuck."""
-        has_turn = self._turns.acquire(timeout=TURN_WITHIN_S)
-        try:
-            yield
-        finally:
-            if has_turn:
-                self._turns.release()
 
     def _create_partitions(self, days: Iterable[date], race_id: str, deadline_s: float) -> list[str]:
         wanted = choose_days(self._utc_now(), days)
