@@ -154,7 +154,7 @@ class Cluster:
     machines: dict[str, Machine] = field(default_factory=dict)
     """Those that run, by name."""
 
-    def start_machines(self, *names: str, runs: int = 1) -> None:
+    def start_machines(self, *names: str, runs: int = 2) -> None:
         """Returns when they take runs."""
         for name in names:
             home = self.folder / name

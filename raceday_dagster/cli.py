@@ -144,7 +144,7 @@ def up(
 
 
 @main.command()
-@click.option("--runs", default=2, show_default=True, type=click.IntRange(1, 64), help="Runs at once on this machine.")
+@click.option("--runs", default=2, show_default=True, type=click.IntRange(2, 64), help="Runs at once on this machine.")
 @click.option("--name", help="Of this machine in the cluster; by default its host name.")
 def worker(runs: int, name: str | None) -> None:
     """Execute runs of a cluster on this machine until Ctrl-C (see docs/cluster.md).

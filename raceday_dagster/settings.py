@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -90,12 +90,20 @@ def _http_url(value: str) -> str:
     return value.strip().rstrip("/")
 
 
+def _check_port(parts: SplitResult) -> None:
+    """Raises ``ValueError`` that repeats nothing of the URL: a password with a slash looks like a port."""
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("its port must be a number, and its password percent-encoded (/ is %2F)") from None
+
+
 def _secret_http_url(value: object) -> SecretStr:
     """The URL of a webhook: its path and query are what lets us in."""
     parts = urlsplit(str(value).strip())
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("must be an http:// or https:// URL")
-    _ = parts.port  # raises ValueError for what is no port
+    _check_port(parts)
     return SecretStr(str(value).strip())
 
 
@@ -129,7 +137,7 @@ def _secret_broker_url(value: object) -> SecretStr:
     parts = urlsplit(str(value).strip())
     if parts.scheme not in {"redis", "rediss"} or not parts.hostname:
         raise ValueError("must be a URL like redis://:password@host:6379/0")
-    _ = parts.port  # raises ValueError for what is no port
+    _check_port(parts)
     return SecretStr(str(value).strip())
 
 

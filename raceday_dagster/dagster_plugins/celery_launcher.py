@@ -41,6 +41,7 @@ class ClusterRunLauncher(CeleryRunLauncher):
             self._execute_job.apply_async(
                 kwargs={"execute_job_args_packed": pack_value(arguments)},
                 task_id=run.run_id,
+                expires=self._instance.run_monitoring_start_timeout_seconds,  # the run has failed by then
                 queue=self.default_queue,
                 routing_key=f"{self.default_queue}.{TASK_EXECUTE_JOB_NAME}",
             )
@@ -58,7 +59,12 @@ class ClusterRunLauncher(CeleryRunLauncher):
         if run is None or run.is_finished:
             return False
         self._instance.report_run_canceling(run)
-        self.celery.control.broadcast(INTERRUPT, arguments={"run_id": run_id})
+        try:
+            self.celery.control.broadcast(INTERRUPT, arguments={"run_id": run_id})
+        except (OperationalError, OSError) as error:
+            message = f"BROKER_URL: no machine can be asked to interrupt this run: {error}"
+            self._instance.report_engine_event(message, run, cls=self.__class__)
+            return False
         return True
 
     @property
@@ -75,5 +81,6 @@ class ClusterRunLauncher(CeleryRunLauncher):
 
     def get_run_worker_debug_info(self, run: dg.DagsterRun, include_container_logs: bool | None = True) -> str | None:  # noqa: ARG002
         """Which machine had a run, for the message of one that failed."""
-        machine = run.tags.get(MACHINE_TAG)
-        return f"machine {machine} had it" if machine else "no machine had taken it: is a `raceday worker` running?"
+        if run.status is dg.DagsterRunStatus.STARTING:
+            return "no machine has taken it: is a `raceday worker` running?"
+        return f"machine {run.tags.get(MACHINE_TAG)} had it"

@@ -30,13 +30,14 @@ from raceday_dagster.dagster_plugins.forked_process import (
     connect,
 )
 from raceday_dagster.dagster_plugins.machines import BEAT_EVERY_S, MACHINE_TAG, beat, leave
-from raceday_dagster.dagster_plugins.run_process import DATABASE_ERRORS, warn
+from raceday_dagster.dagster_plugins.run_process import DATABASE_ERRORS, Death, record_death, warn
 
 RUN_SERVER_WITHIN_S = 20.0
 """How long a run waits for a run server that is being started again; less than `start_timeout_seconds`."""
 RECORD_WITHIN_S = 3.0
 """How long the run server has to record a death: it sees that of a child at once, unless it has died itself."""
 _PAUSE_S = 0.2
+_LAST_BEAT_WITHIN_S = 1.0
 WAITING = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.NOT_STARTED)
 
 
@@ -66,7 +67,7 @@ class RunTaker:
             try:
                 process = self._fork(run_id)
             except OSError as error:
-                self._report_failed(run_id, f"Machine {self._machine} could not begin this run: {error}")
+                self._record_death(run_id, f"Machine {self._machine} could not begin this run: {error}")
                 return
             self._processes[run_id] = process
             try:
@@ -100,14 +101,12 @@ class RunTaker:
         give_up_at = time.monotonic() + RECORD_WITHIN_S
         while (run := self._instance.get_run_by_id(run_id)) is not None and not run.is_finished:
             if time.monotonic() > give_up_at:
-                self._report_failed(run_id, f"The process of this run on machine {self._machine} is gone.")
+                self._record_death(run_id, f"The process of this run on machine {self._machine} is gone.")
                 return
             time.sleep(_PAUSE_S)
 
-    def _report_failed(self, run_id: str, reason: str) -> None:
-        run = self._instance.get_run_by_id(run_id)
-        if run is not None and not run.is_finished:
-            self._instance.report_run_failed(run, message=reason)
+    def _record_death(self, run_id: str, reason: str) -> None:
+        record_death(self._instance.get_ref(), Death(run_id, reason))
 
 
 def _wait_for(process: ProcessIdentity) -> None:
@@ -132,16 +131,19 @@ class Heart(threading.Thread):
         self._is_leaving = threading.Event()
 
     def run(self) -> None:
-        while not self._is_leaving.wait(BEAT_EVERY_S):
+        is_leaving = False
+        while not is_leaving:
             try:
                 beat(self._instance, self._machine)
             except DATABASE_ERRORS as error:
                 warn("heartbeat_not_written", machine=self._machine, error=str(error))
+            is_leaving = self._is_leaving.wait(BEAT_EVERY_S)
 
     def stop(self) -> None:
         """Not before the last beat has been written: it would count."""
         self._is_leaving.set()
-        self.join()
+        if self.is_alive():
+            self.join(_LAST_BEAT_WITHIN_S)
         try:
             leave(self._instance, self._machine)
         except DATABASE_ERRORS as error:
@@ -171,7 +173,6 @@ def main() -> None:
         heart = Heart(instance, machine)
 
         def begin(**_: object) -> None:
-            beat(instance, machine)
             heart.start()
             click.echo(f"machine {machine} takes {runs} runs at once", err=True)
 

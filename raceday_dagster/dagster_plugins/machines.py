@@ -7,6 +7,7 @@ seconds, which polls need anyway.
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import dagster as dg
 from dagster._daemon.types import DaemonHeartbeat
@@ -14,11 +15,26 @@ from dagster._daemon.types import DaemonHeartbeat
 MACHINE_TAG = "raceday/machine"
 """Of a run: the name of the machine that executes it."""
 BEAT_EVERY_S = 2.0
-DEAD_AFTER = timedelta(seconds=10)
-"""A machine without a sign of life for so long has lost its runs."""
+DEAD_AFTER = timedelta(seconds=20)
+"""A machine without a sign of life for so long has lost its runs. A Celery worker that hangs is replaced sooner."""
+FORGOTTEN_AFTER = timedelta(days=1)
+"""A machine that died so long ago is not missed any more."""
 _PREFIX = "raceday worker "
-_LEFT_AT_S = 0.0
-"""The heartbeat of a machine that left in order: none will follow."""
+_LEFT = "left"
+"""The last heartbeat of a machine that left in order says so in the place of its id."""
+
+
+class Machine(NamedTuple):
+    """What is known of a machine."""
+
+    seen_at: datetime
+    """Its last sign of life, by its own clock."""
+    has_left: bool = False
+    """In order: it is not missed, and its runs have as long to end as those of a dead one."""
+
+    def is_silent(self, now: datetime) -> bool:
+        """Whether it has given no sign of life for `DEAD_AFTER`. A clock that far ahead is none either."""
+        return abs(now - self.seen_at) >= DEAD_AFTER
 
 
 def name_heartbeat(machine: str) -> str:
@@ -28,35 +44,59 @@ def name_heartbeat(machine: str) -> str:
 
 def beat(instance: dg.DagsterInstance, machine: str) -> None:
     """Say that a machine lives."""
-    _write(instance, machine, time.time())
+    instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), name_heartbeat(machine), machine, errors=[]))
 
 
 def leave(instance: dg.DagsterInstance, machine: str) -> None:
     """Say that a machine takes no further runs and is not missed."""
-    _write(instance, machine, _LEFT_AT_S)
+    instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), name_heartbeat(machine), _LEFT, errors=[]))
 
 
-def _write(instance: dg.DagsterInstance, machine: str, at_s: float) -> None:
-    instance.add_daemon_heartbeat(DaemonHeartbeat(at_s, name_heartbeat(machine), machine, errors=[]))
-
-
-def read_machines(instance: dg.DagsterInstance) -> dict[str, datetime]:
-    """The last sign of life of each machine that has not left in order, by its own clock."""
+def read_machines(instance: dg.DagsterInstance) -> dict[str, Machine]:
+    """Every machine that has ever been in the cluster, by name."""
     return {
-        name.removeprefix(_PREFIX): datetime.fromtimestamp(heartbeat.timestamp, UTC)
+        name.removeprefix(_PREFIX): Machine(
+            datetime.fromtimestamp(heartbeat.timestamp, UTC), heartbeat.daemon_id == _LEFT
+        )
         for name, heartbeat in instance.get_daemon_heartbeats().items()
-        if name.startswith(_PREFIX) and heartbeat.timestamp > _LEFT_AT_S
+        if name.startswith(_PREFIX)
     }
 
 
-def find_living(machines: Mapping[str, datetime], now: datetime) -> list[str]:
-    """The machines that have given a sign of life of late."""
-    return sorted(name for name, seen_at in machines.items() if now - seen_at < DEAD_AFTER)
+def find_living(machines: Mapping[str, Machine], now: datetime) -> list[str]:
+    """Names of the machines that take runs."""
+    return sorted(name for name, each in machines.items() if not (each.has_left or each.is_silent(now)))
 
 
-def is_lost(run: dg.DagsterRun, machines: Mapping[str, datetime], now: datetime) -> bool:
-    """Whether a run that has not ended was begun by a machine that is dead or has left."""
+def find_missed(machines: Mapping[str, Machine], now: datetime) -> list[str]:
+    """Names of the machines that fell silent within the last day and had not left."""
+    return sorted(
+        name
+        for name, each in machines.items()
+        if not each.has_left and each.is_silent(now) and abs(now - each.seen_at) < FORGOTTEN_AFTER
+    )
+
+
+def is_lost(run: dg.DagsterRun, machines: Mapping[str, Machine], now: datetime) -> bool:
+    """Whether a run that has not ended was begun by a machine that has been silent since."""
     # A run that has not started may carry the tag of the run that it repeats.
     if run.status not in (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING) or MACHINE_TAG not in run.tags:
         return False
-    return run.tags[MACHINE_TAG] not in find_living(machines, now)
+    machine = machines.get(run.tags[MACHINE_TAG])
+    return machine is None or machine.is_silent(now)
+
+
+def end_runs_of_former_life(instance: dg.DagsterInstance, machine: str) -> int:
+    """Mark the unfinished runs of a machine that is starting as ended: whatever executed them is gone. How many.
+
+    Its heartbeat is about to return, so nobody else would see that they are lost.
+    """
+    unfinished = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    runs = instance.get_runs(dg.RunsFilter(tags={MACHINE_TAG: machine}, statuses=unfinished))
+    for run in runs:
+        reason = f"Machine {machine} of this run has been started again."
+        if run.status is dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, message=reason)
+        else:
+            instance.report_run_failed(run, message=reason)
+    return len(runs)

@@ -61,7 +61,8 @@ def open_instance(environment: Mapping[str, str]) -> Iterator[dg.DagsterInstance
     home = Path(environment["DAGSTER_HOME"])
     foreign = ServiceError(
         f"DAGSTER_HOME {home} has no dagster.yaml with this service's storage on DAGSTER_PG_URL, its live lane and its "
-        f"{launcher}: unset DAGSTER_HOME, or copy the {CONFIGS[launcher]} of this release there as dagster.yaml"
+        f"{launcher}: unset DAGSTER_HOME, or copy the {CONFIGS[launcher]} of this release there as dagster.yaml; "
+        "BROKER_URL must be that of the service"
     )
     if not (home / "dagster.yaml").is_file():
         raise foreign

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sqlalchemy.exc import DBAPIError
 
-from raceday_dagster.dagster_plugins.machines import find_living, read_machines
+from raceday_dagster.dagster_plugins.machines import Machine, find_living, find_missed, read_machines
 from raceday_dagster.dagster_plugins.storage import StorageError
 from raceday_dagster.errors import DatabaseError, ServiceError
 from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_BACK
@@ -38,8 +38,6 @@ WARM_UP = timedelta(seconds=60)
 """Within it a service that has just started may not have polled everything yet, nor even begun."""
 DAY_GRACE = timedelta(minutes=15)
 """From the turn of the day until its list is expected."""
-FORGOTTEN_AFTER = timedelta(days=1)
-"""A machine that died so long ago is not missed any more."""
 _NAMED_RACES = 5
 
 
@@ -115,7 +113,7 @@ def _check_dagster(
             yield judge_heartbeats(read_heartbeats(instance), now, up_since)
             yield from judge_automation(read_automation(instance), now, up_since)
             if settings.broker_url is not None:
-                yield judge_machines(read_machines(instance), now)
+                yield judge_machines(read_machines(instance), now, up_since)
     except (DBAPIError, StorageError, ServiceError) as error:
         yield Check("FAIL", f"storage: {str(error).partition(chr(10))[0]}")
     yield from _check_races(settings, now, up_since)
@@ -209,24 +207,15 @@ def judge_automation(statuses: Mapping[str, str], now: datetime, up_since: datet
         yield Check("ok", f"automation: {', '.join(HELPERS)} are on")
 
 
-def judge_machines(machines: Mapping[str, datetime], now: datetime) -> Check:
-    """Whether a machine takes runs, and whether one that did is missed.
-
-    Args:
-        machines: The last sign of life of each that has not left in order.
-        now: An aware instant.
-    """
+def judge_machines(machines: Mapping[str, Machine], now: datetime, up_since: datetime | None) -> Check:
+    """Whether a machine of the cluster takes runs, and whether one that did is missed."""
     living = find_living(machines, now)
-    missed = [
-        f"{name} ({describe_age(now - machines[name])} ago)"
-        for name in sorted(machines.keys() - set(living))
-        if now - machines[name] < FORGOTTEN_AFTER
-    ]
+    missed = [f"{name} ({describe_age(abs(now - machines[name].seen_at))})" for name in find_missed(machines, now)]
     silent = f"; no sign of life of {', '.join(missed)}" if missed else ""
-    if not living:
-        return Check("FAIL", f"machines: none takes runs{silent}; start `raceday worker` on one")
-    verdict: Literal["ok", "warning"] = "warning" if missed else "ok"
-    return Check(verdict, f"machines: {len(living)} take runs ({', '.join(living)}){silent}")
+    if living:
+        return Check("warning" if missed else "ok", f"machines: {len(living)} take runs ({', '.join(living)}){silent}")
+    verdict: Literal["warning", "FAIL"] = "warning" if is_warming_up(up_since, now) else "FAIL"
+    return Check(verdict, f"machines: none takes runs{silent}; start `raceday worker` on one")
 
 
 def judge_day(is_listed: bool, now: datetime, up_since: datetime | None) -> Check:

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from raceday_dagster.dagster_plugins.machines import name_heartbeat
+import dagster as dg
+
+from raceday_dagster.dagster_plugins.machines import (
+    BEAT_EVERY_S,
+    end_runs_of_former_life,
+    name_heartbeat,
+    read_machines,
+)
 from raceday_dagster.errors import ServiceError
 from raceday_dagster.service.console import Console, find_secrets
 from raceday_dagster.service.dagster_instance import HeartbeatWatch, open_instance
@@ -21,9 +29,10 @@ from raceday_dagster.service.environment import ServiceEnvironment, open_environ
 from raceday_dagster.service.parts import build_run_server
 from raceday_dagster.service.processes import ChildProcess
 from raceday_dagster.service.supervisor import Part, StopRequests, Supervisor
-from raceday_dagster.service.up import holding_home, taking_stops
+from raceday_dagster.service.up import MALLOC_ARENAS, holding_home, taking_stops
 from raceday_dagster.settings import Settings
 
+BROKER_WITHIN_S = 2
 TAKER_STOP_S = 2.0
 """It waits for its runs, which the run server then ends."""
 
@@ -63,10 +72,14 @@ def _serve(
     machine: str, runs: int, environment: ServiceEnvironment, say: Callable[[str], None], stop_requests: StopRequests
 ) -> None:
     logs = environment.home / "logs"
-    variables = {**environment.variables, "PYTHONUNBUFFERED": "1"}
+    variables = {"MALLOC_ARENA_MAX": MALLOC_ARENAS, **environment.variables, "PYTHONUNBUFFERED": "1"}
     with ExitStack() as stack:
         console = stack.enter_context(closing(Console(logs, say, find_secrets(variables))))
         instance = stack.enter_context(open_instance(variables))
+        _check_broker(variables["BROKER_URL"])
+        _check_name(instance, machine)
+        if ended := end_runs_of_former_life(instance, machine):
+            say(f"{ended} runs that this machine had before it was started again are marked as ended")
         parts = [
             build_run_server(Path(variables["DAGSTER_HOME"])),
             Part(
@@ -93,3 +106,25 @@ def _serve(
             on_stop=console.mute,
             on_round=console.close_minutes,
         ).run()
+
+
+def _check_broker(url: str) -> None:
+    """Raises ``ServiceError``: it cannot be reached. Later the Celery worker waits for it by itself."""
+    from kombu.connection import Connection
+    from kombu.exceptions import OperationalError
+
+    try:
+        with Connection(url, connect_timeout=BROKER_WITHIN_S) as connection:  # type: ignore[no-untyped-call]
+            connection.ensure_connection(max_retries=1, timeout=BROKER_WITHIN_S)
+    except (OperationalError, OSError) as error:
+        raise ServiceError(f"BROKER_URL: the broker cannot be reached: {error}") from error
+
+
+def _check_name(instance: dg.DagsterInstance, machine: str) -> None:
+    """Raises ``ServiceError``: another machine has this name, for its sign of life goes on."""
+    before = read_machines(instance).get(machine)
+    if before is None or before.has_left or before.is_silent(datetime.now(UTC)):
+        return
+    time.sleep(2 * BEAT_EVERY_S)
+    if read_machines(instance).get(machine) != before:
+        raise ServiceError(f"another machine of this cluster is called {machine}: give this one another --name")

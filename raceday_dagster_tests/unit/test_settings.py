@@ -111,3 +111,26 @@ def test_no_secret_is_in_what_settings_print() -> None:
     )
     for shown in (repr(settings), str(settings), repr(settings.require_identity())):
         assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize("variable", ["BROKER_URL", "ALERT_WEBHOOK_URL", "SIGNAL_WEBHOOK_URL"])
+def test_a_password_with_a_slash_is_not_repeated_as_a_port(variable: str) -> None:
+    scheme = "redis" if variable == "BROKER_URL" else "https"
+    with pytest.raises(
+        SettingsError, match=f"^{variable} is wrong: its port must be a number, and its password"
+    ) as caught:
+        Settings.from_environment({variable: f"{scheme}://user:Tr0ub/dor3@h:6379/0"})
+    assert "Tr0ub" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["amqp://host", "redis://", "host:6379"])
+def test_a_broker_that_is_no_redis_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"^BROKER_URL is wrong: must be a URL like redis://"):
+        Settings.from_environment({"BROKER_URL": url})
+
+
+@pytest.mark.parametrize("seconds", ["59", "90", "3660"])
+def test_far_races_are_polled_every_so_many_whole_minutes(seconds: str) -> None:
+    with pytest.raises(SettingsError, match=r"^FAR_INTERVAL_S is wrong"):
+        Settings.from_environment({"FAR_INTERVAL_S": seconds})
+    assert Settings.from_environment({"FAR_INTERVAL_S": "900"}).far_interval_s == 900

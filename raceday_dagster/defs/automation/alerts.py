@@ -10,7 +10,7 @@ from typing import Protocol
 import dagster as dg
 from pydantic import SecretStr, ValidationError
 
-from raceday_dagster.dagster_plugins.machines import find_living, read_machines
+from raceday_dagster.dagster_plugins.machines import Machine, find_living, find_missed, read_machines
 from raceday_dagster.defs.failures import refusing_plainly
 from raceday_dagster.defs.jobs import JOBS, daily_baseline_job
 from raceday_dagster.defs.webhook import send_webhook
@@ -117,25 +117,19 @@ class InstanceWatch:
                     )
 
 
-def find_machine_troubles(machines: Mapping[str, datetime], now: datetime) -> list[Trouble]:
-    """What is wrong with the machines of a cluster.
-
-    Args:
-        machines: The last sign of life of each that has not left in order.
-        now: An aware instant.
-    """
-    living = find_living(machines, now)
-    lost = [name for name in sorted(machines) if name not in living and now - machines[name] < FORGOTTEN_AFTER]
+def find_machine_troubles(machines: Mapping[str, Machine], now: datetime) -> list[Trouble]:
+    """What is wrong with the machines of a cluster."""
     troubles = [
         Trouble(
             event="machine_lost",
             about=name,
-            text=f"machine {name} has given no sign of life since {machines[name]:%H:%M:%S} UTC; its runs have failed",
+            text=f"machine {name} has given no sign of life since {machines[name].seen_at:%H:%M:%S} UTC; its runs have "
+            "failed",
             settles=True,
         )
-        for name in lost
+        for name in find_missed(machines, now)
     ]
-    if not living:
+    if not find_living(machines, now):
         text = "no machine takes runs, so no race is polled; start `raceday worker` on one"
         troubles.append(Trouble(event="no_machine", about="", text=text, settles=True))
     return troubles

@@ -32,6 +32,7 @@ from raceday_dagster.sandbox.postgres import DAGSTER_CONNECTION_LIMIT, EmbeddedP
 from raceday_dagster.sandbox.sandbox import find_instance_config
 from raceday_dagster.service.parts import answers_run_server
 from raceday_dagster.service.worker import run_worker
+from raceday_dagster_tests.integration.commands import find_free_port
 from raceday_dagster_tests.integration.postgres_fixture import CONNECTION_LIMIT, open_server_folder
 from raceday_dagster_tests.integration.race_day import RaceDay, open_race_day, process_races_job
 from raceday_dagster_tests.waiting import wait_for
@@ -178,7 +179,7 @@ def test_a_run_of_a_dead_machine_fails_and_another_machine_polls_its_races(clust
     died_at = datetime.now(UTC)
     cluster.kill(machine)
     wait_for(lambda: monitor(cluster, run_id) is Status.FAILURE, explain=cluster.read_logs)
-    last_seen = read_machines(cluster.instance)[machine.name]
+    last_seen = read_machines(cluster.instance)[machine.name].seen_at
     assert f"machine {machine.name} of this run gives no sign of life" in read_end(cluster, run_id)
     assert last_seen < died_at
     assert day.read_polls(run_id) == {}
@@ -191,11 +192,21 @@ def test_a_run_of_a_dead_machine_fails_and_another_machine_polls_its_races(clust
 def test_the_sensor_sees_a_dead_machine_before_anybody_has_marked_its_runs(cluster: Cluster, day: RaceDay) -> None:
     run_id, machine = launch_held(cluster, day, day.race_ids[:1])
     run, seen = read_run(cluster, run_id), read_machines(cluster.instance)
-    assert not is_lost(run, seen, seen[machine.name] + DEAD_AFTER / 2)
-    assert is_lost(run, seen, seen[machine.name] + DEAD_AFTER)
+    at = seen[machine.name].seen_at
+    assert not is_lost(run, seen, at + DEAD_AFTER / 2)
+    assert is_lost(run, seen, at + DEAD_AFTER)
     day.simulator.clear_faults()
     day.simulator.release()
     wait_for_runs(cluster, [run_id])
+
+
+def test_a_machine_that_is_back_at_once_ends_the_runs_of_its_former_life(cluster: Cluster, day: RaceDay) -> None:
+    run_id, machine = launch_held(cluster, day, day.race_ids[:1])
+    cluster.kill(machine)
+    cluster.start_machines(machine.name)
+    assert read_run(cluster, run_id).status is Status.FAILURE
+    assert read_end(cluster, run_id) == f"Machine {machine.name} of this run has been started again."
+    assert "1 runs that this machine had" in machine.read_log()
 
 
 def test_a_dead_run_is_failed_within_45_seconds_by_what_the_instance_is_set_to() -> None:
@@ -249,20 +260,33 @@ def test_a_worker_refuses_to_start_without_what_it_needs(
 ) -> None:
     given = {name: value for name, value in all_machines.environment.items() if name != missing}
     with pytest.raises(RacedayError, match=said):
-        run_worker("moa", 1, {**given, "RACEDAY_HOME": str(tmp_path)}, print)
+        run_worker("moa", 2, {**given, "RACEDAY_HOME": str(tmp_path)}, print)
+
+
+def test_a_worker_refuses_the_name_of_another(all_machines: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="another machine of this cluster is called kea"):
+        run_worker("kea", 2, {**all_machines.environment, "RACEDAY_HOME": str(tmp_path)}, print)
+
+
+def test_a_worker_says_that_its_broker_cannot_be_reached(
+    all_machines: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{find_free_port()}/0")
+    with pytest.raises(ServiceError, match=r"^BROKER_URL: the broker cannot be reached: .*refused"):
+        run_worker("moa", 2, {**os.environ, "RACEDAY_HOME": str(tmp_path)}, print)
 
 
 def test_a_worker_refuses_the_home_of_another(all_machines: Cluster) -> None:
     home = all_machines.machines["kea"].home
     with pytest.raises(ServiceError, match="stop it first, or set RACEDAY_HOME"):
-        run_worker("moa", 1, {**all_machines.environment, "RACEDAY_HOME": str(home)}, print)
+        run_worker("moa", 2, {**all_machines.environment, "RACEDAY_HOME": str(home)}, print)
 
 
 def test_what_nobody_took_in_time_is_no_backlog_for_a_machine_that_joins(cluster: Cluster, day: RaceDay) -> None:
     family = [process for each in cluster.machines.values() for process in each.process.children(recursive=True)]
     for machine in list(cluster.machines.values()):
         cluster.stop(machine)
-    assert read_machines(cluster.instance) == {}
+    assert all(each.has_left for each in read_machines(cluster.instance).values())
     assert [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
     late = [launch(cluster, day.race_ids[:ONE_SLOT]) for _slot in range(3)]
     assert cluster.broker.count_waiting() == len(late)

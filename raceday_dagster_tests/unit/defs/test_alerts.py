@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pydantic import SecretStr
 
+from raceday_dagster.dagster_plugins.machines import Machine
 from raceday_dagster.defs.automation.alerts import find_machine_troubles, read_memory, tell_troubles
 from raceday_dagster.errors import DatabaseError
 from raceday_dagster.racing.alerts import AlertMemory, Trouble
@@ -118,7 +119,7 @@ def test_a_cursor_of_another_release_is_an_empty_memory(cursor: str | None) -> N
 
 
 def test_a_dead_machine_is_a_trouble_and_none_at_all_another() -> None:
-    alive, dead = NOW - timedelta(seconds=2), NOW - timedelta(seconds=30)
+    alive, dead = Machine(NOW - timedelta(seconds=2)), Machine(NOW - timedelta(seconds=30))
     assert find_machine_troubles({"kea": alive}, NOW) == []
     (lost,) = find_machine_troubles({"kea": alive, "tui": dead}, NOW)
     assert (lost.cause, lost.text) == (

@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from raceday_dagster.dagster_plugins.machines import Machine
 from raceday_dagster.definitions import defs
 from raceday_dagster.service.dagster_instance import HELPERS, SENSOR
 from raceday_dagster.service.health import (
@@ -31,6 +32,7 @@ from raceday_dagster.store.queries import FollowedRace
 NOW = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(hours=5)
 JUST_NOW = NOW - timedelta(seconds=20)
+START_ONE = "start `raceday worker` on one"
 ALL_ON = dict.fromkeys((SENSOR, *HELPERS), "DECLARED_IN_CODE")
 
 
@@ -221,18 +223,26 @@ def test_the_report_for_programs_says_what_the_lines_say() -> None:
 @pytest.mark.parametrize(
     ("seen_ago_s", "said"),
     [
-        ({"kea": 1, "tui": 9}, "ok      machines: 2 take runs (kea, tui)"),
-        ({"kea": 1, "tui": 10}, "warning machines: 1 take runs (kea); no sign of life of tui (10 s ago)"),
+        ({"kea": 1, "tui": 19}, "ok      machines: 2 take runs (kea, tui)"),
+        ({"kea": 1, "tui": 20}, "warning machines: 1 take runs (kea); no sign of life of tui (20 s)"),
+        ({"kea": 1, "tui": -20}, "warning machines: 1 take runs (kea); no sign of life of tui (20 s)"),
         ({"kea": 1, "tui": 86_400}, "ok      machines: 1 take runs (kea)"),
         (
             {"tui": 300},
-            "FAIL    machines: none takes runs; no sign of life of tui (5 min ago); start `raceday worker` on one",
+            "FAIL    machines: none takes runs; no sign of life of tui (5 min); start `raceday worker` on one",
         ),
-        ({}, "FAIL    machines: none takes runs; start `raceday worker` on one"),
+        ({}, f"FAIL    machines: none takes runs; {START_ONE}"),
     ],
 )
 def test_machines_that_take_runs_are_named_and_one_that_died_is_missed_for_a_day(
     seen_ago_s: dict[str, int], said: str
 ) -> None:
-    machines = {name: NOW - timedelta(seconds=ago_s) for name, ago_s in seen_ago_s.items()}
-    assert str(judge_machines(machines, NOW)) == said
+    machines = {name: Machine(NOW - timedelta(seconds=ago_s)) for name, ago_s in seen_ago_s.items()}
+    assert str(judge_machines(machines, NOW, LONG_AGO)) == said
+
+
+def test_a_machine_that_left_is_not_missed_and_a_service_that_has_just_started_waits_for_the_first() -> None:
+    left = {"tui": Machine(NOW - timedelta(seconds=60), has_left=True)}
+    assert judge_machines({**left, "kea": Machine(NOW)}, NOW, LONG_AGO).verdict == "ok"
+    assert judge_machines(left, NOW, JUST_NOW).verdict == "warning"
+    assert judge_machines(left, NOW, LONG_AGO).verdict == "FAIL"
