@@ -173,12 +173,21 @@ def poll(shared: Shared, race_ids: Sequence[str]) -> Throughput:
     machines = [machine.process for machine in cluster.machines.values()]
     began_s, cpu_s = time.monotonic(), sum(read_cpu_s(process) for process in machines)
     shards = -(-len(race_ids) // RACES_PER_RUN)
-    runs = [launch(cluster.instance, race_ids[number::shards]) for number in range(shards)]
+    waiting = [race_ids[number::shards] for number in range(shards)]
+    runs: list[str] = []
+    unfinished: set[str] = set()
     give_up_at_s = time.monotonic() + WITHIN_S
-    while not all((run := cluster.instance.get_run_by_id(run_id)) and run.is_finished for run_id in runs):
+    while waiting or unfinished:
+        # One waits for each at work, and none as long as the 30 s after which a message ends.
+        while waiting and len(unfinished) < 2 * RUNS_AT_ONCE * len(machines):
+            runs.append(launch(cluster.instance, waiting.pop()))
+            unfinished.add(runs[-1])
         if time.monotonic() > give_up_at_s:
-            raise RuntimeError(f"the runs have not ended: {cluster.read_logs()[-4000:]}")
+            raise RuntimeError(f"the runs have not ended: {explain(cluster, runs)}")
         time.sleep(0.05)
+        unfinished -= {
+            run.run_id for run in cluster.instance.get_runs(dg.RunsFilter(run_ids=list(unfinished))) if run.is_finished
+        }
     span_s = time.monotonic() - began_s
     cpu_s = sum(read_cpu_s(process) for process in machines) - cpu_s
     url = make_url(shared.server.superuser_url()).set(database=make_url(os.environ["DATABASE_URL"]).database)

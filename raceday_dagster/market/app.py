@@ -63,17 +63,22 @@ def is_ours(path: str) -> bool:
 
 
 def build_market_app(
-    database_url: SecretStr | str | None, read_health: ReadHealth | None = None, *, listen_url: SecretStr | None = None
+    database_url: SecretStr | str | None,
+    read_health: ReadHealth | None = None,
+    *,
+    listen_url: SecretStr | None = None,
+    far_interval_s: int = 60,
 ) -> Starlette:
     """The application for a database; without one every page says so. Nothing connects before the first request.
 
     Args:
         read_health: What the service says of itself, where one started this server.
+        far_interval_s: Seconds between two polls of a race more than 65 minutes away: three without an answer are late.
         listen_url: The same database without a pooler, where ``database_url`` is behind one.
     """
     if database_url is None:
         return _assemble([Route(f"{HOME}{{rest:path}}", _say_no_database)], lambda: None)
-    market = MarketReader(database_url)
+    market = MarketReader(database_url, far_interval_s)
     events = PollEvents(listen_url or database_url, market)
 
     def show_today(_request: Request) -> Response:

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from raceday_dagster.errors import ReportError
 from raceday_dagster.market.pages import render_day, render_race
 from raceday_dagster.market.views import DayView, MarketReader, RaceView
+from raceday_dagster.settings import Settings
 from raceday_dagster.store.images import Silk
 
 Format = Literal["html", "csv", "parquet"]
@@ -35,7 +36,7 @@ def write_report(
         DatabaseError: The database cannot be read.
     """
     kind = kind or _read_kind(output)
-    market = MarketReader(database_url)
+    market = MarketReader(database_url, Settings.from_environment().far_interval_s)
     try:
         found = _read(market, wanted)
         silks = market.read_silks(found.race["race_id"]) if isinstance(found, RaceView) else {}

@@ -36,9 +36,10 @@ OVERDUE_S = 900
 DIVIDEND_ORDER = ("Pool Win", "Pool Place", "Pool Quinella", "Pool Exacta", "Pool Trifecta", "Pool First4")
 
 _OPEN = f"SET LOCAL TIME ZONE 'UTC'; SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}; SELECT now()"
-# A race more than 65 minutes away is polled as seldom as FAR_INTERVAL_S says, of which `poll_freshness` knows nothing.
+# `poll_freshness` counts by 60 s where a race more than 65 minutes away is polled as seldom as FAR_INTERVAL_S says.
 _RACES = """
-SELECT card.*, fresh.is_late AND fresh.start_time < now() + interval '65 minutes' AS is_late, fresh.polled_at,
+SELECT card.*, fresh.polled_at, fresh.is_late AND (fresh.start_time < now() + interval '65 minutes'
+        OR coalesce(fresh.seconds_since_answer > 3 * %(far_interval_s)s, true)) AS is_late,
     fresh.poll_status, fresh.error, fresh.interval_s,
     fresh.answered_at AS stored_at, placed.placings, coalesce(moved.alerts, 0) AS alerts
 FROM race_card AS card
@@ -123,7 +124,8 @@ POLLS_SINCE = "SELECT race_id, polled_at, status FROM race_polls WHERE polled_at
 SILENT = """
 SELECT race_id, race, start_time, status, answered_at, seconds_since_answer, error
 FROM poll_freshness
-WHERE is_late AND start_time < now() + interval '65 minutes'
+WHERE is_late AND (start_time < now() + interval '65 minutes'
+        OR coalesce(seconds_since_answer > 3 * %(far_interval_s)s, true))
     AND racing_day BETWEEN %(racing_day)s - 1 AND %(racing_day)s + 1
 ORDER BY start_time, race_id
 """
@@ -198,7 +200,8 @@ class MarketReader:
     Every method raises ``DatabaseError`` when the database cannot be used.
     """
 
-    def __init__(self, database_url: SecretStr | str) -> None:
+    def __init__(self, database_url: SecretStr | str, far_interval_s: int = 60) -> None:
+        self._far = {"far_interval_s": far_interval_s}
         engine = build_engine(database_url, pool_max=CONNECTIONS)
         self._engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
@@ -218,7 +221,7 @@ class MarketReader:
                 today=today,
                 is_listed=is_listed(connection, racing_day),
                 **_ask(connection, NEIGHBOUR_DAYS, values)[0],
-                races=_ask(connection, DAY, values),
+                races=_ask(connection, DAY, values | self._far),
                 signals=_ask(connection, DAY_SIGNALS, values),
             )
 
@@ -227,7 +230,7 @@ class MarketReader:
         if "\x00" in race_id:
             return None  # PostgreSQL could not even be asked
         with self._reading() as (connection, now):
-            found = _ask(connection, RACE, {"race_id": race_id})
+            found = _ask(connection, RACE, {"race_id": race_id, **self._far})
             if not found:
                 return None
             values = {"race_id": race_id, **{name: found[0][name] for name in ("racing_day", "start_time")}}
@@ -269,7 +272,7 @@ class MarketReader:
                 "now": now,
                 "racing_day": today,
                 "is_listed": is_listed(connection, today),
-                "races_without_answer": _ask(connection, SILENT, {"racing_day": today}),
+                "races_without_answer": _ask(connection, SILENT, {"racing_day": today, **self._far}),
             }
 
     def notify(self, channel: str) -> None:

@@ -91,7 +91,12 @@ def serve_ui(
         SettingsError: A variable is wrong.
     """
     settings = Settings.from_environment()
-    market = build_market_app(settings.database_url, read_health, listen_url=settings.listen_database_url)
+    market = build_market_app(
+        settings.database_url,
+        read_health,
+        listen_url=settings.listen_database_url,
+        far_interval_s=settings.far_interval_s,
+    )
     with DagsterInstance.get() as instance:
         instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, POOL_MAX_OVERFLOW)
         with WorkspaceProcessContext(
