@@ -6,7 +6,7 @@ same list every quarter of an hour is there.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeAlias
@@ -20,7 +20,7 @@ from raceday_dagster.defs.reporting import ProgressBoard
 from raceday_dagster.errors import PipelineError, RacedayError
 from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.logs import get_logger
-from raceday_dagster.racing.calendar import choose_current_racing_day, choose_today
+from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.racing.events import RacingDay
 from raceday_dagster.racing.outcomes import ProcessResult
 from raceday_dagster.racing.records import Record
@@ -37,8 +37,8 @@ class ChosenDay(dg.Config):
 
     racing_day: str = Field(
         default="",
-        description="The racing day, YYYY-MM-DD as the TAB labels it. Empty: in daily_baseline today in New Zealand, "
-        "otherwise the one under way, which in New Zealand turns at 06:00.",
+        description="The racing day, YYYY-MM-DD as the TAB labels it. Empty: the one under way, which turns at 06:00 "
+        "in New Zealand.",
     )
 
 
@@ -103,7 +103,6 @@ def build_list_op(
     name: str,
     description: str,
     *,
-    choose_day: Callable[[datetime], date],
     failed: str,
     start: str = "",
     priority: int = 0,
@@ -113,7 +112,6 @@ def build_list_op(
     Args:
         name: The op's; every job calls its own ``fetch_meetings``, where its config names the day.
         description: For the UI.
-        choose_day: The racing day at an instant, where the config names none.
         failed: The event that says that the list could not be read.
         start: The event with which the op begins; none if empty.
         priority: Of the step.
@@ -126,7 +124,7 @@ def build_list_op(
         settings: dg.ResourceParam[Settings],
         racing_api: dg.ResourceParam[RacingApi],
     ) -> RacingDay:
-        racing_day = parse_racing_day(config.racing_day, choose_day(datetime.now(UTC)))
+        racing_day = parse_racing_day(config.racing_day, choose_current_racing_day(datetime.now(UTC)))
         if start:
             get_logger(run_id=context.run_id).info(start, nz_date=racing_day)
         began_s = time.monotonic()
@@ -175,14 +173,12 @@ def order_races(day: RacingDay) -> list[str]:
 fetch_meetings = build_list_op(
     "fetch_meetings",
     "Meetings and races of a racing day, every page of the list, as the settings filter them.",
-    choose_day=choose_today,
     start=BASELINE.start,
     failed=BASELINE.failed,
 )
 fetch_evening_meetings = build_list_op(
     "fetch_evening_meetings",
     "Meetings and races of the racing day once more: statuses, and races that were missed.",
-    choose_day=choose_current_racing_day,
     start=BACKFILL.start,
     failed=BACKFILL.failed,
 )

@@ -22,7 +22,6 @@ FAILED = "meeting_status_failed"
 fetch_meeting_status = build_list_op(
     "fetch_meeting_status",
     "Meetings and races of the racing day as they stand now.",
-    choose_day=choose_current_racing_day,
     failed=FAILED,
     priority=2,
 )
