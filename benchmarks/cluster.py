@@ -15,21 +15,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from threading import Event, Thread
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import dagster as dg
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from benchmarks.cadence import Outage, judge
 from benchmarks.cluster_servers import Cluster, find_missing_server, open_broker, open_cluster, open_pgbouncer
-from benchmarks.live_day import CONNECTIONS, HALF_RACES, open_live_day
+from benchmarks.live_day import HALF_RACES, open_live_day
 from benchmarks.soak import LATENCY_MS, wait_for_batches, wait_until
 from raceday_dagster.bench.contenders import process_races
 from raceday_dagster.bench.measure import read_cpu_s
 from raceday_dagster.bench.statistics import find_percentile
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.sandbox.sandbox import choose_simulation, open_sandbox
+from raceday_dagster_tests.integration.race_day import ConnectionWatch
 
 RACES = 700
 RACES_PER_RUN = 50
@@ -45,30 +45,6 @@ IDENTITY = {
     "NZTAB_PARTNER_ID": "raceday-bench",
 }
 RUN_POLLS = "SELECT count(*), count(DISTINCT race_id) FROM race_polls WHERE run_id = ANY (:runs) AND status = 'success'"
-
-
-class ConnectionWatch:
-    """The most connections that the application's role had at the server while the block ran."""
-
-    def __init__(self, server: EmbeddedPostgres, role: str) -> None:
-        self.most = 0
-        self._engine = create_engine(server.superuser_url(), poolclass=NullPool, isolation_level="AUTOCOMMIT")
-        self._role = role
-        self._stop = Event()
-        self._thread = Thread(target=self._watch)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        with self._engine.connect() as connection:
-            while not self._stop.wait(0.02):
-                self.most = max(self.most, int(connection.scalar(text(CONNECTIONS), {"role": self._role}) or 0))
 
 
 @dataclass(frozen=True)
@@ -134,7 +110,7 @@ def measure_throughput(folder: Path, counts: Sequence[int]) -> None:
             shared.cluster.start_machines(*names, runs=RUNS_AT_ONCE)
             poll(shared, race_ids)  # a day is loaded once and polled all day
             with ConnectionWatch(shared.server, shared.role) as watch:
-                print(poll(shared, race_ids).describe(count, watch.most), flush=True)
+                print(poll(shared, race_ids).describe(count, max(watch.samples)), flush=True)
             for machine in list(shared.cluster.machines.values()):
                 shared.cluster.stop(machine)
 

@@ -30,7 +30,7 @@ from raceday_dagster.dagster_plugins.forked_process import (
     connect,
 )
 from raceday_dagster.dagster_plugins.machines import BEAT_EVERY_S, MACHINE_TAG, beat, leave
-from raceday_dagster.dagster_plugins.run_process import DATABASE_ERRORS, Death, record_death, warn
+from raceday_dagster.dagster_plugins.run_process import DATABASE_ERRORS, record_end, warn
 
 RUN_SERVER_WITHIN_S = 20.0
 """How long a run waits for a run server that is being started again; less than `start_timeout_seconds`."""
@@ -67,7 +67,7 @@ class RunTaker:
             try:
                 process = self._fork(run_id)
             except OSError as error:
-                self._record_death(run_id, f"Machine {self._machine} could not begin this run: {error}")
+                record_end(self._instance, run_id, f"Machine {self._machine} could not begin this run: {error}")
                 return
             self._processes[run_id] = process
             try:
@@ -101,12 +101,9 @@ class RunTaker:
         give_up_at = time.monotonic() + RECORD_WITHIN_S
         while (run := self._instance.get_run_by_id(run_id)) is not None and not run.is_finished:
             if time.monotonic() > give_up_at:
-                self._record_death(run_id, f"The process of this run on machine {self._machine} is gone.")
+                record_end(self._instance, run_id, f"The process of this run on machine {self._machine} is gone.")
                 return
             time.sleep(_PAUSE_S)
-
-    def _record_death(self, run_id: str, reason: str) -> None:
-        record_death(self._instance.get_ref(), Death(run_id, reason))
 
 
 def _wait_for(process: ProcessIdentity) -> None:
@@ -121,7 +118,7 @@ def _wait_for(process: ProcessIdentity) -> None:
         os.close(handle)
 
 
-class Heart(threading.Thread):
+class Heartbeat(threading.Thread):
     """Says every two seconds that this machine lives, until `stop`, which says that it leaves."""
 
     def __init__(self, instance: dg.DagsterInstance, machine: str) -> None:
@@ -170,24 +167,15 @@ def main() -> None:
         def interrupt_run(_state: object, run_id: str) -> dict[str, bool]:
             return {"interrupted": taker.interrupt(run_id)}
 
-        heart = Heart(instance, machine)
+        heartbeat = Heartbeat(instance, machine)
 
         def begin(**_: object) -> None:
-            heart.start()
+            heartbeat.start()
             click.echo(f"machine {machine} takes {runs} runs at once", err=True)
 
         signals.worker_ready.connect(begin, weak=False)
-        signals.worker_shutting_down.connect(lambda **_: heart.stop(), weak=False)
-        options = (
-            "--pool",
-            "threads",
-            "--concurrency",
-            runs,
-            "--hostname",
-            f"raceday@{machine}",
-            "--loglevel",
-            "WARNING",
-        )
+        signals.worker_shutting_down.connect(lambda **_: heartbeat.stop(), weak=False)
+        options = ("--pool=threads", f"--concurrency={runs}", f"--hostname=raceday@{machine}", "--loglevel=WARNING")
         app.worker_main(["--quiet", "worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import dagster as dg
 from dagster._daemon.types import DaemonHeartbeat
 
+from raceday_dagster.dagster_plugins.run_process import record_end
+
 MACHINE_TAG = "raceday/machine"
 """Of a run: the name of the machine that executes it."""
 BEAT_EVERY_S = 2.0
@@ -86,17 +88,12 @@ def is_lost(run: dg.DagsterRun, machines: Mapping[str, Machine], now: datetime) 
     return machine is None or machine.is_silent(now)
 
 
-def end_runs_of_former_life(instance: dg.DagsterInstance, machine: str) -> int:
-    """Mark the unfinished runs of a machine that is starting as ended: whatever executed them is gone. How many.
+def record_left_over_runs(instance: dg.DagsterInstance, machine: str) -> int:
+    """Mark the runs that a machine had when it died as ended, before it takes others; how many there were.
 
     Its heartbeat is about to return, so nobody else would see that they are lost.
     """
     unfinished = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     runs = instance.get_runs(dg.RunsFilter(tags={MACHINE_TAG: machine}, statuses=unfinished))
-    for run in runs:
-        reason = f"Machine {machine} of this run has been started again."
-        if run.status is dg.DagsterRunStatus.CANCELING:
-            instance.report_run_canceled(run, message=reason)
-        else:
-            instance.report_run_failed(run, message=reason)
-    return len(runs)
+    reason = f"Machine {machine} of this run has been started again."
+    return sum(record_end(instance, run.run_id, reason) is not None for run in runs)

@@ -55,17 +55,24 @@ def execute_run(reference: InstanceRef, run_id: str) -> int:
         return UNFINISHED if run is not None and not run.is_finished else 0
 
 
+def record_end(instance: dg.DagsterInstance, run_id: str, reason: str) -> dg.DagsterRun | None:
+    """Mark a run whose process is gone as failed, or as cancelled if that was asked for, unless it is finished: then,
+    or if it was deleted, the answer is `None`."""
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.is_finished:
+        return None
+    if run.status is dg.DagsterRunStatus.CANCELING:
+        instance.report_run_canceled(run, message=reason)
+    else:
+        instance.report_run_failed(run, message=reason)
+    return run
+
+
 def record_death(reference: InstanceRef, death: Death) -> int:
-    """Mark a run whose process died as failed, or as cancelled if that was asked for, unless it is finished."""
+    """`record_end` in a process that is forked for it."""
     try:
         with dg.DagsterInstance.from_ref(reference) as instance:
-            run = instance.get_run_by_id(death.run_id)
-            if run is None or run.is_finished:
-                return 0
-            if run.status is dg.DagsterRunStatus.CANCELING:
-                instance.report_run_canceled(run, message=death.reason)
-            else:
-                instance.report_run_failed(run, message=death.reason)
+            record_end(instance, death.run_id, death.reason)
     except DATABASE_ERRORS as error:
         warn("run_end_not_recorded", run_id=death.run_id, reason=death.reason, error=str(error))
         return TRY_AGAIN

@@ -16,6 +16,7 @@ from functools import partial
 import dagster as dg
 
 from raceday_dagster.dagster_plugins.run_launcher import RunWorker, find_run_worker
+from raceday_dagster.dagster_plugins.run_process import record_end
 from raceday_dagster.service.dagster_instance import ask_within
 
 ASK_WITHIN_S = 3.0
@@ -104,14 +105,8 @@ class LostRuns:
         return {run_id: worker for run_id, worker in workers.items() if worker is not None and worker.is_here()}
 
     def _report(self, run_ids: Collection[str]) -> bool:
+        reason = "The process of this run is gone, and so is the run server that had started it."
         for run_id in run_ids:
-            run = self._instance.get_run_by_id(run_id)
-            if run is None or run.status not in UNFINISHED:
-                continue  # it ended by itself meanwhile
-            reason = "The process of this run is gone, and so is the run server that had started it."
-            if run.status is dg.DagsterRunStatus.CANCELING:
-                self._instance.report_run_canceled(run, message=reason)
-            else:
-                self._instance.report_run_failed(run, message=reason)
-            self._say(f"run {run.run_id} ({run.job_name}) lost its process with its run server; marked as ended")
+            if run := record_end(self._instance, run_id, reason):  # it did not end by itself meanwhile
+                self._say(f"run {run.run_id} ({run.job_name}) lost its process with its run server; marked as ended")
         return True

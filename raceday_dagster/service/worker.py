@@ -18,9 +18,9 @@ import dagster as dg
 
 from raceday_dagster.dagster_plugins.machines import (
     BEAT_EVERY_S,
-    end_runs_of_former_life,
     name_heartbeat,
     read_machines,
+    record_left_over_runs,
 )
 from raceday_dagster.errors import ServiceError
 from raceday_dagster.service.console import Console, find_secrets
@@ -78,7 +78,7 @@ def _serve(
         instance = stack.enter_context(open_instance(variables))
         _check_broker(variables["BROKER_URL"])
         _check_name(instance, machine)
-        if ended := end_runs_of_former_life(instance, machine):
+        if ended := record_left_over_runs(instance, machine):
             say(f"{ended} runs that this machine had before it was started again are marked as ended")
         parts = [
             build_run_server(Path(variables["DAGSTER_HOME"])),
@@ -90,12 +90,12 @@ def _serve(
             ),
         ]
         try:
-            takers = {part.name: console.open_log(part.name) for part in parts}
+            outputs = {part.name: console.open_log(part.name) for part in parts}
         except OSError as error:
             raise ServiceError(f"{error.filename or logs} cannot be used: {error.strerror}") from error
         Supervisor(
             parts,
-            lambda part: ChildProcess([sys.executable, "-m", *part.arguments], variables, takers[part.name]),
+            lambda part: ChildProcess([sys.executable, "-m", *part.arguments], variables, outputs[part.name]),
             logs,
             stop_requests,
             say,

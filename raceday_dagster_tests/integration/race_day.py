@@ -154,10 +154,11 @@ def list_races(simulator: RunningSimulator, status: str) -> list[tuple[str, str]
 
 
 class ConnectionWatch:
-    """Samples how many connections the application role has, from outside."""
+    """Samples how many connections the application has by its role, from outside."""
 
-    def __init__(self, server: EmbeddedPostgres) -> None:
+    def __init__(self, server: EmbeddedPostgres, role: str = "raceday") -> None:
         self.samples: list[int] = []
+        self._role = role
         self._engine = create_engine(server.superuser_url(), poolclass=NullPool, isolation_level="AUTOCOMMIT")
         self._stop = Event()
         self._thread = Thread(target=self._watch)
@@ -171,12 +172,10 @@ class ConnectionWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        question = text(
-            "SELECT count(*) FROM pg_stat_activity WHERE usename = 'raceday' AND application_name = 'raceday'"
-        )
+        question = text("SELECT count(*) FROM pg_stat_activity WHERE usename = :role AND application_name = 'raceday'")
         with self._engine.connect() as connection:
             while not self._stop.wait(0.005):
-                self.samples.append(int(connection.scalar(question) or 0))
+                self.samples.append(int(connection.scalar(question, {"role": self._role}) or 0))
 
 
 def read_log(captured: str) -> list[dict[str, Any]]:

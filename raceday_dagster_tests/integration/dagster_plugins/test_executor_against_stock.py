@@ -3,7 +3,6 @@
 Both must do what is written here, and each step must say the same events in the same order.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,17 +68,6 @@ EXPECTED = {
         says={KIND.ASSET_MATERIALIZATION, KIND.ASSET_CHECK_EVALUATION},
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
-@pytest.fixture(autouse=True)
-def fresh_probe() -> None:
-    probe.reset()
 
 
 def run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
-from sqlalchemy import NullPool, create_engine, make_url, text
+from sqlalchemy import NullPool, create_engine, make_url
 
 from benchmarks.cluster_servers import (
     Cluster,
@@ -34,7 +34,7 @@ from raceday_dagster.service.parts import answers_run_server
 from raceday_dagster.service.worker import run_worker
 from raceday_dagster_tests.integration.commands import find_free_port
 from raceday_dagster_tests.integration.postgres_fixture import CONNECTION_LIMIT, open_server_folder
-from raceday_dagster_tests.integration.race_day import RaceDay, open_race_day, process_races_job
+from raceday_dagster_tests.integration.race_day import ConnectionWatch, RaceDay, open_race_day, process_races_job
 from raceday_dagster_tests.waiting import wait_for
 
 pytestmark = [
@@ -113,11 +113,10 @@ def read_run(cluster: Cluster, run_id: str) -> dg.DagsterRun:
     return run
 
 
-def wait_for_runs(cluster: Cluster, run_ids: Sequence[str], look: Callable[[], object] = lambda: None) -> list[str]:
+def wait_for_runs(cluster: Cluster, run_ids: Sequence[str]) -> list[str]:
     """The machine of each run, when all have succeeded."""
 
     def find_ended() -> list[dg.DagsterRun] | None:
-        look()
         runs = [read_run(cluster, run_id) for run_id in run_ids]
         return runs if all(run.is_finished for run in runs) else None
 
@@ -154,21 +153,14 @@ def test_machines_share_the_runs_poll_each_race_once_and_keep_to_the_ceiling_of_
 ) -> None:
     shards = [day.race_ids[number::12] for number in range(12)]
     run_ids = [launch(cluster, shard) for shard in shards]
-    samples: list[int] = []
-    database = make_url(os.environ["DATABASE_URL"]).database
-    with embedded_postgres.connect() as superuser:
-
-        def count_connections() -> None:
-            question = text("SELECT count(*) FROM pg_stat_activity WHERE datname = :database AND usename = 'raceday'")
-            samples.append(int(superuser.scalar(question, {"database": database}) or 0))
-
-        machines = wait_for_runs(cluster, run_ids, count_connections)
+    with ConnectionWatch(embedded_postgres) as watch:
+        machines = wait_for_runs(cluster, run_ids)
     assert set(machines) == set(NAMES)
     for run_id, shard in zip(run_ids, shards, strict=True):
         polls = day.read_polls(run_id)
         assert sorted(polls) == sorted(shard)
         assert {poll["status"] for poll in polls.values()} == {"success"}
-    assert 1 < max(samples) <= CONNECTION_LIMIT
+    assert 1 < max(watch.samples) <= CONNECTION_LIMIT
     assert cluster.broker.count_waiting() == 0
 
 
