@@ -182,12 +182,15 @@ def place(home: Path) -> Placement:
     """
     if _SHELL_MEANING.search(str(home)):
         raise SandboxError(f'{home} holds one of " $ ` \\ or a line break: set RACEDAY_HOME to a plainer path')
-    inside = home / "postgres"
-    placement = Placement(inside, choose_account(inside / "data"))
-    if not placement.account.is_another or placement.account.can_enter(_nearest_existing(home)):
-        return placement
+    inside = Placement(home / "postgres", choose_account(home / "postgres" / "data"))
     outside = UNREACHABLE_HOMES / _hash(home)
-    return Placement(outside, choose_account(outside / "data"))
+    # Where its data lies was decided when it was made. To ask again costs a fork, which a process of many threads and
+    # gRPC channels, such as the supervisor that looks five times a second, had better not make.
+    if inside.data_dir.exists() or not inside.account.is_another:
+        return inside
+    if (outside / "data").exists() or not inside.account.can_enter(_nearest_existing(home)):
+        return Placement(outside, choose_account(outside / "data"))
+    return inside
 
 
 def make_folders(placement: Placement) -> None:

@@ -95,6 +95,27 @@ def test_a_home_that_the_servers_account_cannot_enter_is_served_from_elsewhere(
     assert private.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.parametrize("is_private", [False, True])
+def test_where_a_server_lies_is_asked_of_the_system_only_before_its_data_is_made(
+    home: Path, monkeypatch: pytest.MonkeyPatch, is_private: bool
+) -> None:
+    monkeypatch.setattr(placement, "UNREACHABLE_HOMES", home / "elsewhere")
+    (home / "state").mkdir(mode=0o700 if is_private else 0o755)
+    asked: list[Path] = []
+    can_enter = placement.ServerAccount.can_enter
+
+    def note(self: placement.ServerAccount, folder: Path) -> bool:
+        asked.append(folder)
+        return can_enter(self, folder)
+
+    monkeypatch.setattr(placement.ServerAccount, "can_enter", note)
+    with run_server(home / "state") as server:
+        assert bool(asked) == IS_ROOT
+        asked.clear()
+        assert server.status().running
+        assert asked == []
+
+
 def test_a_temp_directory_that_only_the_caller_can_enter_is_one_line_when_the_server_has_another_account(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
