@@ -1,6 +1,6 @@
 """What the API said, in our words: the input of the transform stage.
 
-Field names are the table columns of ``store.schema.tables`` wherever a field is stored as it came. Instants are aware
+Field names are the columns of the tables wherever a field is stored as it came. Instants are aware
 UTC, odds are decimal odds, money is in dollars (``Decimal``) as the feed sends it; cents are made by the transform.
 Nothing here is computed. An optional field that is not set was not in the payload (see ``records.Record``); a name that
 was blank there is not set either.

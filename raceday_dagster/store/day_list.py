@@ -31,8 +31,8 @@ SELECT race_id, status, meeting_id, racing_day, api_generated_time, last_poll_ti
 FROM races WHERE race_id = ANY (%(race_ids)s)
 """
 
-MEETINGS = Upsert(table="meetings", on_change=("api_generated_time",), guard=NO_NEWER_ANSWER)
-RACES = Upsert(table="races", on_change=("api_generated_time",))
+MEETINGS = Upsert(table="meetings", key="meeting_id", on_change=("api_generated_time",), guard=NO_NEWER_ANSWER)
+RACES = Upsert(table="races", key="race_id", on_change=("api_generated_time",))
 
 
 def write_list(transaction: Transaction, day: RacingDay) -> RowCounts:

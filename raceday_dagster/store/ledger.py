@@ -21,15 +21,25 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult, RowCounts
+from raceday_dagster.racing.outcomes import BatchOutcome, ProcessResult, RowCounts, Timings
 from raceday_dagster.racing.records import Record
-from raceday_dagster.store.schema.tables import COUNTED_TABLES, batches, race_polls
+from raceday_dagster.store.schema.tables import COUNTED_TABLES
 from raceday_dagster.store.transaction import Transaction
 from raceday_dagster.store.upsert import LARGEST_STATEMENT
 
-_POLL_COLUMNS = tuple(column.name for column in race_polls.columns)
 _POLL_KEY = ("run_id", "race_id")
-_BATCH_COLUMNS = tuple(column.name for column in batches.columns)
+_POLL_COLUMNS = (
+    *_POLL_KEY,
+    *("lane", "due_at", "polled_at", "status"),
+    *Timings.model_fields,
+    *(f"{table}_rows" for table in COUNTED_TABLES),
+    *("quality_score", "error_stage", "error_type", "error_message", "retryable"),
+)
+_OUTCOME_COLUMNS = (
+    *("started_at", "total_races", "successes", "skipped", "failures", "retryable_failures"),
+    *("max_duration_ms", "batch_duration_ms", "over_budget", "requested_concurrency", "effective_concurrency"),
+)
+_BATCH_COLUMNS = ("run_id", "pool_max", "pool_peak", *_OUTCOME_COLUMNS)
 
 # A poll is announced when it is committed: to listeners of the channel `raceday`, once, however often it is recorded.
 INSERT_POLLS = "\n".join(
@@ -113,7 +123,7 @@ def record_batch(transaction: Transaction, run: PollRun, outcome: BatchOutcome) 
         "run_id": make_key(run.run_id),
         "pool_max": outcome.db_pool.max,
         "pool_peak": outcome.db_pool.peak,
-        **{name: getattr(outcome, name) for name in _BATCH_COLUMNS if hasattr(outcome, name)},
+        **{name: getattr(outcome, name) for name in _OUTCOME_COLUMNS},
     }
     transaction.run("batches", INSERT_BATCH, values)
 

@@ -58,22 +58,30 @@ NO_NEWER_ANSWER = """
         WHERE list.racing_day = stored.racing_day AND list.generated_at > EXCLUDED.api_generated_time
     )"""
 MEETING = Upsert(
-    table="meetings", insert_only=("racing_day",), on_change=("api_generated_time",), guard=NO_NEWER_ANSWER
+    table="meetings",
+    key="meeting_id",
+    insert_only=("racing_day",),
+    on_change=("api_generated_time",),
+    guard=NO_NEWER_ANSWER,
 )
-RACE = Upsert(table="races", insert_only=("racing_day",), always=("last_poll_time", "api_generated_time"))
+RACE = Upsert(
+    table="races", key="race_id", insert_only=("racing_day",), always=("last_poll_time", "api_generated_time")
+)
 # The rows of other races are left out before; this holds when two races list a new entrant at one moment.
-ENTRANTS = Upsert(table="entrants", guard="stored.race_id = EXCLUDED.race_id")
+ENTRANTS = Upsert(table="entrants", key="entrant_id", guard="stored.race_id = EXCLUDED.race_id")
 WITHDRAW = """
 UPDATE entrants SET withdrawn_at = %(event_timestamp)s, updated_at = now()
 WHERE race_id = %(race_id)s AND entrant_id = ANY (%(entrant_ids)s)
 """
 POOLS = Upsert(
     table="race_pools",
+    key="race_id",
     on_change=("last_updated",),
     guard="stored.source <> 'tote_pools' OR EXCLUDED.source = 'tote_pools'",
 )
 RESULTS = Upsert(
     table="race_results",
+    key="race_id",
     on_change=("result_time",),
     guard="stored.result_status <> 'final' OR EXCLUDED.result_status = 'final'",
 )

@@ -27,7 +27,6 @@ from raceday_dagster.racing.signals import (
     find_signals,
 )
 from raceday_dagster.racing.snapshots import VALID_FROM
-from raceday_dagster.store.schema.tables import market_signals
 from raceday_dagster.store.transaction import Transaction
 
 READ_RACES = """
@@ -79,7 +78,8 @@ CROSS JOIN LATERAL (
 GROUP BY flow.race_id, flow.polling_timestamp
 ORDER BY flow.race_id, flow.polling_timestamp
 """
-_COLUMNS = tuple(column.name for column in market_signals.columns if column.name != "created_at")
+_NAMES = {"race", "runner_number", "runner"}
+_COLUMNS = tuple(name for name in Signal.model_fields if name not in _NAMES)
 # What was said of a runner stays true for a while: only another tier, or the other way, is news within five minutes.
 ADD_SIGNALS = "\n".join(
     (
@@ -129,7 +129,7 @@ def add_signals(transaction: Transaction, polls: Sequence[StoredPoll], threshold
     signals = [signal for market in markets for signal in find_signals(market, thresholds)]
     if not signals:
         return FoundSignals(signals, news=[])
-    rows = [signal.model_dump(mode="json", include=set(_COLUMNS)) for signal in signals]
+    rows = [signal.model_dump(mode="json", exclude=_NAMES) for signal in signals]
     added = transaction.run("market_signals", ADD_SIGNALS, {"rows": json.dumps(rows)}).all()
     news = {(row.race_id, row.entrant_id, row.kind) for row in added if row.is_news}
     with_signals = {row.race_id for row in added}

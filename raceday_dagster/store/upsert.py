@@ -15,7 +15,6 @@ from itertools import islice
 from typing import Any
 
 from raceday_dagster.racing.records import Record
-from raceday_dagster.store.schema.tables import metadata
 from raceday_dagster.store.transaction import Transaction
 
 LARGEST_STATEMENT = 1_000
@@ -29,6 +28,8 @@ class Upsert(Record):
     """
 
     table: str
+    key: str
+    """The primary key, one column."""
     insert_only: tuple[str, ...] = ()
     """Given to a new row, never changed."""
     on_change: tuple[str, ...] = ()
@@ -37,11 +38,6 @@ class Upsert(Record):
     """Set in any case, without counting as a change or moving ``updated_at``."""
     guard: str = ""
     """SQL over ``stored`` and ``EXCLUDED``: a stored row that fails it is left alone."""
-
-    @property
-    def key(self) -> str:
-        """The primary key: one column in every upserted table."""
-        return str(next(iter(metadata.tables[self.table].primary_key.columns)).name)
 
 
 def dump_row(record: Record, **added: Any) -> dict[str, Any]:
@@ -101,9 +97,7 @@ def build_insert(upsert: Upsert, carried: frozenset[str], rows: str) -> str:
     another transaction may have committed.
     """
     table, key = upsert.table, upsert.key
-    columns = [column.name for column in metadata.tables[table].columns if column.name in carried]
-    if unknown := carried.difference(columns):
-        raise KeyError(f"{table} has no column {', '.join(sorted(unknown))}")
+    columns = sorted(carried)
     apart = {key, *upsert.insert_only, *upsert.on_change, *upsert.always}
     compared = [name for name in columns if name not in apart]
     differs = f"{_row('stored', compared)} IS DISTINCT FROM {_row('EXCLUDED', compared)}"

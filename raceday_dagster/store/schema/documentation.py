@@ -22,7 +22,7 @@ BEGIN = """# Data for people and models
 The views of the database that `DATABASE_URL` names, with every column. `raceday db upgrade` makes them; this page is
 made from their comments (`make docs`). Instants are `timestamptz`, money is in cents, shares are in percent, odds are
 dollars for one. Ask for one race at a time (`WHERE race_id = …`) and a view answers from indexes, whatever the history
-holds. The tables below them are described in `raceday_dagster/store/schema/tables.py`.
+holds. The tables below them are made in `raceday_dagster/store/schema/migrations/versions`.
 """
 
 

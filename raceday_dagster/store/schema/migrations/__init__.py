@@ -1,7 +1,7 @@
 """Brings a database to the schema of this code: alembic, driven from here and needing no ``alembic.ini``.
 
 A migration is a record of what was done and is never edited afterwards; a new one is a new file in ``versions``,
-written by hand. A test proves that all of them together lead to ``store.schema.tables``.
+written by hand. Together they are the description of the schema.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,12 +23,10 @@ from raceday_dagster.errors import DatabaseError
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import parse_database_url
 from raceday_dagster.store.engine import choose_connect_args
-from raceday_dagster.store.schema.check import REVISION, read_revision, read_revision_of, refuse_newer
+from raceday_dagster.store.schema.check import REVISION, read_revision_of, refuse_newer
 from raceday_dagster.store.schema.partitions import choose_days, create_partitions
 from raceday_dagster.store.sql_errors import build_database_error, describe_place
 from raceday_dagster.store.transaction import Transaction
-
-__all__ = ["UpgradeReport", "head_revision", "read_revision", "upgrade"]
 
 PARTITIONS_DEADLINE_S = 30.0
 LOCK_TIMEOUT_MS = 5_000
@@ -72,13 +69,6 @@ def upgrade(database_url: str, *, lock_timeout_ms: int = LOCK_TIMEOUT_MS) -> Upg
         raise build_database_error(engine, error) from error
 
 
-def head_revision() -> str:
-    """The revision this code writes."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None
-    return head
-
-
 def _upgrade(connection: Connection, lock_timeout_ms: int) -> UpgradeReport:
     connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%(key)s)", {"key": UPGRADE_LOCK_KEY})
     # Another upgrade is waited for; a race write or a forgotten session that holds a table is not.
@@ -95,7 +85,7 @@ def _upgrade(connection: Connection, lock_timeout_ms: int) -> UpgradeReport:
     return UpgradeReport(from_revision=before, to_revision=REVISION, partitions=made)
 
 
-def _config(connection: Connection | None = None) -> Config:
+def _config(connection: Connection) -> Config:
     config = Config(stdout=io.StringIO())
     # Alembic interpolates its options: a percent sign in the path must be doubled.
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))

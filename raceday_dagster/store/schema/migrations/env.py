@@ -5,9 +5,6 @@ from __future__ import annotations
 from alembic import context
 
 from raceday_dagster.store.schema.check import VERSION_TABLE
-from raceday_dagster.store.schema.tables import metadata
 
-context.configure(
-    connection=context.config.attributes["connection"], target_metadata=metadata, version_table=VERSION_TABLE
-)
+context.configure(connection=context.config.attributes["connection"], version_table=VERSION_TABLE)
 context.run_migrations()

@@ -6,8 +6,6 @@ from alembic import op
 
 revision = "0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 RACE_DAY = """
 CREATE TABLE racing_days (
@@ -186,10 +184,3 @@ CREATE TABLE batches (
 def upgrade() -> None:
     for statements in (RACE_DAY, HISTORY, LEDGER):
         op.execute(statements)
-
-
-def downgrade() -> None:
-    op.execute(
-        "DROP TABLE batches, race_polls, odds_history, money_flow_history, race_results, race_pools, entrants, "
-        "races, meetings, racing_days"
-    )

@@ -6,15 +6,8 @@ from alembic import op
 
 revision = "0002"
 down_revision = "0001"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
     op.execute("ALTER TABLE entrants ADD COLUMN withdrawn_at timestamptz")
     op.execute("CREATE INDEX ix_race_polls_polled_at ON race_polls USING brin (polled_at)")
-
-
-def downgrade() -> None:
-    op.execute("DROP INDEX ix_race_polls_polled_at")
-    op.execute("ALTER TABLE entrants DROP COLUMN withdrawn_at")

@@ -9,8 +9,6 @@ from alembic import op
 
 revision = "0003"
 down_revision = "0002"
-branch_labels = None
-depends_on = None
 
 TABLES = """
 ALTER TABLE race_polls ADD COLUMN lane text, ADD COLUMN due_at timestamptz;
@@ -353,10 +351,3 @@ def upgrade() -> None:
     op.execute(TABLES)
     for view in VIEWS:
         view.create()
-
-
-def downgrade() -> None:
-    for view in VIEWS:
-        op.execute(f"DROP VIEW {view.name}")
-    op.execute("DROP TABLE market_signals, pool_history")
-    op.execute("ALTER TABLE race_polls DROP COLUMN lane, DROP COLUMN due_at")

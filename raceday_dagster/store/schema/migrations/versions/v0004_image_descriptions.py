@@ -6,8 +6,6 @@ from alembic import op
 
 revision = "0004"
 down_revision = "0003"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -26,8 +24,3 @@ def upgrade() -> None:
         )
     """)
     op.execute("CREATE INDEX ix_image_descriptions_content ON image_descriptions (content_hash)")
-
-
-def downgrade() -> None:
-    op.execute("DROP TABLE image_descriptions")
-    op.execute("ALTER TABLE entrants DROP COLUMN alt_silk_url_64x64, DROP COLUMN alt_silk_url_128x128")

@@ -9,8 +9,6 @@ from alembic import op
 
 revision = "0005"
 down_revision = "0004"
-branch_labels = None
-depends_on = None
 
 KINDS = ("fixed_win", "fixed_place", "pool_win", "pool_place")
 VIEW = """
@@ -19,10 +17,6 @@ SELECT race.race_id, entrant.entrant_id, entrant.runner_number, entrant.name,
     coalesce(race.actual_start, race.start_time) AS started_at,
     {prices}
 FROM races AS race JOIN entrants AS entrant USING (race_id)
-{histories}
-WHERE NOT entrant.is_scratched AND entrant.withdrawn_at IS NULL
-"""
-AT_ONCE = """
 CROSS JOIN LATERAL (
     SELECT {columns} FROM (
         SELECT DISTINCT ON (price.type) price.type, price.odds FROM odds_history AS price
@@ -32,20 +26,11 @@ CROSS JOIN LATERAL (
         ORDER BY price.type, price.event_timestamp DESC
     ) AS newest
 ) AS price
+WHERE NOT entrant.is_scratched AND entrant.withdrawn_at IS NULL
 """
-ONE_BY_ONE = """(SELECT price.odds FROM odds_history AS price
-        WHERE price.racing_day = race.racing_day AND price.race_id = race.race_id
-            AND price.entrant_id = entrant.entrant_id AND price.type = '{kind}'
-            AND price.event_timestamp <= coalesce(race.actual_start, race.start_time)
-        ORDER BY price.event_timestamp DESC LIMIT 1) AS {kind}_odds"""
 
 
 def upgrade() -> None:
     columns = (f"(max(odds) FILTER (WHERE type = '{kind}'))::numeric(10, 2) AS {kind}_odds" for kind in KINDS)
-    prices = ", ".join(f"price.{kind}_odds" for kind in KINDS)
-    op.execute(VIEW.format(prices=prices, histories=AT_ONCE.format(columns=",\n        ".join(columns))))
-
-
-def downgrade() -> None:
-    prices = ",\n    ".join(ONE_BY_ONE.format(kind=kind) for kind in KINDS)
-    op.execute(VIEW.format(prices=prices, histories=""))
+    prices = (f"price.{kind}_odds" for kind in KINDS)
+    op.execute(VIEW.format(prices=", ".join(prices), columns=", ".join(columns)))
