@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from importlib import metadata
 from types import TracebackType
 from typing import Self
@@ -25,7 +24,7 @@ from raceday_dagster.fetch.exchange import (
     read_answer,
 )
 from raceday_dagster.fetch.meetings import MeetingsPage, build_racing_day, parse_meetings_page
-from raceday_dagster.fetch.retries import Retries, read_utc_clock
+from raceday_dagster.fetch.retries import Retries
 from raceday_dagster.fetch.wire import WireError, read_complaint
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.events import RaceEvent, RacingDay
@@ -38,13 +37,11 @@ PAGES_MAX = 20
 """Ten times what the fullest Saturday needs."""
 
 RACE_ID_MAX_CHARS = 100
+USER_AGENT = f"raceday-dagster/{metadata.version('raceday-dagster')}"
 
 CLOCK_TOLERANCE = timedelta(seconds=5)
 """How far ahead of ours the feed's clock may be. An answer dated in the future makes every honest one stale until that
 time has come, so this is what one server's wrong clock can cost a race."""
-
-CONNECTING = "raceday-connect-ahead"
-"""Threads that open connections before they are needed."""
 
 
 class RacingApi:
@@ -56,7 +53,7 @@ class RacingApi:
         timeout_s: Seconds of one try, from connecting to the last byte of the body.
         retry_delays_s: The wait before each further try.
         pool_size: Connections kept open.
-        session: For tests; the caller's to close. By default ``exchange.build_session``, which see.
+        session: For tests. By default ``exchange.build_session``, which see.
         monotonic, sleep, utc_now: The clocks. A simulator on this machine may have any time of day; another API that is
             more than ``CLOCK_TOLERANCE`` ahead of ``utc_now`` is not believed: its answers count as made on arrival.
     """
@@ -72,15 +69,14 @@ class RacingApi:
         session: requests.Session | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        utc_now: Callable[[], datetime] = read_utc_clock,
+        utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._identity = identity
         self._timeout_s = timeout_s
-        self._retries = Retries(tuple(retry_delays_s), monotonic=monotonic, sleep=sleep, utc_now=utc_now)
+        self._retries = Retries(tuple(retry_delays_s), monotonic=monotonic, sleep=sleep)
         self._any_time = is_on_this_machine(self._base_url)
-        self._owned = session is None
-        self._session = build_session(self._base_url, pool_size) if session is None else session
+        self._session = session or build_session(self._base_url, pool_size)
         self._monotonic = monotonic
         self._utc_now = utc_now
 
@@ -93,18 +89,13 @@ class RacingApi:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections. A session that was handed in stays open."""
-        if self._owned:
-            self._session.close()
+        """Closes the connections."""
+        self._session.close()
 
     def connect_ahead(self, connections: int) -> None:
         """Begins to open so many connections, and returns at once: who waits for races to fall due has the time for
         it that their first requests have not. What cannot be opened is opened by them."""
-        for open_connection in connect_ahead(self._session, self._base_url, connections, timeout_s=self._timeout_s):
-            try:
-                threading.Thread(target=open_connection, name=CONNECTING, daemon=True).start()
-            except RuntimeError:  # no thread is left: nor will there be a fetch
-                return
+        connect_ahead(self._session, self._base_url, connections, timeout_s=self._timeout_s)
 
     def fetch_race_event(self, race_id: str, *, deadline_s: float) -> RaceEvent | None:
         """One race as it stands now, money tracker included; ``None`` if the API does not know it (404).
@@ -229,7 +220,7 @@ class RacingApi:
             "X-Partner-ID": self._identity.partner_id,
             "Accept": "application/json",
             "Accept-Encoding": "gzip",
-            "User-Agent": _USER_AGENT,
+            "User-Agent": USER_AGENT,
         }
 
     def _redact(self, excerpt: str) -> str:
@@ -264,13 +255,3 @@ def _require_races(day: RacingDay) -> RacingDay:
             retryable=True,
         )
     return day
-
-
-def _find_version() -> str:
-    try:
-        return metadata.version("raceday-dagster")
-    except metadata.PackageNotFoundError:
-        return "0"
-
-
-_USER_AGENT = f"raceday-dagster/{_find_version()}"

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar, Token
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +24,10 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 if TYPE_CHECKING:
     from urllib3._base_connection import BaseHTTPConnection
+
+
+CONNECTING = "raceday-connect-ahead"
+"""Threads that open connections before they are needed."""
 
 
 class NoThreadError(RequestsConnectionError):
@@ -185,12 +188,13 @@ class CuttingPool(HTTPConnectionPool):
 
     ConnectionCls = _Connection
 
-    def connect_ahead(self, connections: int, seconds: float) -> list[Callable[[], None]]:
-        """What opens so many connections for the requests to come, each to be called in a thread of its own.
+    def connect_ahead(self, connections: int, seconds: float) -> None:
+        """Opens so many connections for the requests to come, each in a thread of its own.
 
         They are taken out of the pool here, for one that is open already would be taken again and again.
         """
-        return [partial(self._open, self._get_conn(), seconds) for _ in range(connections)]
+        for connection in [self._get_conn() for _ in range(connections)]:
+            _start(threading.Thread(target=self._open, args=(connection, seconds), name=CONNECTING, daemon=True))
 
     def _open(self, connection: BaseHTTPConnection, seconds: float) -> None:
         try:

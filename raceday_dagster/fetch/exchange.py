@@ -10,7 +10,8 @@ import re
 import socket
 import ssl
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from http.cookiejar import DefaultCookiePolicy
 from typing import cast
 
@@ -122,18 +123,17 @@ def read_answer(
     return body
 
 
-def connect_ahead(
-    session: requests.Session, url: str, connections: int, *, timeout_s: float
-) -> list[Callable[[], None]]:
-    """What opens connections that the next requests to ``url`` find ready, TLS included, each to be called in a thread
-    of its own; nothing through a proxy. A request opens what could not be opened, and says what is wrong."""
+def connect_ahead(session: requests.Session, url: str, connections: int, *, timeout_s: float) -> None:
+    """Begins to open connections that the next requests to ``url`` find ready, TLS included; none through a proxy. A
+    request opens what could not be opened, and says what is wrong."""
     settings = session.merge_environment_settings(url, {}, None, None, None)
     adapter = session.get_adapter(url)
     if not isinstance(adapter, CuttingAdapter) or select_proxy(url, settings["proxies"]):
-        return []
+        return
     request = requests.Request("GET", url).prepare()
     pool = adapter.get_connection_with_tls_context(request, settings["verify"], None, settings["cert"])
-    return cast(CuttingPool, pool).connect_ahead(connections, timeout_s)
+    with suppress(NoThreadError):
+        cast(CuttingPool, pool).connect_ahead(connections, timeout_s)
 
 
 def clean_excerpt(text: str) -> str:

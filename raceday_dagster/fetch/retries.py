@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from structlog.typing import FilteringBoundLogger
+from urllib3 import Retry
+from urllib3.exceptions import InvalidHeader
 
 from raceday_dagster.errors import FetchError
 from raceday_dagster.fetch.cutoff import Deadline
 from raceday_dagster.fetch.exchange import ExchangeError
-
-
-def read_utc_clock() -> datetime:
-    """The time of day, in UTC."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
@@ -26,14 +20,13 @@ class Retries:
     """How a request is repeated.
 
     ``delays_s``: the wait before each further try, so their number is the number of retries. ``retry_after_max_s``: a
-    server that asks for more than this is given up at once. ``monotonic``, ``sleep``, ``utc_now``: the clocks.
+    server that asks for more than this is given up at once. ``monotonic``, ``sleep``: the clock.
     """
 
     delays_s: Sequence[float] = (0.1, 0.2, 0.4)
     retry_after_max_s: float = 10.0
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
-    utc_now: Callable[[], datetime] = read_utc_clock
 
     def run(
         self,
@@ -81,13 +74,9 @@ class Retries:
         """Seconds to wait after the failed try number ``attempt``; ``None``: do not try again."""
         if attempt > len(self.delays_s):
             return None
-        delay_s = self.delays_s[attempt - 1]
-        if fault.retry_after is not None:
-            asked_s = parse_retry_after_s(fault.retry_after, self.utc_now())
-            if asked_s is not None and asked_s > self.retry_after_max_s:
-                return None
-            delay_s = max(delay_s, asked_s or 0)
-        return delay_s if delay_s < remaining_s else None
+        asked_s = _read_retry_after_s(fault.retry_after or "")
+        delay_s = max(self.delays_s[attempt - 1], asked_s)
+        return delay_s if asked_s <= self.retry_after_max_s and delay_s < remaining_s else None
 
     def _log_attempt(self, log: FilteringBoundLogger, attempt: int, began: float, fault: ExchangeError | None) -> None:
         log.debug(
@@ -98,18 +87,9 @@ class Retries:
         )
 
 
-def parse_retry_after_s(header: str, now: datetime) -> float | None:
-    """Seconds that a ``Retry-After`` header asks for, given as seconds or as an HTTP date; ``None`` if it is neither.
-
-    A date that has passed asks for 0.
-    """
-    text = header.strip()
-    if re.fullmatch(r"[0-9]+", text):
-        return float(text) if len(text) <= 9 else float("inf")
+def _read_retry_after_s(header: str) -> float:
+    """Seconds that a ``Retry-After`` header asks for, itself seconds or an HTTP date; 0 if it is neither or has passed."""
     try:
-        at = parsedate_to_datetime(text)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    # An HTTP date is GMT; the parser leaves the zone out when the header says "-0000" or nothing.
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return max((at - now).total_seconds(), 0)
+        return Retry().parse_retry_after(header)
+    except (InvalidHeader, ValueError, OverflowError):  # the latter two for a date outside of the calendar
+        return 0.0

@@ -15,7 +15,7 @@ import pytest
 
 from raceday_dagster.errors import FetchError
 from raceday_dagster.fetch import RacingApi
-from raceday_dagster.fetch.client import CONNECTING
+from raceday_dagster.fetch.cutoff import CONNECTING
 from raceday_dagster.fetch.exchange import BODY_MAX_BYTES
 from raceday_dagster.settings import ApiIdentity
 from raceday_dagster_tests.integration.fetch.raw_server import (

@@ -235,18 +235,6 @@ def test_a_machine_without_a_thread_left_is_a_retryable_error(
     assert cutoff._current.get() is None
 
 
-def test_a_session_handed_in_is_left_open() -> None:
-    closed = []
-
-    class Session(requests.Session):
-        def close(self) -> None:
-            closed.append(self)
-
-    with RacingApi(BASE_URL, IDENTITY, session=Session()):
-        pass
-    assert closed == []
-
-
 def test_a_proxy_of_the_environment_is_used_but_never_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
