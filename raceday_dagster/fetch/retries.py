@@ -88,7 +88,7 @@ class Retries:
 
 
 def _read_retry_after_s(header: str) -> float:
-    """Seconds that a ``Retry-After`` header asks for, itself seconds or an HTTP date; 0 if it is neither or has passed."""
+    """Seconds that a ``Retry-After`` header asks for, as seconds or as a date; 0 if it is neither or has passed."""
     try:
         return Retry().parse_retry_after(header)
     except (InvalidHeader, ValueError, OverflowError):  # the latter two for a date outside of the calendar

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from raceday_dagster.racing.records import Record
 
 Category = Literal["T", "H", "G"]
 RaceStatus = Literal["open", "closed", "interim", "final", "abandoned"]
 
+STATUSES: frozenset[str] = frozenset(get_args(RaceStatus))
 TERMINAL_STATUSES: frozenset[str] = frozenset({"final", "abandoned"})
 """Statuses after which a race is no longer polled: closed and interim are not among them."""
 

@@ -22,6 +22,8 @@ IntervalType = Literal["5m", "2m", "30s", "live"]
 ResultStatus = Literal["interim", "final", "protest"]
 PoolSource = Literal["tote_pools", "dividends"]
 
+RACE_TYPES: dict[Category, RaceType] = {"T": "thoroughbred", "H": "harness", "G": "greyhound"}
+
 
 class MeetingRow(Record):
     """A row of ``meetings`` as far as a race payload knows it. ``racing_day`` and ``status`` are never set here:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
-from raceday_dagster.racing.events import Category, ListedMeeting, ListedRace, RaceStatus, RacingDay
+from raceday_dagster.racing.events import STATUSES, ListedRace, RacingDay
 from raceday_dagster.racing.outcomes import RowCounts
-from raceday_dagster.racing.snapshots import RaceType
+from raceday_dagster.racing.snapshots import RACE_TYPES
 from raceday_dagster.store.decisions import StoredRace, choose_meetings_to_update, choose_status
 from raceday_dagster.store.race_write import NO_NEWER_ANSWER, update_meeting_statuses
 from raceday_dagster.store.transaction import Transaction
 from raceday_dagster.store.upsert import Upsert, dump_row, dump_values, write_rows
-
-RACE_TYPES: dict[Category, RaceType] = {"T": "thoroughbred", "H": "harness", "G": "greyhound"}
-KNOWN_STATUSES = frozenset(get_args(RaceStatus))
 
 # Comes first: lists of one day take turns, and one that is older than the newest already written changes no row here.
 CLAIM_DAY = """
@@ -49,31 +46,27 @@ def write_list(transaction: Transaction, day: RacingDay) -> RowCounts:
     if not transaction.run("racing_days", CLAIM_DAY, values).rowcount:
         return RowCounts()
     known = _lock_races(transaction, [race.race_id for race in day.races])
-    meetings = write_rows(transaction, MEETINGS, [_meeting_row(meeting, day) for meeting in day.meetings])
-    rows, meeting_ids = [], set[str]()
+    meeting_rows = [
+        dump_row(meeting, race_type=RACE_TYPES[meeting.category], api_generated_time=day.generated_at)
+        for meeting in day.meetings
+    ]
+    meetings = write_rows(transaction, MEETINGS, meeting_rows)
+    race_rows, meeting_ids = [], set[str]()
     for race in day.races:
         stored = known.get(race.race_id, StoredRace())
         if stored.has_newer_answer(day.generated_at):
             continue
-        change = choose_status(stored, _read_status(race), day.generated_at)
-        rows.append(_race_row(race, day, stored, change))
+        change = choose_status(stored, race.status if race.status in STATUSES else None, day.generated_at)
+        race_rows.append(_race_row(race, day, stored, change))
         meeting_ids |= choose_meetings_to_update(stored, change, race.meeting_id)
-    races = write_rows(transaction, RACES, rows)
+    races = write_rows(transaction, RACES, race_rows)
     statuses = update_meeting_statuses(transaction, meeting_ids)
     return RowCounts(meetings=min(meetings + statuses, len(day.meetings)), races=races)
 
 
 def _lock_races(transaction: Transaction, race_ids: list[str]) -> dict[str, StoredRace]:
-    rows = transaction.run("lock", LOCK_AND_READ, {"race_ids": race_ids}).mappings() if race_ids else ()
+    rows = transaction.run("lock", LOCK_AND_READ, {"race_ids": race_ids}).mappings()
     return {row["race_id"]: StoredRace(**{name: row[name] for name in row if name != "race_id"}) for row in rows}
-
-
-def _read_status(race: ListedRace) -> str | None:
-    return race.status if race.status in KNOWN_STATUSES else None
-
-
-def _meeting_row(meeting: ListedMeeting, day: RacingDay) -> dict[str, Any]:
-    return dump_row(meeting, race_type=RACE_TYPES[meeting.category], api_generated_time=day.generated_at)
 
 
 def _race_row(race: ListedRace, day: RacingDay, stored: StoredRace, change: dict[str, Any]) -> dict[str, Any]:

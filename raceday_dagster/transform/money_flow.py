@@ -8,18 +8,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Context, Decimal, Inexact, InvalidOperation
+from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 from raceday_dagster.racing.events import TrackerRow
 from raceday_dagster.racing.snapshots import PoolsRow
-from raceday_dagster.transform.rounding import exact, round_half_up, to_hundredths
+from raceday_dagster.transform.rounding import round_half_up, to_hundredths
 
-SHARE_LIMIT = 10_000
-"""Percent; what ``numeric(6,2)`` ends below."""
-_EXACT = Context(prec=100, traps=[InvalidOperation, Inexact])
-"""Adds percentages without ever rounding: a sum that would need more digits is an error."""
+_EXACT = Context(prec=100)
+"""Adds percentages, which the fetch has bounded, without ever rounding."""
 
 
 class Share(NamedTuple):
@@ -49,11 +47,7 @@ class RaceMoney:
 def follow_money(
     entrant_ids: Collection[str], tracker: Iterable[TrackerRow] | None, pools: PoolsRow | None
 ) -> RaceMoney:
-    """Sums the tracker and splits the tote pools; shares are not scaled to add up to 100.
-
-    Raises:
-        ValueError: A share, or a sum of shares, is not a number this data can hold.
-    """
+    """Sums the tracker and splits the tote pools; shares are not scaled to add up to 100."""
     rows: defaultdict[str, list[TrackerRow]] = defaultdict(list)
     for row in tracker or ():
         rows[row.entrant_id].append(row)
@@ -71,15 +65,9 @@ def follow_money(
 def _sum_rows(rows: Iterable[TrackerRow]) -> Share:
     """An entrant's share; in decimals first, which is ten times quicker than in fractions."""
     hold = bet = Decimal(0)
-    try:
-        for row in rows:
-            hold, bet = _EXACT.add(hold, row.hold_percentage), _EXACT.add(bet, row.bet_percentage)
-    except ArithmeticError as error:
-        raise ValueError("the money tracker's shares are not numbers this data can hold") from error
-    share = Share(exact(hold), exact(bet))
-    if any(abs(percentage) >= SHARE_LIMIT for percentage in share):
-        raise ValueError("the money tracker's shares are not percentages")
-    return share
+    for row in rows:
+        hold, bet = _EXACT.add(hold, row.hold_percentage), _EXACT.add(bet, row.bet_percentage)
+    return Share(Fraction(hold), Fraction(bet))
 
 
 def _add_up(shares: Iterable[Share]) -> Share:

@@ -7,38 +7,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
-from raceday_dagster.racing.events import Category, RaceEvent, RaceStatus, Runner
+from raceday_dagster.racing.events import STATUSES, RaceEvent, Runner
 from raceday_dagster.racing.records import Record
 from raceday_dagster.racing.snapshots import (
+    RACE_TYPES,
     EntrantRow,
     MeetingRow,
     MoneyFlowRow,
+    OddsRow,
     RaceRow,
     RaceSnapshot,
-    RaceType,
     ResultsRow,
     ResultStatus,
 )
 from raceday_dagster.transform.money_flow import RaceMoney, follow_money
-from raceday_dagster.transform.odds import ODDS_TYPES, Prices, list_candidates, read_prices
+from raceday_dagster.transform.odds import ODDS_TYPES, Prices, read_prices
 from raceday_dagster.transform.quality import assess_quality
 from raceday_dagster.transform.rounding import round_half_up
 from raceday_dagster.transform.timing import choose_interval_type, choose_time_interval, measure_time_to_start
 from raceday_dagster.transform.tote_pools import read_pools
 
-STATUSES: frozenset[str] = frozenset(get_args(RaceStatus))
-RACE_TYPES: Mapping[Category, RaceType] = {"T": "thoroughbred", "H": "harness", "G": "greyhound"}
-
 
 def transform_race(event: RaceEvent) -> RaceSnapshot:
-    """What is to be stored of one answer.
-
-    Raises:
-        ValueError: The answer holds a number no column could take, or lists an entrant twice.
-    """
-    _refuse_repeated_entrants(event.runners)
+    """What is to be stored of one answer."""
     pools = read_pools(event.tote_pools, event.dividends)
     money = follow_money([runner.entrant_id for runner in event.runners], event.tracker, pools.row)
     prices = {runner.entrant_id: read_prices(runner.odds) for runner in event.runners}
@@ -62,7 +55,10 @@ def transform_race(event: RaceEvent) -> RaceSnapshot:
         results=_build_results(event, prices),
         money_flow=_build_money_flow(event.runners, prices, money),
         odds=tuple(
-            candidate for runner in event.runners for candidate in list_candidates(runner, prices[runner.entrant_id])
+            OddsRow(entrant_id=runner.entrant_id, type=kind, odds=price)
+            for runner in event.runners
+            for kind, price in prices[runner.entrant_id].carried.items()
+            if price is not None
         ),
         quality=assess_quality(
             event,
@@ -73,12 +69,6 @@ def transform_race(event: RaceEvent) -> RaceSnapshot:
             warnings=_warn(event, prices),
         ),
     )
-
-
-def _refuse_repeated_entrants(runners: Sequence[Runner]) -> None:
-    for entrant_id, times in Counter(runner.entrant_id for runner in runners).items():
-        if times > 1:
-            raise ValueError(f"the answer lists entrant {entrant_id[:40]} {times} times")
 
 
 def _pick(source: Record, row: type[Record]) -> dict[str, Any]:
@@ -126,7 +116,7 @@ def _build_money_flow(
         MoneyFlowRow(
             entrant_id=runner.entrant_id,
             **money.columns[runner.entrant_id],
-            **{f"{kind}_odds": prices[runner.entrant_id].find(kind) for kind in ODDS_TYPES},
+            **{f"{kind}_odds": prices[runner.entrant_id].carried.get(kind) for kind in ODDS_TYPES},
         )
         for runner in runners
         if runner.entrant_id in money.columns

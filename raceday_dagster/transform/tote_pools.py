@@ -40,11 +40,7 @@ class PoolTotals:
 
 
 def read_pools(tote_pools: Iterable[TotePool] | None, dividends: Iterable[Dividend] | None) -> PoolTotals:
-    """The pools in cents.
-
-    Raises:
-        ValueError: A total is not a number this data can hold.
-    """
+    """The pools in cents."""
     live: list[tuple[str, Decimal]] = []
     abandoned: list[str] = []
     for pool in tote_pools or ():

@@ -7,7 +7,6 @@ from decimal import Decimal
 
 import pytest
 
-from raceday_dagster.racing.events import TotePool, TrackerRow
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.transform.race import transform_race
 from raceday_dagster_tests.unit.transform.golden_race import entrant, golden_event
@@ -120,35 +119,6 @@ def test_results_and_dividends_are_kept(snapshot: RaceSnapshot) -> None:
     assert [row.runner_number for row in snapshot.entrants if row.favourite] == [4]
     assert len(snapshot.results.dividends) == 14
     assert snapshot.results.dividends[0]["dividend"] == "6.6"
-
-
-@pytest.mark.parametrize(("number", "win", "place"), [(1, 20725, 7623), (6, 21876, 8047), (8, 2303, 847)])
-def test_a_poll_of_smaller_pools_before_it_gives_the_known_increments(
-    snapshot: RaceSnapshot, number: int, win: int, place: int
-) -> None:
-    before = golden_event()
-    smaller = tuple(
-        pool.model_copy(update={"total": {"Win": Decimal(8000), "Place": Decimal(3500)}[pool.product_type or ""]})
-        for pool in before.tote_pools or ()
-        if pool.product_type in {"Win", "Place"}
-    )
-    earlier = transform_race(before.model_copy(update={"tote_pools": smaller}))
-    rows = [next(row for row in poll.money_flow if row.entrant_id == entrant(number)) for poll in (earlier, snapshot)]
-    assert (rows[1].win_pool_amount or 0) - (rows[0].win_pool_amount or 0) == win
-    assert (rows[1].place_pool_amount or 0) - (rows[0].place_pool_amount or 0) == place
-
-
-def test_a_share_that_falls_while_the_pool_grows_gives_a_negative_increment(snapshot: RaceSnapshot) -> None:
-    before = golden_event()
-    event = before.model_copy(
-        update={
-            "tote_pools": (TotePool(product_type="Win", total=Decimal("8000.00"), status="OPEN"),),
-            "tracker": (TrackerRow(entrant_id=entrant(5), hold_percentage=Decimal(20), bet_percentage=Decimal(17)),),
-        }
-    )
-    earlier = transform_race(event).money_flow[0].win_pool_amount
-    later = next(row for row in snapshot.money_flow if row.entrant_id == entrant(5)).win_pool_amount
-    assert (later or 0) - (earlier or 0) == -13578
 
 
 def test_the_same_answer_gives_the_same_snapshot(snapshot: RaceSnapshot) -> None:

@@ -137,7 +137,8 @@ def test_without_pools_the_shares_are_set_and_the_amounts_are_not() -> None:
     snapshot = transform_race(changed(tote_pools=None))
     assert snapshot.pools is None
     assert SHARE_COLUMNS & set(snapshot.entrants[0].carried()) == {"hold_percentage", "bet_percentage"}
-    assert snapshot.money_flow[0].win_pool_amount is None
+    flow = snapshot.money_flow[0]
+    assert flow.win_pool_amount is flow.total_pool_amount is flow.win_pool_percentage is None
 
 
 def test_a_scratched_runner_has_money_flow_and_prices_but_no_result_prices() -> None:
@@ -156,9 +157,11 @@ def test_result_prices_are_those_the_answer_carried() -> None:
 
 
 def test_without_a_place_pool_the_place_columns_of_an_entrant_are_not_set() -> None:
-    carried = first_entrant(changed(tote_pools=(TotePool(product_type="Win", total=Decimal(100)),))).carried()
+    snapshot = transform_race(changed(tote_pools=(TotePool(product_type="Win", total=Decimal(100)),)))
+    carried, flow = snapshot.entrants[0].carried(), snapshot.money_flow[0]
     assert SHARE_COLUMNS - set(carried) == {"place_pool_amount", "place_pool_percentage"}
     assert carried["win_pool_amount"] == 6000
+    assert flow.place_pool_amount is flow.place_pool_percentage is flow.total_pool_amount is None
 
 
 def test_an_empty_pool_is_known_and_sets_its_columns() -> None:
@@ -233,11 +236,6 @@ def test_runners_that_share_a_number_are_all_stored_and_none_has_result_prices_u
     assert (snapshot.quality.score, snapshot.money_flow) == (before.quality.score, before.money_flow)
     assert snapshot.results is not None
     assert str(first.runner_number) not in snapshot.results.fixed_odds
-
-
-def test_an_entrant_listed_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match=f"{entrant(2)} 2 times"):
-        transform_race(with_runner(entrant_id=entrant(2)))
 
 
 def test_an_empty_race_is_poor_but_not_an_error() -> None:
