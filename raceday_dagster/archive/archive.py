@@ -41,8 +41,8 @@ from raceday_dagster.store.schema.tables import PARTITIONED_TABLES
 from raceday_dagster.store.sql_errors import (
     LOCK_NOT_AVAILABLE,
     QUERY_CANCELED,
-    build_database_error,
     describe_cause,
+    naming_database_errors,
     read_sqlstate,
 )
 
@@ -119,11 +119,8 @@ def _set_ledger_aside(engine: Engine, before: date) -> Iterator[HistoryPartition
 
 def _read_old(engine: Engine, table: str, before: date) -> list[HistoryPartition]:
     """What is detached already comes first, and an interrupted detach before it, however young."""
-    try:
-        with engine.connect() as connection:
-            found = read_partitions(connection, table)
-    except SQLAlchemyError as error:
-        raise build_database_error(engine, error) from error
+    with naming_database_errors(engine), engine.connect() as connection:
+        found = read_partitions(connection, table)
     old = [partition for partition in found if partition.racing_day < before or partition.half_detached]
     return sorted(old, key=lambda partition: (not partition.half_detached, partition.attached, partition.racing_day))
 

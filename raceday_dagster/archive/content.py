@@ -39,10 +39,6 @@ KINDS = {
 DECIMAL = re.compile(r"numeric\((\d+),(\d+)\)")
 
 
-class UnknownKindError(ArchiveError):
-    """A column has a type that cannot be exported; the message names both."""
-
-
 class Content(Record):
     """A partition's rows, as one snapshot saw them."""
 
@@ -63,7 +59,7 @@ class HistoryColumns(Record):
 
 
 def read_columns(connection: Connection, partition: str) -> HistoryColumns:
-    """Raises ``UnknownKindError``, and what SQLAlchemy raises."""
+    """Raises ``ArchiveError`` for a type that cannot be exported, and what SQLAlchemy raises."""
     duckdb_types, numbers = {}, []
     for name, kind in connection.exec_driver_sql(COLUMNS, {"table": partition}):
         duckdb_types[name], number = _choose_kind(name, kind)
@@ -110,4 +106,4 @@ def _choose_kind(name: str, kind: str) -> tuple[str, str]:
     try:
         return KINDS[kind]
     except KeyError:
-        raise UnknownKindError(f"column {name} has the type {kind}, which no Parquet type is chosen for") from None
+        raise ArchiveError(f"column {name} has the type {kind}, which no Parquet type is chosen for") from None

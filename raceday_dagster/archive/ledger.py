@@ -7,11 +7,10 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from raceday_dagster.archive.partitions import HistoryPartition
 from raceday_dagster.store.schema.partitions import name_partition
-from raceday_dagster.store.sql_errors import build_database_error
+from raceday_dagster.store.sql_errors import naming_database_errors
 
 LEDGER_TABLES = {"race_polls": "polled_at", "batches": "started_at", "market_signals": "polling_timestamp"}
 """With the instant that says how old a row is."""
@@ -28,11 +27,8 @@ def find_old_days(engine: Engine, table: str, before: date) -> list[date]:
     question = " ".join(
         ("SELECT DISTINCT", day, "FROM", table, "WHERE", made_at, "<", MIDNIGHT.format("before"), "ORDER BY 1")
     )
-    try:
-        with engine.begin() as connection:
-            return list(connection.exec_driver_sql(LIMITS + question, {"before": before}).scalars())
-    except SQLAlchemyError as error:
-        raise build_database_error(engine, error) from error
+    with naming_database_errors(engine), engine.begin() as connection:
+        return list(connection.exec_driver_sql(LIMITS + question, {"before": before}).scalars())
 
 
 def set_aside(engine: Engine, table: str, day: date, *, rows_at_once: int = ROWS_AT_ONCE) -> HistoryPartition:
@@ -43,13 +39,11 @@ def set_aside(engine: Engine, table: str, day: date, *, rows_at_once: int = ROWS
     deletion = " ".join(("DELETE FROM", table, "WHERE ctid = ANY (ARRAY(", chosen, "LIMIT %(rows)s )) RETURNING *"))
     move = " ".join((LIMITS, "WITH moved AS (", deletion, ") INSERT INTO", name, "TABLE moved"))
     values = {"day": day, "next_day": day + timedelta(days=1), "rows": rows_at_once}
-    try:
+    with naming_database_errors(engine):
         with engine.begin() as connection:
             connection.exec_driver_sql(f"{LIMITS}CREATE TABLE IF NOT EXISTS {name} (LIKE {table})")
         moved = rows_at_once
         while moved == rows_at_once:
             with engine.begin() as connection:
                 moved = connection.exec_driver_sql(move, values).rowcount
-    except SQLAlchemyError as error:
-        raise build_database_error(engine, error) from error
     return HistoryPartition(table=table, name=name, racing_day=day, attached=False, half_detached=False)

@@ -6,7 +6,6 @@ takes too long it is cut off, half done: new queries no longer see the partition
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -16,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from raceday_dagster.racing.records import Record
+from raceday_dagster.store.schema.partitions import read_racing_day
 
 DETACH_WITHIN_S = 30.0
 
@@ -29,7 +29,6 @@ WHERE child.relkind = 'r' AND starts_with(child.relname, %(table)s)
     AND (pg_inherits.inhrelid IS NULL OR pg_inherits.inhparent = parent.oid)
 ORDER BY child.relname
 """
-DAY = re.compile(r"_(\d{4})_(\d{2})_(\d{2})")
 
 
 class HistoryPartition(Record):
@@ -50,17 +49,6 @@ def read_partitions(connection: Connection, table: str) -> list[HistoryPartition
         for name, attached, pending in connection.exec_driver_sql(PARTITIONS, {"table": table})
         if (racing_day := read_racing_day(table, name)) is not None
     ]
-
-
-def read_racing_day(table: str, name: str) -> date | None:
-    """The day a partition's name says; ``None`` for a table that is called something else."""
-    match = DAY.fullmatch(name.removeprefix(table))
-    if match is None or not name.startswith(table):
-        return None
-    try:
-        return date(int(match[1]), int(match[2]), int(match[3]))
-    except ValueError:
-        return None
 
 
 def is_attached(connection: Connection, partition: str) -> bool:

@@ -22,7 +22,7 @@ from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.images.batch import open_stages
 from raceday_dagster.logs import adding_to_every_line
 from raceday_dagster.settings import Settings
-from raceday_dagster.store.engine import PoolGauge, build_engine
+from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster.store.schema.check import check_schema
 from raceday_dagster.workers.entry import Calculation, name_calculation
@@ -48,7 +48,7 @@ def open_race_store(settings: Settings) -> Iterator[RaceStore]:
         if url not in _proven:
             check_schema(engine)
             _proven.add(url)
-        yield RaceStore(engine, gauge=PoolGauge(engine))
+        yield RaceStore(engine)
     finally:
         engine.dispose()
 

@@ -11,13 +11,12 @@ from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from raceday_dagster.racing.cadence import LAST_MINUTES, LOOK_AHEAD, LOOK_BACK, PolledRace, is_without_answer
 from raceday_dagster.racing.race_key import RaceKey, build_race_key
 from raceday_dagster.racing.records import Record
 from raceday_dagster.store.ledger import make_key
-from raceday_dagster.store.sql_errors import build_database_error
+from raceday_dagster.store.sql_errors import naming_database_errors
 
 LIVE_LOOK_BACK = timedelta(hours=24)
 
@@ -304,11 +303,8 @@ def _bound_overdue(now: datetime) -> dict[str, datetime]:
 
 def ask_engine(engine: Engine, question: str, **values: Any) -> list[dict[str, Any]]:
     """The rows of a query, by column name, on a connection of its own. Raises ``DatabaseError``."""
-    try:
-        with engine.connect() as connection:
-            return _ask(connection, question, **values)
-    except SQLAlchemyError as error:
-        raise build_database_error(engine, error) from error
+    with naming_database_errors(engine), engine.connect() as connection:
+        return _ask(connection, question, **values)
 
 
 def _ask(connection: Connection, question: str, **values: Any) -> list[dict[str, Any]]:

@@ -12,7 +12,6 @@ from datetime import UTC, date, datetime
 from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from raceday_dagster.errors import WriteError
 from raceday_dagster.racing.events import RacingDay
@@ -27,7 +26,7 @@ from raceday_dagster.store.ledger import PollRun
 from raceday_dagster.store.race_write import Poll, WriteReport
 from raceday_dagster.store.schema.partitions import choose_days, create_partitions
 from raceday_dagster.store.signals import FoundSignals, StoredPoll
-from raceday_dagster.store.sql_errors import build_database_error, is_missing_partition
+from raceday_dagster.store.sql_errors import is_missing_partition, naming_database_errors
 from raceday_dagster.store.transaction import Transactions
 
 __all__ = ["FoundSignals", "Poll", "PollRun", "RaceStore", "StoredPoll", "WriteReport"]
@@ -45,7 +44,6 @@ class RaceStore:
 
     Args:
         engine: From ``engine.build_engine``; the store never makes another.
-        gauge: Of that engine's pool; one is made if none is given.
         monotonic: Clock of durations and deadlines, seconds.
         utc_now: Clock that says which racing days are near.
         sleep: Called before the one retry of a failure that may pass.
@@ -54,14 +52,13 @@ class RaceStore:
     def __init__(
         self,
         engine: Engine,
-        gauge: PoolGauge | None = None,
         *,
         monotonic: Callable[[], float] = time.monotonic,
         utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.engine = engine
-        self.gauge = gauge or PoolGauge(engine)
+        self.gauge = PoolGauge(engine)
         self._monotonic = monotonic
         self._utc_now = utc_now
         self._transactions = Transactions(engine, self.gauge, monotonic=monotonic, sleep=sleep)
@@ -168,11 +165,9 @@ class RaceStore:
         Raises:
             DatabaseError: The database cannot be used.
         """
-        try:
-            with self._transactions.connect(self._monotonic() + DEADLINE_S) as connection:
-                return query(connection, *args, **kwargs)
-        except SQLAlchemyError as error:
-            raise build_database_error(self.engine, error) from error
+        ends_s = self._monotonic() + DEADLINE_S
+        with naming_database_errors(self.engine), self._transactions.connect(ends_s) as connection:
+            return query(connection, *args, **kwargs)
 
     def record_image(self, image: StoredImage) -> None:
         """Stores what became of an image; a failure leaves alone what was described before.

@@ -6,6 +6,8 @@ This is the one place where either is decided. No line shows a password, a param
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
@@ -109,6 +111,15 @@ def is_missing_partition(error: BaseException | None) -> bool:
     if error is None or read_sqlstate(error) != CHECK_VIOLATION:
         return False
     return getattr(getattr(getattr(error, "orig", None), "diag", None), "constraint_name", None) is None
+
+
+@contextmanager
+def naming_database_errors(engine: Engine) -> Iterator[None]:
+    """Turns what SQLAlchemy raises in the block into a ``DatabaseError``."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise build_database_error(engine, error) from error
 
 
 def build_database_error(engine: Engine, error: SQLAlchemyError) -> DatabaseError:

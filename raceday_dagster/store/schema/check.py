@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from raceday_dagster.errors import DatabaseError
-from raceday_dagster.store.sql_errors import UPGRADE, build_database_error, describe_place
+from raceday_dagster.store.sql_errors import UPGRADE, describe_place, naming_database_errors
 from raceday_dagster.store.transaction import connect_patiently
 
 REVISION = "0005"
@@ -50,11 +49,8 @@ def read_revision(engine: Engine) -> str | None:
     Raises:
         DatabaseError: One line: the database cannot be reached or refuses.
     """
-    try:
-        with connect_patiently(engine) as connection:
-            return read_revision_of(connection)
-    except SQLAlchemyError as error:
-        raise build_database_error(engine, error) from error
+    with naming_database_errors(engine), connect_patiently(engine) as connection:
+        return read_revision_of(connection)
 
 
 def read_revision_of(connection: Connection) -> str | None:

@@ -36,6 +36,15 @@ def name_partition(table: str, racing_day: date) -> str:
     return f"{table}_{racing_day:%Y_%m_%d}"
 
 
+def read_racing_day(table: str, name: str) -> date | None:
+    """The day a partition's name says; ``None`` for a table that is called something else."""
+    try:
+        day = date.fromisoformat(name.removeprefix(f"{table}_").replace("_", "-"))
+    except ValueError:
+        return None
+    return day if name == name_partition(table, day) else None
+
+
 def choose_days(now: datetime, days: Iterable[date] = ()) -> list[date]:
     """Today in New Zealand, the three days after it, and ``days``; each once, in order."""
     today = now.astimezone(NEW_ZEALAND).date()
@@ -74,17 +83,13 @@ def create_partitions(transaction: Transaction, days: Iterable[date], race_id: s
         _create_partition(transaction, table, day)
     made = tuple(name_partition(table, day) for table, day in missing)
     present = existing.union(made)
-    whole = {
-        day
-        for day in map(_read_day, present)
-        if all(name_partition(table, day) in present for table in PARTITIONED_TABLES)
-    }
-    return Partitions(made=made, days=frozenset(whole))
-
-
-def _read_day(partition: str) -> date:
-    year, month, day = partition.rsplit("_", 3)[1:]
-    return date(int(year), int(month), int(day))
+    whole = frozenset(
+        racing_day
+        for name in present
+        if (racing_day := read_racing_day(PARTITIONED_TABLES[0], name))
+        and all(name_partition(table, racing_day) in present for table in PARTITIONED_TABLES)
+    )
+    return Partitions(made=made, days=whole)
 
 
 def _create_partition(transaction: Transaction, table: str, day: date) -> None:

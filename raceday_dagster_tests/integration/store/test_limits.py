@@ -98,7 +98,7 @@ def test_the_servers_own_ceiling_is_waited_for(database_url: str) -> None:
 
 def test_a_write_that_is_late_is_not_committed(store: RaceStore, database_url: str) -> None:
     now_s = [0.0]
-    slow = RaceStore(store.engine, store.gauge, monotonic=lambda: now_s[0])
+    slow = RaceStore(store.engine, monotonic=lambda: now_s[0])
     make_partitions(slow)
 
     def pass_time(_connection: Any, statement: str) -> str:
@@ -114,7 +114,7 @@ def test_a_write_that_is_late_is_not_committed(store: RaceStore, database_url: s
 
 def test_a_statement_has_no_more_time_than_the_race(store: RaceStore) -> None:
     now_s = [0.0]
-    slow = RaceStore(store.engine, store.gauge, monotonic=lambda: now_s[0])
+    slow = RaceStore(store.engine, monotonic=lambda: now_s[0])
     make_partitions(slow)
 
     def pass_time(_connection: Any, statement: str) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from raceday_dagster.archive.archive import ArchiveStep
-from raceday_dagster.archive.partitions import read_racing_day
 from raceday_dagster.defs.ops.maintenance import choose_failed_cutoff, find_races_in_config, summarise_steps
 from raceday_dagster.errors import SettingsError
 from raceday_dagster.settings import Settings
+from raceday_dagster.store.schema.partitions import read_racing_day
 
 NOW = datetime(2026, 9, 26, 16, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)

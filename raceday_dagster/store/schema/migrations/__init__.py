@@ -16,7 +16,6 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from raceday_dagster.errors import DatabaseError
@@ -25,7 +24,7 @@ from raceday_dagster.settings import parse_database_url
 from raceday_dagster.store.engine import choose_connect_args
 from raceday_dagster.store.schema.check import REVISION, read_revision_of, refuse_newer
 from raceday_dagster.store.schema.partitions import choose_days, create_partitions
-from raceday_dagster.store.sql_errors import build_database_error, describe_place
+from raceday_dagster.store.sql_errors import describe_place, naming_database_errors
 from raceday_dagster.store.transaction import Transaction
 
 PARTITIONS_DEADLINE_S = 30.0
@@ -62,11 +61,8 @@ def upgrade(database_url: str, *, lock_timeout_ms: int = LOCK_TIMEOUT_MS) -> Upg
     """
     url = parse_database_url(database_url)
     engine = create_engine(url, poolclass=NullPool, connect_args=choose_connect_args(url))
-    try:
-        with _ALEMBIC, engine.begin() as connection:
-            return _upgrade(connection, lock_timeout_ms)
-    except SQLAlchemyError as error:
-        raise build_database_error(engine, error) from error
+    with naming_database_errors(engine), _ALEMBIC, engine.begin() as connection:
+        return _upgrade(connection, lock_timeout_ms)
 
 
 def _upgrade(connection: Connection, lock_timeout_ms: int) -> UpgradeReport:
