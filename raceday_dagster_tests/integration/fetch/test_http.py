@@ -116,6 +116,7 @@ def test_a_dead_first_address_of_a_name_leaves_time_for_the_second(monkeypatch: 
 @pytest.mark.parametrize(
     ("start", "drop"),
     [
+        (b"", b""),
         (b"", b"H"),
         (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x"),
         (frame(b"", length=10_000_000), b" "),
@@ -124,7 +125,7 @@ def test_a_dead_first_address_of_a_name_leaves_time_for_the_second(monkeypatch: 
         (b"HTTP/1.1 503 Busy\r\nConnection: close\r\n\r\n", b"x"),
         (frame(b"", "Location: /elsewhere", status="302 Found", length=10_000_000), b" "),
     ],
-    ids=["status line", "header", "sized body", "unsized body", "chunks", "error page", "redirect"],
+    ids=["silence", "status line", "header", "sized body", "unsized body", "chunks", "error page", "redirect"],
 )
 def test_a_slow_drip_is_cut_off(start: bytes, drop: bytes) -> None:
     with serving(lambda connection: server.drip(connection, start, drop)) as server:
@@ -158,13 +159,6 @@ def test_a_cut_answer_on_a_kept_connection_does_not_spoil_the_next() -> None:
     assert server.connections == 2
 
 
-def test_a_silent_server_is_timed_out() -> None:
-    with serving(lambda _: server.stopping.wait(ENDLESS_S) and None) as server:
-        error = fail(server, timeout_s=0.2, retries=1, deadline_s=2)
-    assert error.retryable
-    assert len(server.requests) == 2
-
-
 @pytest.mark.parametrize(
     "broken",
     [
@@ -181,21 +175,6 @@ def test_a_broken_exchange_is_tried_again(broken: Talk) -> None:
     with serving(broken, broken, say(frame(BODY))) as server, connect(server) as api:
         assert api.fetch_race_event(RACE_ID, deadline_s=5) is not None
     assert len(server.requests) == 3
-
-
-def test_an_exchange_that_stays_broken_is_a_retryable_error() -> None:
-    with serving(hang_up_at_once) as server:
-        error = fail(server)
-    assert error.retryable
-    assert len(server.requests) == 4
-
-
-def test_nobody_listening_is_a_retryable_error() -> None:
-    with serving(say(b"")) as server:
-        pass
-    with connect(server) as api, pytest.raises(FetchError, match="refused the connection; gave up after 4") as caught:
-        api.fetch_race_event(RACE_ID, deadline_s=5)
-    assert caught.value.retryable
 
 
 @pytest.mark.parametrize("layers", [1, 2])

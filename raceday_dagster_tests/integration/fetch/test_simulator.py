@@ -48,15 +48,3 @@ def test_every_race_of_the_day_is_read_at_every_stage_of_its_life(day: RacingDay
         assert event.tracker is not None
         statuses.add(event.status)
     assert statuses >= {"open", "final"}
-
-
-def test_an_unknown_race_is_none(api: RacingApi) -> None:
-    assert api.fetch_race_event("no-such-race", deadline_s=5) is None
-
-
-def test_one_bad_field_of_the_list_costs_only_itself(feed: RunningSimulator, day: RacingDay, api: RacingApi) -> None:
-    rule = feed.add_fault("/racing/meetings", "wrong_type")
-    spoilt = api.fetch_racing_day(DAY, deadline_s=20)
-    assert feed.fired(rule) == 1
-    assert (len(spoilt.meetings), len(spoilt.races)) == (len(day.meetings), len(day.races))
-    assert [field.partition(": ")[2] for field in spoilt.dropped] == ["races.0.distance"]

@@ -54,8 +54,9 @@ def open_store(database_url: str, *, pool_max: int = 3, checkout_timeout_s: floa
 
 @pytest.fixture
 def store(database_url: str) -> Iterator[RaceStore]:
-    """A store on the module's database, emptied."""
+    """A store on the module's database, emptied, with the partitions of the tests' racing day."""
     with open_store(database_url) as store:
+        make_partitions(store)
         yield store
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from raceday_dagster_tests.integration.store.store_fixture import (
     watch_statements,
     write,
 )
-from raceday_dagster_tests.write_snapshots import FIRST_POLL, make_results, make_snapshot, share_of
+from raceday_dagster_tests.write_snapshots import make_results, make_snapshot
 
 WRITERS = 5
 
@@ -78,41 +77,6 @@ def test_polls_of_one_race_in_any_order_end_with_the_newest(store: RaceStore, da
     assert tables["race_pools"][0]["win_pool_total"] == 500_000
     flow = [row for row in tables["money_flow_history"] if row["entrant_id"] == "race-1-01"]
     assert sum(row["incremental_win_amount"] for row in flow) == flow[-1]["win_pool_amount"] == 90_000
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_increments_add_up_to_the_present_amount_when_two_poll_one_race(
-    store: RaceStore, database_url: str, seed: int
-) -> None:
-    """Answers of one race, its end included, that reach two writers in another order than the feed made them."""
-    draw = random.Random(seed)
-    polls = []
-    for number in range(12):
-        status, cents = ("final" if number >= 8 else "open"), 100_001 + draw.randrange(50)
-        late = timedelta(seconds=draw.randrange(40))
-        made_at = FIRST_POLL + timedelta(seconds=5 * (number // 2))  # two answers have the same time of the feed
-        polls.append(
-            make_snapshot(
-                generated_at=made_at,
-                polled_at=made_at + late,
-                race={"status": status},
-                win_cents=cents,
-                entrant={"win_pool_amount": share_of(cents, 18)},
-                holds={1: 18},
-            )
-        )
-    draw.shuffle(polls)
-
-    def write_half(writer: int) -> int:
-        reports = [
-            write(store, snapshot, run_id=f"run-{writer}-{number}") for number, snapshot in enumerate(polls[writer::2])
-        ]
-        return sum(report.row_counts.entrants for report in reports)
-
-    assert sum(run_together(write_half, count=2)) > 1
-    tables = read_tables(database_url)
-    [entrant], flow = tables["entrants"], tables["money_flow_history"]
-    assert sum(row["incremental_win_amount"] for row in flow) == entrant["win_pool_amount"]
 
 
 def test_races_of_a_meeting_that_end_at_one_moment_complete_it(store: RaceStore, database_url: str) -> None:

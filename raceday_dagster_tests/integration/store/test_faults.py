@@ -37,13 +37,6 @@ STATEMENTS = 11
 """Of the first write of a race with results, whose meeting's status may follow."""
 
 
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        make_partitions(store)
-        yield store
-
-
 def count_rows(database_url: str) -> int:
     return sum(len(rows) for rows in read_tables(database_url).values())
 
@@ -121,13 +114,6 @@ def test_a_failure_that_passes_is_tried_once_more(store: RaceStore, sqlstate: st
     with failing(store, at=5, times=9, action=fail_with(sqlstate)) as (statements, caught):
         write(store, make_snapshot("race-2"))
     assert (statements.fired, caught.value.retryable) == (2, True)
-
-
-def test_a_failure_that_lasts_is_not_tried_again(store: RaceStore) -> None:
-    with failing(store, at=5, times=9, action=fail_with("53100")) as (statements, caught):
-        write(store, make_finished())
-    assert (statements.fired, caught.value.retryable) == (1, False)
-    assert "53100" in caught.value.message
 
 
 def test_a_lost_answer_to_the_commit_is_written_once(store: RaceStore, database_url: str) -> None:
@@ -238,7 +224,6 @@ def test_a_process_killed_at_any_statement_leaves_nothing_and_the_next_one_every
 def test_a_server_that_takes_no_writes_any_more_is_left_for_a_new_connection(
     store: RaceStore, database_url: str
 ) -> None:
-    make_partitions(store)
     with store.engine.connect() as one, store.engine.connect() as two:
         for connection in (one, two):
             connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")

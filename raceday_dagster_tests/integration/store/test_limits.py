@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -24,13 +23,6 @@ from raceday_dagster_tests.integration.store.store_fixture import (
 )
 from raceday_dagster_tests.integration.store.test_faults import STATEMENTS, count_rows, failing
 from raceday_dagster_tests.write_snapshots import START, make_snapshot
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        make_partitions(store)
-        yield store
 
 
 def test_a_lock_that_is_held_too_long_is_a_failure_worth_another_poll(store: RaceStore, database_url: str) -> None:

@@ -15,7 +15,6 @@ from raceday_dagster.racing.snapshots import PoolsRow, ResultsRow
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster_tests.integration.store.store_fixture import (
     ROW_TIMES,
-    make_partitions,
     observe,
     read_tables,
     watch_statements,
@@ -198,7 +197,6 @@ def test_an_entrant_that_a_newer_answer_lacks_is_withdrawn_until_it_returns(
 
 
 def test_runners_that_carry_different_fields_take_one_statement(store: RaceStore) -> None:
-    make_partitions(store)
     snapshot = make_snapshot()
     mixed = [
         without(entrant, "jockey") if number % 3 == 0 else without(entrant, "barrier") if number % 3 == 1 else entrant

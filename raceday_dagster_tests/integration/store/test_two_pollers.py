@@ -7,7 +7,6 @@ can do to each other is an order of whole writes, and there are few enough order
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from itertools import combinations
 from typing import Any
@@ -18,9 +17,7 @@ from benchmarks.promises import FALSE_COUNTS, FALSE_SUMS
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster_tests.integration.store.store_fixture import (
-    make_partitions,
     observe,
-    open_store,
     read_tables,
     write,
 )
@@ -36,13 +33,6 @@ FEEDS = {
     "the other's answers are older": ([20, 40, 60], [0, 10]),
 }
 """Seconds of the feed's clock at the answers of each process."""
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[RaceStore]:
-    with open_store(database_url) as store:
-        make_partitions(store)
-        yield store
 
 
 def make_answer(race_id: str, made_at_s: int, writer: int, *, is_last: bool) -> RaceSnapshot:

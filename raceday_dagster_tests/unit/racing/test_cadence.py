@@ -241,15 +241,6 @@ def test_a_night_on_which_the_clocks_change_is_polled_like_any_other(night: date
     assert len(due_times) == 1 + 5 + 20 + 60
 
 
-def test_a_race_after_midnight_in_new_zealand_is_polled_by_its_start() -> None:
-    midnight = datetime(2026, 9, 25, 12, 0, tzinfo=UTC)
-    race = PolledRace(race_id="r", start_time=midnight + timedelta(minutes=3), status="open")
-    due_times = follow(
-        race, begin=midnight - timedelta(minutes=1), end=midnight + timedelta(minutes=1), tick=lambda _number: SECOND
-    )
-    assert len(due_times) == 8
-
-
 def test_a_late_tick_polls_once_and_the_grid_stays_where_it_was() -> None:
     race = store_race(start_in=60, polled_ago=0)
     late = plan_polls([race], (), NOW + 19 * SECOND, LEAD)

@@ -31,23 +31,10 @@ def test_the_racing_day_turns_at_six(day: date) -> None:
     assert choose_current_racing_day(at(day, 23, 59)) == day
 
 
-@pytest.mark.parametrize("day", [date(2026, 1, 15), BACK, FORWARD])
-def test_a_race_after_midnight_belongs_to_the_evening_before(day: date) -> None:
-    before = day - timedelta(days=1)
-    assert [choose_current_racing_day(at(day, hour)) for hour in (0, 1, 4)] == [before] * 3
-
-
 def test_the_hour_that_comes_twice_belongs_to_the_evening_before_both_times() -> None:
     first, second = at(BACK, 2, 30), at(BACK, 2, 30, fold=1)
     assert second - first == timedelta(hours=1)
     assert choose_current_racing_day(first) == choose_current_racing_day(second) == BACK - timedelta(days=1)
-
-
-@pytest.mark.parametrize(("day", "hours"), [(BACK, 25), (FORWARD, 23), (date(2026, 1, 15), 24)])
-def test_the_racing_day_that_contains_the_change_is_longer_or_shorter(day: date, hours: int) -> None:
-    begins, ends = at(day - timedelta(days=1), 6), at(day, 6)
-    assert ends - begins == timedelta(hours=hours)
-    assert choose_current_racing_day(begins) == choose_current_racing_day(ends - timedelta(seconds=1))
 
 
 @pytest.mark.parametrize(

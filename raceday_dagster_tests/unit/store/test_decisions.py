@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 
-from raceday_dagster.errors import WriteError
 from raceday_dagster.racing.snapshots import RaceRow
 from raceday_dagster.store.decisions import (
     StoredRace,
-    choose_meetings_to_update,
-    choose_observed_entrants,
     choose_status,
     guess_racing_days,
     label_race,
@@ -29,19 +26,6 @@ def make_race(start_time: datetime = NOON, **fields: Any) -> RaceRow:
 
 def polled(status: str, at: datetime = NOON, **fields: Any) -> StoredRace:
     return StoredRace(status=status, api_generated_time=at, last_poll_time=at, **fields)
-
-
-def test_an_answer_older_than_the_newest_poll_is_stale_and_the_same_answer_is_not() -> None:
-    assert polled("open").has_newer_poll(EARLIER)
-    assert not polled("open").has_newer_poll(NOON)
-    assert polled("open").has_poll_of(NOON)
-
-
-def test_a_list_never_makes_a_poll_stale_but_is_itself_compared_with_every_answer() -> None:
-    listed = StoredRace(status="open", api_generated_time=NOON)
-    assert not listed.has_newer_poll(EARLIER)
-    assert not listed.has_poll_of(NOON)
-    assert listed.has_newer_answer(EARLIER)
 
 
 def test_the_racing_day_is_the_stored_label_before_any_calendar() -> None:
@@ -99,42 +83,6 @@ def test_only_a_newer_answer_reopens_a_race_that_is_over(ended: str) -> None:
     assert choose_status(stored, "interim", LATER)["finalized_at"] is None
 
 
-@pytest.mark.parametrize("status", ["open", "closed", "interim"])
-def test_money_flows_while_a_race_is_not_over(status: str) -> None:
-    assert choose_observed_entrants(polled(status), {}) == "every"
-
-
-def test_the_first_poll_that_sees_the_end_keeps_the_money_and_the_next_only_what_still_changes() -> None:
-    assert choose_observed_entrants(polled("interim"), {"status": "final"}) == "every"
-    assert choose_observed_entrants(polled("final", finalized_at=NOON), {}) == "changed"
-    assert choose_observed_entrants(polled("open"), {"status": "abandoned"}) == "known"
-    assert choose_observed_entrants(polled("abandoned", abandoned_at=NOON), {}) == "changed"
-
-
-def test_an_end_that_only_the_list_saw_still_gets_its_last_money() -> None:
-    assert choose_observed_entrants(polled("final", at=EARLIER, finalized_at=NOON), {}) == "every"
-    assert (
-        choose_observed_entrants(StoredRace(status="final", api_generated_time=NOON, finalized_at=NOON), {}) == "every"
-    )
-
-
-def test_a_meeting_may_follow_when_a_race_begins_to_exist_ends_or_goes_on() -> None:
-    assert choose_meetings_to_update(StoredRace(), {"status": "open"}, "m") == {"m"}
-    assert choose_meetings_to_update(polled("interim"), {"status": "final"}, "m") == {"m"}
-    assert choose_meetings_to_update(polled("final"), {"status": "interim"}, "m") == {"m"}
-    assert choose_meetings_to_update(polled("open"), {"status": "closed"}, "m") == set()
-    assert choose_meetings_to_update(polled("final", meeting_id="m"), {}, "m") == set()
-
-
-def test_both_meetings_may_follow_a_race_that_moves() -> None:
-    assert choose_meetings_to_update(polled("open", meeting_id="m"), {}, "n") == {"m", "n"}
-
-
 @pytest.mark.parametrize("label", [date(1, 1, 1), date(2025, 7, 20), date(9999, 12, 31)])
 def test_a_label_far_from_the_start_is_not_believed(label: date) -> None:
     assert label_race(StoredRace(), make_race(race_date_nz=label)) == date(2025, 7, 17)
-
-
-def test_a_start_at_the_end_of_the_calendar_is_a_typed_error() -> None:
-    with pytest.raises(WriteError, match="no racing day"):
-        label_race(StoredRace(), make_race(datetime(9999, 12, 31, 23, tzinfo=UTC)))

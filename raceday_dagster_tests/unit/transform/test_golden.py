@@ -38,14 +38,6 @@ def snapshot() -> RaceSnapshot:
     return transform_race(golden_event())
 
 
-def test_the_tracker_of_the_golden_race_has_76_rows_of_11_ids() -> None:
-    tracker = golden_event().tracker or ()
-    assert len(tracker) == 76
-    assert len({row.entrant_id for row in tracker}) == 11
-    assert sum(row.hold_percentage for row in tracker) == 101
-    assert sum(row.bet_percentage for row in tracker) == 101
-
-
 def test_pools_come_from_the_tote_pools_without_the_multi_leg_ones(snapshot: RaceSnapshot) -> None:
     assert snapshot.pools is not None
     pools = snapshot.pools.model_dump()

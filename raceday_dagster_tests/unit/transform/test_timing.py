@@ -16,17 +16,24 @@ from raceday_dagster.transform.timing import choose_interval_type, choose_time_i
 START = datetime(2025, 4, 6, 2, 30, tzinfo=UTC)
 TABLE = [
     (3600, "60", "5m"),
+    ("3599.9", "55", "5m"),  # of the exact time, not of the rounded second
     (3599, "55", "5m"),
     (1801, "30", "5m"),
+    ("1800.1", "30", "5m"),
     (1800, "30", "2m"),
     (1799, "25", "2m"),
     (740, "10", "2m"),
     (301, "5", "2m"),
+    ("300.4", "5", "2m"),
     (300, "5", "30s"),
+    ("299.6", "4", "30s"),
     (299, "4", "30s"),
     (59, "0", "30s"),
+    ("0.4", "0", "30s"),
     (0, "0", "live"),
+    ("-0.4", "-0.5", "live"),
     (-18, "-0.5", "live"),
+    ("-30.4", "-1", "live"),
     (-31, "-1", "live"),
     (-61, "-1.5", "live"),
     (-300, "-5", "live"),
@@ -37,26 +44,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("seconds", "interval", "kind"), TABLE)
-def test_a_time_falls_in_its_bucket(seconds: int, interval: str, kind: str) -> None:
-    assert choose_time_interval(Fraction(seconds)) == Decimal(interval)
-    assert choose_interval_type(Fraction(seconds)) == kind
-
-
-@pytest.mark.parametrize(
-    ("seconds", "interval", "kind"),
-    [
-        ("3599.9", "55", "5m"),
-        ("1800.1", "30", "5m"),
-        ("299.6", "4", "30s"),
-        ("300.4", "5", "2m"),
-        ("0.4", "0", "30s"),
-        ("-0.4", "-0.5", "live"),
-        ("-30.4", "-1", "live"),
-    ],
-)
-def test_the_bucket_is_that_of_the_exact_time_and_not_of_the_rounded_second(
-    seconds: str, interval: str, kind: str
-) -> None:
+def test_a_time_falls_in_its_bucket(seconds: int | str, interval: str, kind: str) -> None:
     assert choose_time_interval(Fraction(seconds)) == Decimal(interval)
     assert choose_interval_type(Fraction(seconds)) == kind
 
