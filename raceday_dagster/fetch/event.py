@@ -223,9 +223,7 @@ def parse_race_event(body: bytes, *, race_id: str, received_at: datetime) -> Rac
     """
     document = parse_document(body)
     try:
-        event, dropped = read_leniently(
-            _ANSWER, document.content, required=REQUIRED, repeated_keys=document.repeated_keys
-        )
+        event, dropped = read_leniently(_ANSWER, document.content, required=REQUIRED)
     except WireError:
         document.refuse_complaint()
         raise

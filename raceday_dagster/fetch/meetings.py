@@ -14,7 +14,6 @@ from typing_extensions import TypedDict
 from raceday_dagster.fetch.wire import (
     WIRE_CONFIG,
     Code,
-    Document,
     Flag,
     Id,
     Label,
@@ -30,7 +29,6 @@ from raceday_dagster.fetch.wire import (
     name_path,
     parse_document,
     read_leniently,
-    refuse_repeated_key,
 )
 from raceday_dagster.racing.events import Category, ListedMeeting, ListedRace, RacingDay, Rejected
 
@@ -125,13 +123,12 @@ def parse_meetings_page(body: bytes, *, received_at: datetime) -> MeetingsPage:
         raise WireError(describe_invalid(error)) from error
     entries = page["data"]["meetings"] or []
     rejected: list[Rejected] = []
-    doubtful = _locate_doubtful(document)
     listings = []
     dropped: list[str] = []
     names = frozenset(_find_id(entry, "meeting") or f"number {index}" for index, entry in enumerate(entries))
-    for index, entry in enumerate(entries):
+    for entry in entries:
         try:
-            listings.append(_read_listing(entry, doubtful.get(index), rejected, dropped))
+            listings.append(_read_listing(entry, rejected, dropped))
         except WireError as error:
             rejected.append(Rejected(meeting_id=_find_id(entry, "meeting"), reason=str(error)))
     params = page.get("params")
@@ -177,22 +174,8 @@ def build_racing_day(racing_day: date, pages: Iterable[MeetingsPage]) -> RacingD
     )
 
 
-def _locate_doubtful(document: Document) -> dict[int, str]:
-    """Index of each meeting that names a key twice, with the path below it."""
-    doubtful: dict[int, str] = {}
-    for location in document.repeated_keys:
-        match location:
-            case ("data", "meetings", int(index), *below):
-                doubtful.setdefault(index, name_path(tuple(below)))
-            case _:
-                raise refuse_repeated_key(location)
-    return doubtful
-
-
-def _read_listing(entry: object, repeated_key: str | None, rejected: list[Rejected], dropped: list[str]) -> Listing:
+def _read_listing(entry: object, rejected: list[Rejected], dropped: list[str]) -> Listing:
     """A meeting with its readable races; adds to ``rejected`` and ``dropped`` what was not."""
-    if repeated_key is not None:
-        raise WireError(f"{repeated_key}: the key is there twice")
     meeting, places = read_leniently(_MEETING, entry, required=_MEETING_REQUIRED)
     meeting_id = meeting["meeting_id"]
     dropped += [f"{meeting_id}: {name_path(place)}" for place in places]

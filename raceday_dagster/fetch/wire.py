@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
@@ -64,11 +65,9 @@ class WireError(ValueError):
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed body, and where its objects name a key twice: JSON parsers take the last one in silence, we do not.
-    ``complaint`` is what ``data.error`` or ``header.error`` says, empty without one."""
+    """A parsed body. ``complaint`` is what ``data.error`` or ``header.error`` says, empty without one."""
 
     content: Any
-    repeated_keys: tuple[Location, ...]
     complaint: str
 
     def refuse_complaint(self) -> None:
@@ -77,39 +76,34 @@ class Document:
             raise WireError(f"the API says: {self.complaint}", retryable=True)
 
 
+REPEATED = object()
+"""The value of a key that is there twice: of no type, so that reading it fails. JSON parsers take the last one in
+silence."""
+
+
 def parse_document(body: bytes) -> Document:
     """The one pass over a body.
 
     Raises:
         WireError: It is no JSON in UTF-8.
     """
-    repeated: list[_Repeated] = []
-
-    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) == len(pairs):
-            return found
-        names = [name for name, _ in pairs]
-        marked = _Repeated(found)
-        marked.key = next(name for name in names if names.count(name) > 1)
-        repeated.append(marked)
-        return marked
-
     try:
-        content = json.loads(body.decode(), object_pairs_hook=build)
-        locations = tuple(_locate_repeated(content, ())) if repeated else ()
+        content = json.loads(body.decode(), object_pairs_hook=_build_object)
     except (ValueError, RecursionError) as error:
         raise WireError(f"the answer is not JSON: {clean_excerpt(str(error))}") from error
-    return Document(content, locations, find_complaint(content))
+    return Document(content, find_complaint(content))
 
 
-def refuse_repeated_key(location: Location) -> WireError:
-    """The error of a key that is there twice."""
-    return WireError(f"{name_path(location)}: the key is there twice")
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        times = Counter(name for name, _ in pairs)
+        found |= {name: REPEATED for name in found if times[name] > 1}
+    return found
 
 
 def read_leniently(
-    adapter: TypeAdapter[T], content: Any, *, required: Collection[Location], repeated_keys: Iterable[Location] = ()
+    adapter: TypeAdapter[T], content: Any, *, required: Collection[Location]
 ) -> tuple[T, list[Location]]:
     """``content`` as ``adapter`` reads it, and the places of what was dropped because it cannot be read.
 
@@ -120,11 +114,6 @@ def read_leniently(
         WireError: Something in ``required`` cannot be read, or nearly nothing can.
     """
     dropped: dict[Location, None] = {}
-    for location in repeated_keys:
-        if location in required:
-            raise refuse_repeated_key(location)
-        if _find_deepest(content, location) == location:
-            _drop(content, location, dropped)
     while True:
         try:
             return adapter.validate_python(content), list(dropped)
@@ -186,27 +175,13 @@ def _drop(content: Any, place: Location, dropped: dict[Location, None]) -> None:
     dropped[place] = None
 
 
-class _Repeated(dict[str, Any]):
-    """An object that named a key twice."""
-
-    key: str
-
-
-def _locate_repeated(value: object, location: Location) -> Iterator[Location]:
-    if isinstance(value, _Repeated):
-        yield (*location, value.key)
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, part in parts:
-        yield from _locate_repeated(part, (*location, name))
-
-
 def find_complaint(content: object) -> str:
     """What ``data.error`` or ``header.error`` of an answer says, on one line; empty without one."""
     for name in ("data", "header"):
         part = content.get(name) if isinstance(content, dict) else None
         complaint = part.get("error") if isinstance(part, dict) else None
         # What is nested may be nested deeper than it can be shown.
-        said = "more than a text" if isinstance(complaint, dict | list) else clean_excerpt(str(complaint))
+        said = clean_excerpt(str(complaint)) if isinstance(complaint, str | int | float) else "more than a text"
         if complaint and said:
             return said
     return ""
@@ -355,13 +330,15 @@ class WireHeader(TypedDict):
 
 def describe_invalid(error: ValidationError) -> str:
     """The first complaint as ``data.runners.3.odds.fixed_win: input should be a valid number``, without any value."""
-    return _describe(error.errors(include_url=False, include_input=False, include_context=False))
+    return _describe(error.errors(include_url=False, include_context=False))
 
 
 def _describe(complaints: Sequence[ErrorDetails]) -> str:
     first = complaints[0]
     message = _PLAINER.get(first["type"], first["msg"].removeprefix("Value error, "))
     message = message[:1].lower() + message[1:] if message[1:2].islower() else message
+    if first["input"] is REPEATED:
+        message = "the key is there twice"
     path = name_path(first["loc"])
     more = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
     return f"{path}: {message}{more}" if path else f"{message}{more}"

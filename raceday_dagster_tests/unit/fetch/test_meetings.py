@@ -155,12 +155,15 @@ def test_a_race_listed_twice_has_its_first_meeting() -> None:
     ]
 
 
-def test_a_key_that_is_there_twice_costs_only_its_meeting() -> None:
-    body = encode(meetings_payload([list_meeting("Good"), list_meeting("Bad")]))
-    at = body.rindex(b'"race_number": 1')
+def test_a_key_that_is_there_twice_costs_only_what_depends_on_it() -> None:
+    body = encode(meetings_payload([list_meeting("One"), list_meeting("Two")]))
+    body = body.replace(b'"distance": 1200', b'"distance": 1200, "distance": 9', 1)
+    at = body.rindex(b'"race_number": 2')
     page = parse_meetings_page(body[:at] + b'"race_number": 9, ' + body[at:], received_at=NOW)
-    assert [listing.meeting.meeting_name for listing in page.listings] == ["Good"]
-    assert [reject.reason for reject in page.rejected] == ["races.0.race_number: the key is there twice"]
+    assert [len(listing.races) for listing in page.listings] == [2, 1]
+    assert page.dropped == (f"{make_id('meeting', 'One')}: races.0.distance",)
+    reason = f"race {make_id('Two', 'race', 2)}: race_number: the key is there twice"
+    assert [reject.reason for reject in page.rejected] == [reason]
 
 
 def test_a_page_that_names_its_list_twice_is_no_page() -> None:
