@@ -69,24 +69,20 @@ def open_folder(folder: Path) -> Iterator[ArchiveFolder]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock = (folder / LOCK).open("a")
     except OSError as error:
         raise ArchiveError(
             f"the archive folder {folder} cannot be written to ({error.strerror}): nothing was archived, and nothing "
             "is lost; correct ARCHIVE_DIR or its permissions"
         ) from error
-    try:
-        _lock(descriptor, folder)
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ArchiveError(
+                f"the archive folder {folder} is in use by another process ({error.strerror})"
+            ) from error
         yield ArchiveFolder(folder)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise ArchiveError(f"the archive folder {folder} is in use by another process ({error.strerror})") from error
 
 
 def _force(path: Path) -> None:

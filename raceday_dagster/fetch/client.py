@@ -52,7 +52,6 @@ class RacingApi:
         identity: How we introduce ourselves; sent as configured, never logged.
         timeout_s: Seconds of one try, from connecting to the last byte of the body.
         retry_delays_s: The wait before each further try.
-        pool_size: Connections kept open.
         session: For tests. By default ``exchange.build_session``, which see.
         monotonic, sleep, utc_now: The clocks. A simulator on this machine may have any time of day; another API that is
             more than ``CLOCK_TOLERANCE`` ahead of ``utc_now`` is not believed: its answers count as made on arrival.
@@ -65,7 +64,6 @@ class RacingApi:
         *,
         timeout_s: float = 5.0,
         retry_delays_s: Sequence[float] = (0.1, 0.2, 0.4),
-        pool_size: int = 10,
         session: requests.Session | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -76,7 +74,7 @@ class RacingApi:
         self._timeout_s = timeout_s
         self._retries = Retries(tuple(retry_delays_s), monotonic=monotonic, sleep=sleep)
         self._any_time = is_on_this_machine(self._base_url)
-        self._session = session or build_session(self._base_url, pool_size)
+        self._session = session or build_session(self._base_url)
         self._monotonic = monotonic
         self._utc_now = utc_now
 

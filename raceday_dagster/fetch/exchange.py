@@ -43,14 +43,14 @@ class FeedSession(requests.Session):
         return None
 
 
-def build_session(base_url: str, connections: int) -> FeedSession:
+def build_session(base_url: str) -> FeedSession:
     """A session whose exchanges can be cut off (see ``cutoff``), safe to share between threads: it keeps no cookies.
 
     The environment may name a proxy or a certificate bundle, but never credentials (an authenticator of our own keeps
     netrc out), and an API on this machine is reached directly.
     """
     session = FeedSession()
-    adapter = CuttingAdapter(pool_connections=connections, pool_maxsize=connections)
+    adapter = CuttingAdapter()
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,19 +13,21 @@ from raceday_dagster.errors import FetchError
 from raceday_dagster.fetch.cutoff import Deadline
 from raceday_dagster.fetch.exchange import ExchangeError
 
+RETRY_AFTER_MAX_S = 10.0
+"""A server that asks for a longer wait is given up at once."""
+
 
 @dataclass(frozen=True)
 class Retries:
     """How a request is repeated.
 
-    ``delays_s``: the wait before each further try, so their number is the number of retries. ``retry_after_max_s``: a
-    server that asks for more than this is given up at once. ``monotonic``, ``sleep``: the clock.
+    ``delays_s``: the wait before each further try, so their number is the number of retries. ``monotonic``, ``sleep``:
+    the clock.
     """
 
-    delays_s: Sequence[float] = (0.1, 0.2, 0.4)
-    retry_after_max_s: float = 10.0
-    monotonic: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
+    delays_s: Sequence[float]
+    monotonic: Callable[[], float]
+    sleep: Callable[[float], None]
 
     def run(
         self,
@@ -76,7 +77,7 @@ class Retries:
             return None
         asked_s = _read_retry_after_s(fault.retry_after or "")
         delay_s = max(self.delays_s[attempt - 1], asked_s)
-        return delay_s if asked_s <= self.retry_after_max_s and delay_s < remaining_s else None
+        return delay_s if asked_s <= RETRY_AFTER_MAX_S and delay_s < remaining_s else None
 
     def _log_attempt(self, log: FilteringBoundLogger, attempt: int, began: float, fault: ExchangeError | None) -> None:
         log.debug(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from raceday_dagster.racing.calendar import DAY_BEGINS, NEW_ZEALAND
+from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.racing.records import Record
 
 GRACE = timedelta(minutes=5)
@@ -21,9 +21,7 @@ class LoadAttempt(Record):
 
 def is_schedules_turn(now: datetime) -> bool:
     """Whether the schedule of the daily baseline is just about to do it: the five minutes after 06:00."""
-    wall_clock = now.astimezone(NEW_ZEALAND).replace(tzinfo=None)
-    since_midnight = wall_clock - datetime.combine(wall_clock.date(), datetime.min.time())
-    return DAY_BEGINS <= since_midnight < DAY_BEGINS + GRACE
+    return choose_current_racing_day(now - GRACE) < choose_current_racing_day(now)
 
 
 def explain_wait(last: LoadAttempt | None, now: datetime) -> str | None:

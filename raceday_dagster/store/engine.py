@@ -76,15 +76,17 @@ class PoolGauge:
     """How many connections of an engine's pool are out, how many threads wait for one, and the most of each.
 
     ``waiting`` counts the threads that asked through ``asking`` while every connection was out or already claimed.
+    ``peak`` and ``waiting_peak`` are the most at once since the start or ``reset_peak``.
     """
 
     def __init__(self, engine: Engine) -> None:
+        self.max = int(engine.get_execution_options()[POOL_MAX])
+        self.peak = 0
+        self.waiting = 0
+        self.waiting_peak = 0
         self._engine = engine
         self._lock = threading.Lock()
         self._asking = 0
-        self._waiting = 0
-        self._peak = 0
-        self._waiting_peak = 0
         event.listen(engine, "checkout", self._on_checkout)
 
     @property
@@ -96,11 +98,6 @@ class PoolGauge:
         return pool
 
     @property
-    def max(self) -> int:
-        """The ceiling."""
-        return int(self._engine.get_execution_options()[POOL_MAX])
-
-    @property
     def in_use(self) -> int:
         """Connections out now."""
         return self._pool.checkedout()
@@ -110,26 +107,11 @@ class PoolGauge:
         """Connections that are open now, in use or idle."""
         return self._pool.checkedin() + self._pool.checkedout()
 
-    @property
-    def peak(self) -> int:
-        """The most connections that were out at once since the start or ``reset_peak``."""
-        return self._peak
-
-    @property
-    def waiting(self) -> int:
-        """Threads that wait for a connection now."""
-        return self._waiting
-
-    @property
-    def waiting_peak(self) -> int:
-        """The most threads that waited at once."""
-        return self._waiting_peak
-
     def reset_peak(self) -> None:
         """Starts both peaks again from what is in use and waiting now."""
         with self._lock:
-            self._peak = self.in_use
-            self._waiting_peak = self._waiting
+            self.peak = self.in_use
+            self.waiting_peak = self.waiting
 
     def read_use(self) -> ConnectionUse:
         """The ceiling and the peaks."""
@@ -141,18 +123,18 @@ class PoolGauge:
         with self._lock:
             waits = self.in_use + self._asking >= self.max
             self._asking += 1
-            self._waiting += waits
-            self._waiting_peak = max(self._waiting_peak, self._waiting)
+            self.waiting += waits
+            self.waiting_peak = max(self.waiting_peak, self.waiting)
         try:
             yield
         finally:
             with self._lock:
                 self._asking -= 1
-                self._waiting -= waits
+                self.waiting -= waits
 
     def _on_checkout(self, *_: Any) -> None:
         with self._lock:
-            self._peak = max(self._peak, self.in_use)
+            self.peak = max(self.peak, self.in_use)
 
 
 class PoolUtilisation(Record):

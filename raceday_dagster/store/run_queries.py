@@ -50,7 +50,7 @@ WITH observed AS (
 SELECT ranked.race_id, runner_number, entrants.name, share_before, share_now, win_pool_cents,
     fixed_win_odds AS fixed_win
 FROM ranked JOIN entrants USING (entrant_id) JOIN races ON races.race_id = ranked.race_id
-WHERE place <= %(per_race)s AND entrants.withdrawn_at IS NULL
+WHERE place <= 3 AND entrants.withdrawn_at IS NULL
 ORDER BY races.start_time, ranked.race_id, place
 """
 
@@ -101,8 +101,7 @@ def read_polls(engine: Engine, run_ids: Sequence[str]) -> list[PollLine]:
     return [PollLine(**row) for row in ask_engine(engine, POLLS, run_ids=list(run_ids))]
 
 
-def read_movers(engine: Engine, race_ids: Sequence[str], run_ids: Sequence[str], *, per_race: int = 3) -> list[Mover]:
-    """Per race, by start: the runners whose share moved most since the first of the runs, the largest move first.
+def read_movers(engine: Engine, race_ids: Sequence[str], run_ids: Sequence[str]) -> list[Mover]:
+    """Per race, by start: the three runners whose share moved most since the first of the runs, the largest move first.
     Raises ``DatabaseError``."""
-    values = {"race_ids": list(race_ids), "run_ids": list(run_ids), "per_race": per_race}
-    return [Mover(**row) for row in ask_engine(engine, MOVERS, **values)]
+    return [Mover(**row) for row in ask_engine(engine, MOVERS, race_ids=list(race_ids), run_ids=list(run_ids))]

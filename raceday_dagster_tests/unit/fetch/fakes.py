@@ -96,7 +96,7 @@ class Feed:
     def of(cls, *script: Answer | Exception, takes_s: float = 0.0, base_url: str = BASE_URL) -> Feed:
         clock = FakeClock()
         transport = ScriptedAdapter(script, clock, takes_s)
-        session = build_session("http://127.0.0.1", 1)  # reads no proxy from the environment
+        session = build_session("http://127.0.0.1")  # reads no proxy from the environment
         session.mount("http://", transport)
         api = RacingApi(
             base_url,

@@ -246,7 +246,7 @@ def test_a_proxy_of_the_environment_is_used_but_never_for_this_machine(monkeypat
         "http://[::1]:8000/v1": False,
         "http://localhost:8000/v1": False,
     }.items():
-        with build_session(url, 1) as session:
+        with build_session(url) as session:
             settings = session.merge_environment_settings(url, {}, None, None, None)
             assert ("http" in settings["proxies"]) is proxied, url
 
@@ -258,6 +258,6 @@ def test_credentials_of_a_netrc_file_are_never_sent(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(os.environ, "NETRC", str(netrc))
     url = "http://feed.invalid/v1"
     assert requests.utils.get_netrc_auth(url) is not None
-    with build_session(url, 1) as session:
+    with build_session(url) as session:
         request = session.prepare_request(requests.Request("GET", url))
     assert "Authorization" not in request.headers
