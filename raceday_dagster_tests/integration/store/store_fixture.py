@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg2
 import pytest
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
 from raceday_dagster.racing.snapshots import RaceSnapshot
+from raceday_dagster.sandbox.postgres import build_libpq_url
 from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.race_store import Poll, RaceStore, WriteReport
 from raceday_dagster_tests.write_snapshots import START, make_results, make_snapshot
@@ -71,6 +74,23 @@ def observe(database_url: str) -> Iterator[Callable[..., list[Any]]]:
             return list(result) if result.returns_rows else []
 
         yield run
+
+
+@contextmanager
+def hear(database_url: str) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """A function that returns what was said on the channel since the block began."""
+    connection = psycopg2.connect(build_libpq_url(database_url))
+    try:
+        connection.autocommit = True
+        connection.cursor().execute("LISTEN raceday")
+
+        def read_heard() -> list[dict[str, Any]]:
+            connection.cursor().execute("SELECT")  # what was committed before it comes with its answer
+            return [json.loads(notice.payload) for notice in connection.notifies]
+
+        yield read_heard
+    finally:
+        connection.close()
 
 
 def read_tables(database_url: str, *, without: set[str] = ROW_TIMES) -> dict[str, list[dict[str, Any]]]:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-import psycopg2
-
 from raceday_dagster.racing.signals import Signal, Thresholds
 from raceday_dagster.racing.snapshots import Quality, RaceSnapshot
-from raceday_dagster.sandbox.postgres import build_libpq_url
 from raceday_dagster.store.race_store import FoundSignals, RaceStore, StoredPoll
 from raceday_dagster.store.signals import READ_FLOW
-from raceday_dagster_tests.integration.store.store_fixture import observe, read_tables, write
+from raceday_dagster_tests.integration.store.store_fixture import hear, observe, read_tables, write
 from raceday_dagster_tests.write_snapshots import FIRST_POLL, HOLDS, START, make_snapshot
 
 DEFAULTS = Thresholds()
@@ -43,23 +38,6 @@ def judge(store: RaceStore, snapshot: RaceSnapshot) -> list[Signal]:
 def poll_and_judge(store: RaceStore, snapshot: RaceSnapshot) -> list[Signal]:
     write(store, snapshot, run_id=f"run {snapshot.polling_timestamp}")
     return judge(store, snapshot)
-
-
-@contextmanager
-def hear(database_url: str) -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """A function that returns what was said on the channel since the block began."""
-    connection = psycopg2.connect(build_libpq_url(database_url))
-    try:
-        connection.autocommit = True
-        connection.cursor().execute("LISTEN raceday")
-
-        def read_heard() -> list[dict[str, Any]]:
-            connection.cursor().execute("SELECT")  # what was committed before it comes with its answer
-            return [json.loads(notice.payload) for notice in connection.notifies]
-
-        yield read_heard
-    finally:
-        connection.close()
 
 
 def test_late_money_is_stored_with_what_it_was_computed_from(store: RaceStore, database_url: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import select
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +14,7 @@ from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.race_store import Poll, PollRun, RaceStore
 from raceday_dagster.store.schema.documentation import describe_views
 from raceday_dagster.store.schema.partitions import name_partition
-from raceday_dagster_tests.integration.store.store_fixture import observe, write
+from raceday_dagster_tests.integration.store.store_fixture import hear, observe, write
 from raceday_dagster_tests.integration.store.test_ledger import make_failure
 from raceday_dagster_tests.write_snapshots import HOLDS, START, make_results, make_snapshot, name_entrant
 
@@ -154,23 +152,12 @@ def test_pool_history_has_a_row_for_each_poll_that_changed_a_total(store: RaceSt
 
 
 def test_a_listener_hears_of_each_poll_once_and_only_when_it_is_committed(store: RaceStore, database_url: str) -> None:
-    engine = build_engine(database_url, pool_max=1)
-    with engine.connect() as connection:
-        connection.exec_driver_sql("LISTEN raceday")
-        connection.commit()
-        heard = connection.connection.driver_connection
-        assert heard is not None
+    with hear(database_url) as heard:
         write(store, make_snapshot(), run_id="one")
-        store.record_poll(make_failure("race-9"), PollRun(run_id="one"))
-        store.record_poll(make_failure("race-9"), PollRun(run_id="one"))
-        assert select.select([heard], [], [], 5)[0]
-        heard.poll()
-        payloads = [note.payload for note in heard.notifies]
-    engine.dispose()
-    assert [re.findall(r'"(?:race_id|status)" : "([^"]+)"', text) for text in payloads] == [
-        ["race-1", "success"],
-        ["race-9", "failed"],
-    ]
+        for _ in range(2):
+            store.record_poll(make_failure("race-9"), PollRun(run_id="one"))
+        told = [(poll["race_id"], poll["status"]) for poll in heard()]
+    assert told == [("race-1", "success"), ("race-9", "failed")]
 
 
 @pytest.mark.parametrize("view", RACE_VIEWS)
