@@ -75,6 +75,16 @@ class RacingApi:
         self._retries = Retries(tuple(retry_delays_s), monotonic=monotonic, sleep=sleep)
         self._any_time = is_on_this_machine(self._base_url)
         self._session = session or build_session(self._base_url)
+        self._session.headers.update(
+            {
+                "From": identity.from_email,
+                "X-Partner": identity.partner_name,
+                "X-Partner-ID": identity.partner_id,
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip",
+                "User-Agent": USER_AGENT,
+            }
+        )
         self._monotonic = monotonic
         self._utc_now = utc_now
 
@@ -191,12 +201,9 @@ class RacingApi:
         log: FilteringBoundLogger,
     ) -> bytes | None:
         """The body, ``None`` for 404."""
-        headers = self._build_headers()
 
         def read(timeout_s: float) -> bytes:
-            return read_answer(
-                self._session, self._base_url + path, params=params, headers=headers, timeout_s=timeout_s
-            )
+            return read_answer(self._session, self._base_url + path, params=params, timeout_s=timeout_s)
 
         try:
             return self._retries.run(read, timeout_s=self._timeout_s, deadline=deadline, race_id=race_id, log=log)
@@ -210,16 +217,6 @@ class RacingApi:
             if said := read_complaint(fault.body):
                 reason = f"{reason}: {self._redact(said)}"
             raise FetchError(reason, race_id=race_id, retryable=False) from fault
-
-    def _build_headers(self) -> dict[str, str]:
-        return {
-            "From": self._identity.from_email,
-            "X-Partner": self._identity.partner_name,
-            "X-Partner-ID": self._identity.partner_id,
-            "Accept": "application/json",
-            "Accept-Encoding": "gzip",
-            "User-Agent": USER_AGENT,
-        }
 
     def _redact(self, excerpt: str) -> str:
         """An error page may quote our own headers."""

@@ -96,9 +96,7 @@ class ExchangeError(Exception):
         return clean_excerpt(self.body.decode(errors="replace"))
 
 
-def read_answer(
-    session: requests.Session, url: str, *, params: Mapping[str, str], headers: Mapping[str, str], timeout_s: float
-) -> bytes:
+def read_answer(session: requests.Session, url: str, *, params: Mapping[str, str], timeout_s: float) -> bytes:
     """The decoded body of a 200 answer, within ``timeout_s`` seconds from connecting to the last byte.
 
     Raises:
@@ -108,9 +106,7 @@ def read_answer(
     try:
         with (
             cut,
-            session.get(
-                url, params=params, headers=headers, timeout=timeout_s, stream=True, allow_redirects=False
-            ) as response,
+            session.get(url, params=params, timeout=timeout_s, stream=True, allow_redirects=False) as response,
         ):
             body = _read_body(response)
     except exceptions.RequestException as error:

@@ -87,12 +87,8 @@ _MEETING = TypeAdapter(WireListedMeeting)
 _PAGE = TypeAdapter(_Page)
 
 
-@dataclass(frozen=True)
-class Listing:
-    """A meeting with its races."""
-
-    meeting: ListedMeeting
-    races: tuple[ListedRace, ...]
+Listing = tuple[ListedMeeting, tuple[ListedRace, ...]]
+"""A meeting with its races."""
 
 
 @dataclass(frozen=True)
@@ -151,15 +147,15 @@ def build_racing_day(racing_day: date, pages: Iterable[MeetingsPage]) -> RacingD
     meetings: dict[str, ListedMeeting] = {}
     races: dict[str, ListedRace] = {}
     rejected = [reject for page in pages for reject in page.rejected]
-    for listing in (listing for page in pages for listing in page.listings):
-        meeting_id = listing.meeting.meeting_id
+    for meeting, listed in (listing for page in pages for listing in page.listings):
+        meeting_id = meeting.meeting_id
         if meeting_id in meetings:
             continue
-        if listing.meeting.racing_day != racing_day:
-            rejected.append(Rejected(meeting_id=meeting_id, reason=f"is of {listing.meeting.racing_day}"))
+        if meeting.racing_day != racing_day:
+            rejected.append(Rejected(meeting_id=meeting_id, reason=f"is of {meeting.racing_day}"))
             continue
-        meetings[meeting_id] = listing.meeting
-        for race in listing.races:
+        meetings[meeting_id] = meeting
+        for race in listed:
             if race.race_id in races:
                 rejected.append(Rejected(meeting_id=meeting_id, reason=f"race {race.race_id}: is listed twice"))
             else:
@@ -192,7 +188,7 @@ def _read_listing(entry: object, rejected: list[Rejected], dropped: list[str]) -
         else:
             races.append(_build_race(race, meeting))
             dropped += [f"{meeting_id}: races.{index}.{name_path(place)}" for place in places]
-    return Listing(meeting=ListedMeeting.model_validate(known(meeting, but=("races",))), races=tuple(races))
+    return ListedMeeting.model_validate(known(meeting, but=("races",))), tuple(races)
 
 
 def _build_race(race: WireListedRace, meeting: WireListedMeeting) -> ListedRace:

@@ -21,20 +21,6 @@ from raceday_dagster.store.transaction import Transaction
 PREVIEW_TYPE = "image/webp"
 """Media type of every ``preview``."""
 
-_COLUMNS = (
-    *("source", "content_hash", "title", "keywords", "category", "bytes_before", "bytes_after"),
-    *("model", "status", "error", "preview"),
-)
-# As in the ledger: a failure gives way to whatever comes later, and replaces nothing but a failure.
-RECORD_IMAGE = "\n".join(
-    (
-        f"INSERT INTO image_descriptions AS stored ({', '.join(_COLUMNS)})",
-        f"VALUES ({', '.join(f'%({name})s' for name in _COLUMNS)})",
-        "ON CONFLICT (source) DO UPDATE",
-        f"SET {', '.join(f'{name} = EXCLUDED.{name}' for name in _COLUMNS[1:])}, updated_at = now()",
-        "WHERE stored.status = 'failed' OR EXCLUDED.status <> 'failed'",
-    )
-)
 DESCRIPTION = """
 SELECT title, keywords, category FROM image_descriptions
 WHERE content_hash = %(content_hash)s AND status <> 'failed'
@@ -95,6 +81,19 @@ class StoredImage(Record):
     """The stage that failed, and why, in one line."""
     preview: bytes | None = None
     """A small copy, of the type ``PREVIEW_TYPE``."""
+
+
+_COLUMNS = tuple(StoredImage.model_fields)
+# As in the ledger: a failure gives way to whatever comes later, and replaces nothing but a failure.
+RECORD_IMAGE = "\n".join(
+    (
+        f"INSERT INTO image_descriptions AS stored ({', '.join(_COLUMNS)})",
+        f"VALUES ({', '.join(f'%({name})s' for name in _COLUMNS)})",
+        "ON CONFLICT (source) DO UPDATE",
+        f"SET {', '.join(f'{name} = EXCLUDED.{name}' for name in _COLUMNS[1:])}, updated_at = now()",
+        "WHERE stored.status = 'failed' OR EXCLUDED.status <> 'failed'",
+    )
+)
 
 
 class StoredDescription(Record):

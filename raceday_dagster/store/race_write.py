@@ -156,10 +156,14 @@ def write_race(
     snapshot = _leave_out(snapshot, stored.foreign_entrants)
     racing_day = label_race(stored, snapshot.race)
     change = choose_status(stored, snapshot.race.carried().get("status"), snapshot.event_timestamp)
-    meetings = write_rows(transaction, MEETING, [_meeting_row(snapshot, racing_day)])
+    meeting = dump_row(snapshot.meeting, racing_day=racing_day, api_generated_time=snapshot.event_timestamp)
+    meetings = write_rows(transaction, MEETING, [meeting])
     races = write_rows(transaction, RACE, [_race_row(snapshot, racing_day, change)])
     entrants = _write_entrants(transaction, snapshot, stored)
-    pools = write_rows(transaction, POOLS, _pools_rows(snapshot))
+    pools = results = 0
+    if snapshot.pools is not None:
+        row = dump_row(snapshot.pools, race_id=snapshot.race_id, last_updated=snapshot.event_timestamp)
+        pools = write_rows(transaction, POOLS, [row])
     if pools:
         history.add_pool_totals(transaction, snapshot, racing_day)
     money_flow = odds = 0
@@ -168,7 +172,8 @@ def write_race(
         observed = choose_observed_entrants(stored, change)
         money_flow = history.add_money_flow(transaction, snapshot, racing_day, observed)
         odds = history.add_odds(transaction, snapshot, racing_day)
-    results = write_rows(transaction, RESULTS, _results_rows(snapshot))
+    if snapshot.results is not None:
+        results = write_rows(transaction, RESULTS, [dump_row(snapshot.results, race_id=snapshot.race_id)])
     meeting_ids = choose_meetings_to_update(stored, change, snapshot.meeting.meeting_id)
     statuses = update_meeting_statuses(transaction, meeting_ids)
 
@@ -267,10 +272,6 @@ def _record(transaction: Transaction, snapshot: RaceSnapshot, poll: Poll, write_
     ledger.record_polls(transaction, poll, [result])
 
 
-def _meeting_row(snapshot: RaceSnapshot, racing_day: date) -> dict[str, Any]:
-    return dump_row(snapshot.meeting, racing_day=racing_day, api_generated_time=snapshot.event_timestamp)
-
-
 def _race_row(snapshot: RaceSnapshot, racing_day: date, change: dict[str, Any]) -> dict[str, Any]:
     row = dump_row(
         snapshot.race,
@@ -280,13 +281,3 @@ def _race_row(snapshot: RaceSnapshot, racing_day: date, change: dict[str, Any]) 
     )
     row.pop("status", None)
     return row | dump_values(change)
-
-
-def _pools_rows(snapshot: RaceSnapshot) -> list[dict[str, Any]]:
-    if snapshot.pools is None:
-        return []
-    return [dump_row(snapshot.pools, race_id=snapshot.race_id, last_updated=snapshot.event_timestamp)]
-
-
-def _results_rows(snapshot: RaceSnapshot) -> list[dict[str, Any]]:
-    return [] if snapshot.results is None else [dump_row(snapshot.results, race_id=snapshot.race_id)]
