@@ -16,7 +16,7 @@ from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
 from raceday_dagster.errors import WriteError
-from raceday_dagster.racing.calendar import NEW_ZEALAND
+from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_today
 from raceday_dagster.racing.events import TERMINAL_STATUSES
 from raceday_dagster.racing.records import Record
 from raceday_dagster.racing.snapshots import RaceRow
@@ -113,7 +113,7 @@ def is_racing_day(day: date) -> bool:
 def _read_own_day(race: RaceRow) -> date | None:
     """The New Zealand date of its start, or its own label if that is near; ``None`` at the end of the calendar."""
     try:
-        started_on = race.start_time.astimezone(NEW_ZEALAND).date()
+        started_on = choose_today(race.start_time)
     except OverflowError:
         return None
     if race.race_date_nz is None or abs(race.race_date_nz - started_on) > FARTHEST_LABEL:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 
 from raceday_dagster.errors import WriteError
-from raceday_dagster.racing.calendar import NEW_ZEALAND
+from raceday_dagster.racing.calendar import choose_today
 from raceday_dagster.racing.records import Record
 from raceday_dagster.store.schema.tables import PARTITIONED_TABLES
 from raceday_dagster.store.transaction import Transaction
@@ -47,7 +47,7 @@ def read_racing_day(table: str, name: str) -> date | None:
 
 def choose_days(now: datetime, days: Iterable[date] = ()) -> list[date]:
     """Today in New Zealand, the three days after it, and ``days``; each once, in order."""
-    today = now.astimezone(NEW_ZEALAND).date()
+    today = choose_today(now)
     return sorted({today + timedelta(days=ahead) for ahead in range(DAYS_AHEAD + 1)} | set(days))
 
 

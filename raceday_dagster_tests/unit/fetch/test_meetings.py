@@ -41,11 +41,6 @@ def test_the_day_of_a_meeting_is_a_label_that_no_zone_moves() -> None:
     assert {day.meetings[0].racing_day, *(race.racing_day for race in day.races)} == {DAY}
 
 
-def test_a_race_after_midnight_keeps_its_thirty_hour_clock_as_text() -> None:
-    race = list_race("Late", 1, start_time="2025-07-17T13:38:00Z", tote_start_time="25:38:00")
-    assert parse(list_meeting("Late", races=0) | {"races": [race]}).races[0].tote_start_time == "25:38:00"
-
-
 def test_a_fixed_odds_meeting_has_no_tote_fields() -> None:
     meeting = list_meeting()
     for key in ("tote_meeting_number", "tote_raceday_date", "tote_status", "video_channels"):

@@ -92,18 +92,6 @@ def test_a_lasting_fault_is_an_error_at_once(fault: Answer | Exception) -> None:
     assert feed.transport.script == [GOOD]
 
 
-def test_the_first_good_answer_needs_one_try() -> None:
-    feed = Feed.of(GOOD)
-    assert fetch(feed) is not None
-    assert feed.clock.slept == []
-
-
-def test_an_unknown_race_is_none_after_one_try() -> None:
-    feed = Feed.of(Answer(404, b'{"header": {"error": "no such event"}}'))
-    assert fetch(feed) is None
-    assert len(feed.transport.asked) == 1
-
-
 @pytest.mark.parametrize(
     ("header", "waits"),
     [

@@ -108,12 +108,6 @@ def test_a_race_is_due_from_its_slot_on_and_not_a_moment_before(seconds_to_start
     assert plan_polls([polled], (), just_before).next_due_at == slot
 
 
-def test_a_poll_made_exactly_at_a_slot_answers_that_slot() -> None:
-    race = store_race(start_in=60)
-    slot = find_next_slot(race, NOW)
-    assert find_next_slot(race, slot) == slot + timedelta(seconds=15)
-
-
 @pytest.mark.parametrize("status", ["final", "abandoned"])
 def test_a_race_that_is_over_is_not_polled(status: str) -> None:
     over = plan(store_race(status=status))
@@ -174,11 +168,6 @@ def test_far_races_are_spread_over_the_minute() -> None:
     shares = [sum(is_slot(race, begin + number * timedelta(seconds=15)) for race in races) for number in range(4)]
     assert sum(shares) == 400
     assert min(shares) > 60
-
-
-def test_races_in_their_last_minutes_share_every_point_of_the_grid() -> None:
-    races = [store_race(f"race-{number}", start_in=200) for number in range(20)]
-    assert all(is_slot(race, floor_to_grid(NOW)) for race in races)
 
 
 def follow(
@@ -247,13 +236,6 @@ def test_a_late_tick_polls_once_and_the_grid_stays_where_it_was() -> None:
     assert (late.race_ids, late.due_at) == (("r",), NOW + 15 * SECOND)
     polled = race.model_copy(update={"last_poll_time": NOW + 20 * SECOND})
     assert plan_polls([polled], (), NOW + 21 * SECOND, LEAD).next_due_at == NOW + 30 * SECOND
-
-
-def test_a_duplicate_tick_finds_the_race_in_flight_and_then_polled() -> None:
-    race = store_race(start_in=60, polled_ago=20)
-    assert plan(race).race_ids == ("r",)
-    assert plan(race, in_flight=["r"]).race_ids == ()
-    assert plan(race.model_copy(update={"last_poll_time": NOW})).race_ids == ()
 
 
 def test_an_outage_is_made_up_for_by_one_poll() -> None:

@@ -57,18 +57,6 @@ def test_every_race_is_in_exactly_one_of_results_and_errors() -> None:
     assert (outcome.total_races, outcome.successes, outcome.skipped, outcome.failures) == (3, 1, 1, 1)
 
 
-def test_only_retryable_failures_count_as_retryable() -> None:
-    outcome = end_batch(end_race("a", "failed", retryable=True), end_race("b", "failed"), end_race("c", "skipped"))
-    assert outcome.retryable_failures == 1
-
-
-def test_the_slowest_race_may_be_a_failed_one() -> None:
-    outcome = end_batch(end_race("a", "success", 150), end_race("b", "failed", 900))
-    assert outcome.slowest is not None
-    assert outcome.slowest.race_id == "b"
-    assert outcome.max_duration_ms == 900
-
-
 def test_an_empty_batch_has_no_slowest_race() -> None:
     outcome = end_batch()
     assert outcome.slowest is None

@@ -92,19 +92,6 @@ def test_money_of_the_worked_example_is_a_signal_of_tier_15_to_20() -> None:
     }
 
 
-def test_money_of_an_interval_is_the_sum_of_its_polls_without_baselines() -> None:
-    polls = [
-        make_poll(960, see_money(500, 500, 500, 500, is_baseline=True)),
-        make_poll(930, see_money(60, 40, 30, 20)),
-        make_poll(900, see_money(40, 40, 30, 20)),
-        make_poll(870, see_money(60, 50, 30, 40)),
-        make_poll(840, see_money(40, 30, 30, 60)),
-    ]
-    (signal,) = find(*polls)
-    assert (signal.runner_number, signal.change) == (4, Decimal("15.13"))
-    assert signal.compared_with == polls[2].polled_at
-
-
 def test_a_price_from_12_to_7_is_a_shortening_of_41_67_percent() -> None:
     (signal,) = find(
         make_poll(900, {1: see(price="12.00")}),
@@ -139,10 +126,6 @@ def test_a_share_moves_both_ways_from_three_points_and_strongly_from_six(share: 
     signals = find(*poll_twice(see_shares(12), see_shares(share)))
     assert [signal.is_strong for signal in signals] == ([] if is_strong is None else [is_strong])
     assert all((signal.kind, signal.is_alert) == ("share", True) for signal in signals)
-
-
-def test_two_points_fire_nothing() -> None:
-    assert not find(*poll_twice(see_shares(12, 20), see_shares(14, 18)))
 
 
 def test_a_share_is_compared_with_two_polls_ago_in_the_last_minutes() -> None:

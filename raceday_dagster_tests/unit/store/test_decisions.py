@@ -34,22 +34,7 @@ def test_the_racing_day_is_the_stored_label_before_any_calendar() -> None:
     assert label_race(StoredRace(racing_day=label, meeting_day=meeting_label), race) == label
     assert label_race(StoredRace(meeting_day=meeting_label), race) == meeting_label
     assert label_race(StoredRace(), race) == date(2025, 7, 18)
-
-
-@pytest.mark.parametrize(
-    ("start", "day"),
-    [
-        (datetime(2025, 4, 5, 10, 59, tzinfo=UTC), date(2025, 4, 5)),
-        (datetime(2025, 4, 5, 11, 0, tzinfo=UTC), date(2025, 4, 6)),
-        (datetime(2025, 4, 6, 11, 59, tzinfo=UTC), date(2025, 4, 6)),
-        (datetime(2025, 4, 6, 12, 0, tzinfo=UTC), date(2025, 4, 7)),
-        (datetime(2025, 9, 27, 11, 59, tzinfo=UTC), date(2025, 9, 27)),
-        (datetime(2025, 9, 28, 10, 59, tzinfo=UTC), date(2025, 9, 28)),
-        (datetime(2025, 9, 28, 11, 0, tzinfo=UTC), date(2025, 9, 29)),
-    ],
-)
-def test_without_any_label_it_is_the_new_zealand_date_also_when_the_clocks_change(start: datetime, day: date) -> None:
-    assert label_race(StoredRace(), make_race(start)) == day
+    assert label_race(StoredRace(), make_race(datetime(2025, 4, 5, 11, 0, tzinfo=UTC))) == date(2025, 4, 6)
 
 
 def test_a_race_after_midnight_may_belong_to_the_day_before_and_one_in_the_afternoon_may_not() -> None:

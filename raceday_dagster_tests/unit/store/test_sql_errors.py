@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as CheckoutTimeoutError
 
-from raceday_dagster.store.sql_errors import build_write_error, is_retryable, read_sqlstate
+from raceday_dagster.store.sql_errors import build_write_error, describe_cause, is_retryable, read_sqlstate
 
 
 def make_error(sqlstate: str | None, text: str = "it failed", *, invalidated: bool = False) -> DBAPIError:
@@ -16,69 +16,51 @@ def make_error(sqlstate: str | None, text: str = "it failed", *, invalidated: bo
     return OperationalError("SELECT 1", {}, origin, connection_invalidated=invalidated)
 
 
-@pytest.mark.parametrize(
-    "sqlstate",
-    [
-        "25006",
-        "40001",
-        "40P01",
-        "53300",
-        "55P03",
-        "57014",
-        "57P01",
-        "57P02",
-        "57P03",
-        "08000",
-        "08003",
-        "08006",
-        "08P01",
-    ],
-)
-def test_what_passes_by_itself_is_tried_again(sqlstate: str) -> None:
-    assert is_retryable(make_error(sqlstate))
+PASSING = [
+    *map(
+        make_error,
+        [
+            "25006",
+            "40001",
+            "40P01",
+            "53300",
+            "55P03",
+            "57014",
+            "57P01",
+            "57P02",
+            "57P03",
+            "08000",
+            "08003",
+            "08006",
+            "08P01",
+        ],
+    ),
+    make_error(None, 'connection to server at "127.0.0.1", port 1 failed: Connection refused'),
+    make_error(None, 'FATAL:  too many connections for role "raceday"'),
+    make_error(None, "FATAL:  the database system is starting up"),
+    make_error(None, "server closed the connection unexpectedly"),
+    make_error(None, "database does not exist any more", invalidated=True),
+    InterfaceError("SELECT 1", {}, psycopg2.InterfaceError("connection already closed")),
+    CheckoutTimeoutError("QueuePool limit"),
+]
+LASTING = [
+    *map(make_error, ["53100", "53200", "22003", "22021", "23505"]),
+    *map(make_error, ["23514", "42501", "42P01", "21000", "40002", "57000"]),
+    make_error(None, 'FATAL:  password authentication failed for user "raceday"'),
+    make_error(None, 'FATAL:  database "raceday" does not exist'),
+    make_error(None, 'FATAL:  role "raceday" does not exist'),
+    make_error(None, "fe_sendauth: no password supplied"),
+]
 
 
-@pytest.mark.parametrize(
-    "sqlstate",
-    ["53100", "53200", "22003", "22021", "23505", "23514", "42501", "42P01", "21000", "40002", "57000"],
-)
-def test_what_somebody_must_mend_is_not_tried_again(sqlstate: str) -> None:
-    assert not is_retryable(make_error(sqlstate))
+@pytest.mark.parametrize("error", PASSING, ids=describe_cause)
+def test_what_passes_by_itself_is_tried_again(error: Exception) -> None:
+    assert is_retryable(error)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        'connection to server at "127.0.0.1", port 1 failed: Connection refused',
-        'FATAL:  too many connections for role "raceday"',
-        "FATAL:  the database system is starting up",
-        "server closed the connection unexpectedly",
-    ],
-)
-def test_a_refusal_without_a_code_that_may_pass_is_tried_again(text: str) -> None:
-    assert is_retryable(make_error(None, text))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        'FATAL:  password authentication failed for user "raceday"',
-        'FATAL:  database "raceday" does not exist',
-        'FATAL:  role "raceday" does not exist',
-        "fe_sendauth: no password supplied",
-    ],
-)
-def test_a_refusal_without_a_code_that_lasts_is_not_tried_again(text: str) -> None:
-    assert not is_retryable(make_error(None, text))
-
-
-def test_a_lost_connection_is_tried_again_whatever_it_says() -> None:
-    assert is_retryable(make_error(None, "database does not exist any more", invalidated=True))
-    assert is_retryable(InterfaceError("SELECT 1", {}, psycopg2.InterfaceError("connection already closed")))
-
-
-def test_a_pool_that_stays_full_may_be_free_later() -> None:
-    assert is_retryable(CheckoutTimeoutError("QueuePool limit"))
+@pytest.mark.parametrize("error", LASTING, ids=describe_cause)
+def test_what_somebody_must_mend_is_not_tried_again(error: Exception) -> None:
+    assert not is_retryable(error)
 
 
 def test_an_error_that_is_not_the_databases_is_never_retryable() -> None:

@@ -83,10 +83,6 @@ def test_a_score_never_falls_below_0() -> None:
     assert row.data_quality_score == 0
 
 
-def test_a_pool_without_a_total_is_not_there() -> None:
-    assert read(WIN, PLACE, pool("Trifecta", None)).extracted_pools == 2
-
-
 @pytest.mark.parametrize("pools", [None, (), (pool("Win", "0"), pool("Place", None))])
 def test_without_money_in_any_pool_the_dividends_are_read(pools: tuple[TotePool, ...] | None) -> None:
     row = read_pools(pools, (dividend("Pool Win", "10"), dividend("Pool Place", "4"))).row

@@ -73,7 +73,7 @@ def _upgrade(connection: Connection, lock_timeout_ms: int) -> UpgradeReport:
     if before is not None:
         refuse_newer(connection.engine, before)
     try:
-        command.upgrade(_config(connection), "head")
+        command.upgrade(build_config(connection), "head")
     except CommandError as error:
         raise DatabaseError(f"{describe_place(connection.engine)} cannot be upgraded: {error}") from error
     transaction = Transaction(connection, ends_s=time.monotonic() + PARTITIONS_DEADLINE_S, monotonic=time.monotonic)
@@ -81,7 +81,8 @@ def _upgrade(connection: Connection, lock_timeout_ms: int) -> UpgradeReport:
     return UpgradeReport(from_revision=before, to_revision=REVISION, partitions=made)
 
 
-def _config(connection: Connection) -> Config:
+def build_config(connection: Connection) -> Config:
+    """What alembic needs to know, with the connection that it works on."""
     config = Config(stdout=io.StringIO())
     # Alembic interpolates its options: a percent sign in the path must be doubled.
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
