@@ -21,8 +21,8 @@ from raceday_dagster.fetch.client import RacingApi
 from raceday_dagster.racing.outcomes import (
     UNKNOWN_RACE,
     BatchOutcome,
+    ItemError,
     ProcessResult,
-    RaceError,
     Timings,
     WorkerUse,
 )
@@ -148,7 +148,7 @@ def _poll(run: PollRun, race_id: str, api: RacingApi, workers: TransformWorkers,
             status="failed",
             polled_at=datetime.now(UTC),
             timings=Timings(total_ms=_measure_ms(started_s)),
-            error=RaceError.of(error),
+            error=ItemError.of(error),
         )
         store.record_poll(result, run)
     return result

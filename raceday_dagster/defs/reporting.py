@@ -22,9 +22,9 @@ from raceday_dagster.racing.outcomes import (
     BatchOutcome,
     BatchProgress,
     BatchResults,
+    ItemError,
     ItemResult,
     ProcessResult,
-    RaceError,
     RaceFacts,
     Status,
     Timings,
@@ -85,7 +85,7 @@ def fail_race(
     context: dg.OpExecutionContext, error: PipelineError, timings: Timings, race: RaceFacts | None = None
 ) -> ProcessResult:
     """The result of a race whose stage failed, said in the log and in the UI of the step that saw it."""
-    verdict = RaceError.of(error)
+    verdict = ItemError.of(error)
     result = ProcessResult(
         race_id=error.race_id,
         status="failed",
@@ -114,7 +114,7 @@ def fail_race(
 
 
 def skip_race(
-    context: dg.OpExecutionContext, race_id: str, reason: RaceError, timings: Timings, race: RaceFacts | None = None
+    context: dg.OpExecutionContext, race_id: str, reason: ItemError, timings: Timings, race: RaceFacts | None = None
 ) -> ProcessResult:
     """The result of a race there is nothing to write for: unknown to the API, or older than what is stored."""
     event = "fetch_null" if reason.stage == "fetch" else "write_stale"
@@ -318,7 +318,7 @@ def _measure_stage(stage: str, timings: Timings) -> dict[str, int]:
     return {f"{stage}_ms": timings.model_dump()[f"{stage}_ms"]}
 
 
-def _describe(result: ProcessResult, verdict: RaceError) -> dict[str, str | int | bool]:
+def _describe(result: ProcessResult, verdict: ItemError) -> dict[str, str | int | bool]:
     return {
         "race_id": result.race_id,
         "race": result.title,

@@ -12,6 +12,7 @@ import ssl
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import cast
 
@@ -63,32 +64,21 @@ def _keep_unauthenticated(request: requests.PreparedRequest) -> requests.Prepare
     return request
 
 
+@dataclass(eq=False)
 class ExchangeError(Exception):
-    """One try failed.
+    """One try failed."""
 
-    Args:
-        reason: One line without secrets, fit for an error message.
-        retryable: Whether the same request may succeed in a moment.
-        status: The HTTP status, if one came.
-        retry_after: The header of that name as sent.
-        body: The beginning of the error's body, up to 2 kB.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        *,
-        retryable: bool,
-        status: int | None = None,
-        retry_after: str | None = None,
-        body: bytes = b"",
-    ) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.retryable = retryable
-        self.status = status
-        self.retry_after = retry_after
-        self.body = body
+    reason: str
+    """One line without secrets, fit for an error message."""
+    _: KW_ONLY
+    retryable: bool
+    """Whether the same request may succeed in a moment."""
+    status: int | None = None
+    """The HTTP status, if one came."""
+    retry_after: str | None = None
+    """The header of that name as sent."""
+    body: bytes = b""
+    """The beginning of the error's body, up to 2 kB."""
 
     @property
     def excerpt(self) -> str:

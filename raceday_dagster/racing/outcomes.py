@@ -191,16 +191,7 @@ class RowCounts(Record):
         return sum(self.model_dump().values())
 
 
-class RaceError(ItemError):
-    """Why a race failed or was skipped."""
-
-    @property
-    def is_unknown_race(self) -> bool:
-        """The API does not know the race."""
-        return self.type == UNKNOWN_RACE.type
-
-
-UNKNOWN_RACE = RaceError(stage="fetch", type="UnknownRace", message="the API does not know this race", retryable=False)
+UNKNOWN_RACE = ItemError(stage="fetch", type="UnknownRace", message="the API does not know this race", retryable=False)
 
 
 class RaceFacts(Record):
@@ -221,7 +212,6 @@ class ProcessResult(ItemResult):
     timings: Timings = Timings()
     row_counts: RowCounts = RowCounts()
     quality_score: int | None = None
-    error: RaceError | None = None
     race: RaceFacts | None = None
     """``None`` where no answer came: then only the database may know the race."""
 
@@ -306,7 +296,7 @@ class BatchOutcome(BatchResults[ProcessResult]):
     def has_answer(self) -> bool:
         """Unless no race succeeded, and one failed or is not known to the API: then nothing is followed any more. A
         batch whose answers are stored already, or that is empty, counts as answered."""
-        lost = self.failures or any(race.error and race.error.is_unknown_race for race in self.results)
+        lost = self.failures or any(race.error == UNKNOWN_RACE for race in self.results)
         return self.successes > 0 or not lost
 
     @property

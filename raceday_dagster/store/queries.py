@@ -148,13 +148,6 @@ ORDER BY race.start_time
 """
 
 
-class RaceToRecheck(Record):
-    """A race to ask about again, and why."""
-
-    race_id: str
-    reason: RecheckReason
-
-
 class OverdueRace(Record):
     """A race that should be over and is not."""
 
@@ -228,11 +221,13 @@ def is_listed(connection: Connection, racing_day: date) -> bool:
     return bool(connection.exec_driver_sql(LISTED, {"racing_day": racing_day}).scalar_one())
 
 
-def read_races_to_recheck(connection: Connection, racing_days: Sequence[date], now: datetime) -> list[RaceToRecheck]:
+def read_races_to_recheck(
+    connection: Connection, racing_days: Sequence[date], now: datetime
+) -> dict[str, RecheckReason]:
     """Races of these days that have started and of which an answer is still missing, and overdue ones of any day, the
-    earliest first."""
+    earliest first, each with the reason."""
     values = {"racing_days": list(racing_days), "now": now, "wait": CHECK_AFTER, **_bound_overdue(now)}
-    return [RaceToRecheck(**row) for row in _ask(connection, RACES_TO_RECHECK, **values)]
+    return {row["race_id"]: row["reason"] for row in _ask(connection, RACES_TO_RECHECK, **values)}
 
 
 def read_overdue_races(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from raceday_dagster.errors import WriteError
-from raceday_dagster.racing.outcomes import ProcessResult, RaceError, RowCounts, Timings
+from raceday_dagster.racing.outcomes import ItemError, ProcessResult, RowCounts, Timings
 from raceday_dagster.racing.records import Record
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.store import history, ledger
@@ -123,7 +123,7 @@ class WriteReport(Record):
     """Milliseconds of each step: ``checkout``, ``lock``, each table, ``race_polls``, ``commit``."""
     foreign_entrants: int = 0
     """Entrants of the answer that belong to another race, which first listed them: left out with their history."""
-    error: RaceError | None = None
+    error: ItemError | None = None
     """Why the answer was skipped, if it was: the ledger has the same."""
 
 
@@ -137,8 +137,6 @@ def write_race(
 
     Args:
         transaction: A new one; the caller commits it.
-        snapshot: What the transform made of the answer.
-        poll: The run and the stages before, for the ledger.
         measure_ms: Milliseconds since the write began, for the ledger.
 
     Raises:
@@ -248,12 +246,12 @@ def _read_written(transaction: Transaction, snapshot: RaceSnapshot, poll: Poll) 
     return None if counts is None else WriteReport(status="written", row_counts=counts)
 
 
-def _describe_stale(snapshot: RaceSnapshot, stored: StoredRace) -> RaceError:
+def _describe_stale(snapshot: RaceSnapshot, stored: StoredRace) -> ItemError:
     message = (
         f"stale: the answer was made at {snapshot.event_timestamp.isoformat()}, the stored one at "
         f"{stored.api_generated_time}"
     )
-    return RaceError.of(WriteError(message, race_id=snapshot.race_id, retryable=False))
+    return ItemError.of(WriteError(message, race_id=snapshot.race_id, retryable=False))
 
 
 def _record(transaction: Transaction, snapshot: RaceSnapshot, poll: Poll, write_ms: int, **came_to: Any) -> None:

@@ -76,11 +76,8 @@ def read_sqlstate(error: BaseException) -> str | None:
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether the same call may succeed later without anybody changing anything.
-
-    Args:
-        error: What SQLAlchemy raised. Anything else is a bug and never retryable.
-    """
+    """Whether the same call may succeed later without anybody changing anything; never for what SQLAlchemy did not
+    raise, which is a bug."""
     if isinstance(error, CheckoutTimeoutError):
         return True
     if not isinstance(error, DBAPIError):
@@ -140,12 +137,7 @@ def build_database_error(engine: Engine, error: SQLAlchemyError) -> DatabaseErro
 
 
 def build_write_error(error: SQLAlchemyError | UnstorableTextError, *, race_id: str) -> WriteError:
-    """The typed error of a transaction that was rolled back.
-
-    Args:
-        error: What SQLAlchemy raised, or that the driver met a text PostgreSQL cannot hold.
-        race_id: Empty when the transaction was not about one race.
-    """
+    """The typed error of a transaction that was rolled back; ``race_id`` is empty when it was not about one race."""
     if isinstance(error, UnstorableTextError):
         reason = f"it holds text that PostgreSQL cannot store ({describe_cause(error.__cause__ or error)})"
     elif is_missing_partition(error):

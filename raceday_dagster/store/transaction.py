@@ -116,11 +116,7 @@ class Transaction:
 class Transactions:
     """Runs pieces of work, each in one transaction of the engine's pool.
 
-    Args:
-        engine: From ``engine.build_engine``.
-        gauge: The gauge of that engine's pool.
-        monotonic: Clock of durations and deadlines.
-        sleep: Called with seconds before a second try, and while the server has no connection left.
+    ``sleep`` is called before a second try, and while the server has no connection left.
     """
 
     def __init__(

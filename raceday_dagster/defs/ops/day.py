@@ -201,7 +201,7 @@ def write_meetings(
         created = race_store.ensure_partitions([day.racing_day])
         counts = race_store.write_racing_day(day)
         reread = race_store.read(read_races_to_recheck, [day.racing_day - timedelta(days=1)], day.generated_at)
-        race_ids = list(dict.fromkeys([*listed, *(race.race_id for race in reread)]))
+        race_ids = list(dict.fromkeys([*listed, *reread]))
         keys = race_store.read(read_race_keys, race_ids)
     metadata = {
         "rows/meetings": counts.meetings,
@@ -232,9 +232,9 @@ def select_unsettled_races(
         race_store.ensure_partitions([day_before])
         counts = race_store.write_racing_day(day)
         chosen = race_store.read(read_races_to_recheck, [day_before, day.racing_day], day.generated_at)
-        race_ids = [race.race_id for race in chosen]
+        race_ids = list(chosen)
         keys = race_store.read(read_race_keys, [*order_races(day), *race_ids])
-    found = Counter(race.reason for race in chosen)
+    found = Counter(chosen.values())
     why = ", ".join(f"{found[reason]} {reason}" for reason in REASONS if found[reason])
     context.log.info(f"{len(race_ids)} races are not complete{f': {why}' if why else ''}")
     metadata = {

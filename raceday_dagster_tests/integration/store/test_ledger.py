@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from raceday_dagster.racing.outcomes import (
     BatchOutcome,
     ConnectionUse,
+    ItemError,
     ProcessResult,
-    RaceError,
     RowCounts,
     Timings,
     WorkerUse,
@@ -26,7 +26,7 @@ def make_failure(race_id: str, *, polled_at: datetime = AT, message: str = "503 
         status="failed",
         polled_at=polled_at,
         timings=Timings(fetch_ms=900, total_ms=910),
-        error=RaceError(stage="fetch", type="FetchError", message=message, retryable=True),
+        error=ItemError(stage="fetch", type="FetchError", message=message, retryable=True),
     )
 
 

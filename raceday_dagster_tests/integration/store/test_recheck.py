@@ -34,7 +34,7 @@ def poll(store: RaceStore, made_at: datetime, status: str, results: ResultsRow |
 
 
 def read(store: RaceStore, now: datetime) -> dict[str, str]:
-    return {race.race_id: race.reason for race in store.read(read_races_to_recheck, [DAY], now)}
+    return store.read(read_races_to_recheck, [DAY], now)
 
 
 def test_a_race_never_polled_is_asked_about_once_its_start_has_passed(store: RaceStore) -> None:
@@ -120,7 +120,7 @@ def test_the_races_to_recheck_are_of_the_days_asked_about_the_earliest_start_fir
     listed = make_list(["late", "early"], poll=1)
     store.write_racing_day(listed.model_copy(update={"races": (listed.races[0], swapped)}))
     assert list(read(store, START)) == ["early", "late"]
-    assert store.read(read_races_to_recheck, [DAY - timedelta(days=1)], START) == []
+    assert store.read(read_races_to_recheck, [DAY - timedelta(days=1)], START) == {}
     assert len(store.read(read_races_to_recheck, [DAY - timedelta(days=1), DAY], START)) == 2
 
 
@@ -129,12 +129,12 @@ def test_an_overdue_race_of_any_day_is_asked_about_for_a_week(store: RaceStore) 
     poll(store, START - timedelta(minutes=1), "open")
     other_days = [DAY + timedelta(days=5), DAY + timedelta(days=6)]
     asked = {
-        after: [race.reason for race in store.read(read_races_to_recheck, other_days, START + after)]
+        after: list(store.read(read_races_to_recheck, other_days, START + after).values())
         for after in (2 * HOUR - SECOND, 2 * HOUR, GIVEN_UP_AFTER - SECOND, GIVEN_UP_AFTER)
     }
     assert list(asked.values()) == [[], ["not_over"], ["not_over"], []]
     poll(store, START + HOUR, "final", make_results("final"))
-    assert store.read(read_races_to_recheck, other_days, START + 3 * HOUR) == []
+    assert store.read(read_races_to_recheck, other_days, START + 3 * HOUR) == {}
 
 
 def test_both_questions_find_unfinished_races_by_their_index(store: RaceStore, database_url: str) -> None:

@@ -10,8 +10,8 @@ from raceday_dagster.racing.outcomes import (
     UNKNOWN_RACE,
     BatchOutcome,
     ConnectionUse,
+    ItemError,
     ProcessResult,
-    RaceError,
     RowCounts,
     Timings,
     WorkerUse,
@@ -25,7 +25,7 @@ def end_race(race_id: str, status: str, total_ms: int = 100, retryable: bool = F
     if status == "unknown":
         status, error = "skipped", UNKNOWN_RACE
     elif status != "success":
-        error = RaceError(stage="fetch", type="FetchError", message="no", retryable=retryable)
+        error = ItemError(stage="fetch", type="FetchError", message="no", retryable=retryable)
     return ProcessResult.model_validate(
         {
             "race_id": race_id,
@@ -89,5 +89,5 @@ def test_a_pipeline_error_survives_a_process_border(kind: type[PipelineError], s
     error = pickle.loads(pickle.dumps(kind("it broke", race_id="r1", retryable=True)))
     assert type(error) is kind
     assert (str(error), error.race_id, error.retryable, error.stage) == ("it broke", "r1", True, stage)
-    verdict = RaceError.of(error)
+    verdict = ItemError.of(error)
     assert (verdict.stage, verdict.type, verdict.message, verdict.retryable) == (stage, kind.__name__, "it broke", True)
