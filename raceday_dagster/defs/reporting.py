@@ -29,7 +29,6 @@ from raceday_dagster.racing.outcomes import (
     Status,
     Timings,
 )
-from raceday_dagster.store.engine import describe_utilisation
 from raceday_dagster.store.ledger import RecoveredRace
 from raceday_dagster.store.queries import FollowedRace
 
@@ -301,12 +300,16 @@ def warn_of_budgets(context: dg.OpExecutionContext, outcome: BatchOutcome) -> No
 
 
 def log_pool_use(run_id: str, in_use: int, maximum: int, waiting: int = 0, *, opened: int) -> str:
-    """How full the pool is, or was at its fullest, as one line; returns the level it was said at."""
-    use = describe_utilisation(in_use, maximum, waiting, opened=opened)
+    """How full the pool is, or was at its fullest, as one line: a warning from 70 %, an error from 80 % or when
+    somebody waits; returns the level. At its peak no fewer connections were open than were in use."""
+    opened = max(opened, in_use)
+    percent = round(100 * in_use / maximum)
+    level = "error" if waiting or percent >= 80 else "warning" if percent >= 70 else "info"
     log = get_logger(run_id=run_id)
-    say = {"info": log.info, "warning": log.warning, "error": log.error}[use.level]
-    say("db_pool_utilization", **use.model_dump(exclude={"level"}))
-    return use.level
+    say = {"info": log.info, "warning": log.warning, "error": log.error}[level]
+    use = {"opened": opened, "idle": opened - in_use, "in_use": in_use, "waiting": waiting}
+    say("db_pool_utilization", **use, max=maximum, percent=percent)
+    return level
 
 
 def shorten_text(text: str, longest: int) -> str:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import SecretStr
 from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.pool import QueuePool
 
 from raceday_dagster.racing.outcomes import ConnectionUse
-from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import parse_database_url
 from raceday_dagster.store.sql_errors import is_demoted
 
@@ -34,8 +33,6 @@ KEPT_OPEN = 2
 """Idle connections a process keeps. The role's ceiling is shared by all of them, and a batch has a connection in use
 for a few hundredths of its time: one that sat on all it ever opened would shut the next batch out."""
 POOL_MAX = "raceday_pool_max"
-BUSY_PERCENT = 70
-NEARLY_FULL_PERCENT = 80
 
 
 def choose_connect_args(url: URL) -> dict[str, str | int]:
@@ -135,36 +132,3 @@ class PoolGauge:
     def _on_checkout(self, *_: Any) -> None:
         with self._lock:
             self.peak = max(self.peak, self.in_use)
-
-
-class PoolUtilisation(Record):
-    """How full a pool was, and how loudly to say so."""
-
-    opened: int
-    idle: int
-    """Open and not in use; what was never opened is no connection."""
-    in_use: int
-    waiting: int
-    max: int
-    """The ceiling."""
-    percent: int
-    level: Literal["info", "warning", "error"]
-
-
-def describe_utilisation(in_use: int, maximum: int, waiting: int = 0, *, opened: int = 0) -> PoolUtilisation:
-    """Fields of a ``db_pool_utilization`` line: a warning from 70 %, an error from 80 % or when somebody waits.
-
-    ``opened``: connections that are open; at the peak of a pool no fewer than were in use then.
-    """
-    opened = max(opened, in_use)
-    percent = round(100 * in_use / maximum)
-    level: Literal["info", "warning", "error"] = "warning" if percent >= BUSY_PERCENT else "info"
-    return PoolUtilisation(
-        opened=opened,
-        idle=opened - in_use,
-        in_use=in_use,
-        waiting=waiting,
-        max=maximum,
-        percent=percent,
-        level="error" if waiting or percent >= NEARLY_FULL_PERCENT else level,
-    )

@@ -100,11 +100,8 @@ class RaceStore:
         return report.model_copy(update={"write_ms": measure_ms(), "breakdown_ms": breakdown_ms})
 
     def record_poll(self, result: ProcessResult, run: PollRun, *, deadline_s: float = DEADLINE_S) -> None:
-        """Puts a race that failed or was skipped into the ledger; a second time adds nothing.
-
-        Raises:
-            WriteError: It is not there.
-        """
+        """Puts a race that failed or was skipped into the ledger; a second time adds nothing. Raises
+        ``WriteError``."""
         self._transactions.run(
             lambda transaction: ledger.record_polls(transaction, run, [result]),
             race_id=result.race_id,
@@ -113,10 +110,7 @@ class RaceStore:
 
     def record_batch(self, run: PollRun, outcome: BatchOutcome) -> None:
         """Puts a batch, and those of its races the ledger misses, into the ledger; a second time adds nothing.
-
-        Raises:
-            WriteError: Nothing of it is there.
-        """
+        Raises ``WriteError``: nothing of it is there."""
         self._transactions.run(
             lambda transaction: ledger.record_batch(transaction, run, outcome), deadline_s=DEADLINE_S
         )
@@ -125,20 +119,14 @@ class RaceStore:
         self, polls: Sequence[StoredPoll], thresholds: Thresholds, *, deadline_s: float = DEADLINE_S
     ) -> FoundSignals:
         """Finds the signals of stored polls, at most one of a race, and stores them; a second time adds nothing.
-
-        Raises:
-            WriteError: None of them is stored.
-        """
+        Raises ``WriteError``: none of them is stored."""
         return self._transactions.run(
             lambda transaction: signals.add_signals(transaction, polls, thresholds), deadline_s=deadline_s
         )
 
     def write_racing_day(self, day: RacingDay) -> RowCounts:
         """Writes the meetings and races of a list: changed rows only, nothing erased, newer answers left alone.
-
-        Raises:
-            WriteError: Nothing of it is stored.
-        """
+        Raises ``WriteError``: nothing of it is stored."""
         self.ensure_partitions({day.racing_day, *(race.racing_day for race in day.races)})
         return self._transactions.run(
             lambda transaction: day_list.write_list(transaction, day), deadline_s=LIST_DEADLINE_S
@@ -170,11 +158,8 @@ class RaceStore:
             return query(connection, *args, **kwargs)
 
     def record_image(self, image: StoredImage) -> None:
-        """Stores what became of an image; a failure leaves alone what was described before.
-
-        Raises:
-            WriteError: It is not there.
-        """
+        """Stores what became of an image; a failure leaves alone what was described before. Raises
+        ``WriteError``."""
         self._transactions.run(lambda transaction: images.record_image(transaction, image), deadline_s=IMAGE_DEADLINE_S)
 
     def _create_partitions(self, days: Iterable[date], race_id: str, deadline_s: float) -> list[str]:

@@ -12,6 +12,7 @@ from raceday_dagster.defs.reporting import (
     build_failure_tags,
     build_table,
     fail_race,
+    log_pool_use,
     report_unanswered,
     warn_of_budgets,
 )
@@ -174,3 +175,16 @@ def test_the_share_of_the_write_is_that_of_all_races_together() -> None:
     races = [end_race(name, "success").model_copy(update={"timings": timings}) for name, timings in SHARES.items()]
     assert end_batch(*races).write_share_percent == 25
     assert end_batch().write_share_percent == 0
+
+
+@pytest.mark.parametrize(
+    ("in_use", "waiting", "percent", "level"),
+    [(0, 0, 0, "info"), (6, 0, 60, "info"), (7, 0, 70, "warning"), (8, 0, 80, "error"), (6, 1, 60, "error")],
+)
+def test_a_pool_is_warned_about_from_seventy_percent(
+    in_use: int, waiting: int, percent: int, level: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert log_pool_use("run", in_use, 10, waiting, opened=2) == level
+    (line,) = read_log(capsys.readouterr().err)
+    assert (line["percent"], line["level"]) == (percent, level)
+    assert (line["opened"], line["idle"]) == (max(2, in_use), max(2 - in_use, 0)), "what was never opened is not idle"

@@ -1,12 +1,9 @@
-"""The texts of the upserts, the days of the partitions, the ledger's words and the pool's fullness."""
+"""The text of an upsert, and the days of the partitions."""
 
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
 
-import pytest
-
-from raceday_dagster.store.engine import describe_utilisation
 from raceday_dagster.store.race_write import RACE
 from raceday_dagster.store.schema.partitions import choose_days
 from raceday_dagster.store.upsert import build_insert
@@ -30,13 +27,3 @@ def test_asked_days_join_each_once() -> None:
         date(2025, 7, 1),
         *(date(2025, 7, day) for day in (17, 18, 19, 20)),
     ]
-
-
-@pytest.mark.parametrize(
-    ("in_use", "waiting", "percent", "level"),
-    [(0, 0, 0, "info"), (6, 0, 60, "info"), (7, 0, 70, "warning"), (8, 0, 80, "error"), (6, 1, 60, "error")],
-)
-def test_a_pool_is_warned_about_from_seventy_percent(in_use: int, waiting: int, percent: int, level: str) -> None:
-    use = describe_utilisation(in_use, 10, waiting, opened=2)
-    assert (use.percent, use.level) == (percent, level)
-    assert (use.opened, use.idle) == (max(2, in_use), max(2 - in_use, 0)), "what was never opened is not idle"
