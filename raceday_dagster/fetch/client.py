@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from importlib import metadata
-from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
@@ -15,7 +14,6 @@ import requests
 from structlog.typing import FilteringBoundLogger
 
 from raceday_dagster.errors import FetchError
-from raceday_dagster.fetch.cutoff import Deadline
 from raceday_dagster.fetch.event import parse_race_event
 from raceday_dagster.fetch.exchange import (
     ExchangeError,
@@ -91,9 +89,7 @@ class RacingApi:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -120,7 +116,7 @@ class RacingApi:
             f"/racing/events/{quote(race_id, safe='')}",
             {"with_money_tracker": "true"},
             race_id=race_id,
-            deadline=Deadline(deadline_s, self._monotonic),
+            ends_s=self._monotonic() + deadline_s,
             log=log,
         )
         if body is None:
@@ -143,13 +139,13 @@ class RacingApi:
                 but no race that can be read and is of this day (retryable). Verdict as for an event; 404 is an error
                 here.
         """
-        deadline = Deadline(deadline_s, self._monotonic)
+        ends_s = self._monotonic() + deadline_s
         log = get_logger(race_id="", racing_day=racing_day.isoformat())
         pages: list[MeetingsPage] = []
         seen: set[str] = set()
         offset = 0
         while len(pages) < PAGES_MAX:
-            page = self._fetch_page(racing_day, offset, deadline, log)
+            page = self._fetch_page(racing_day, offset, ends_s, log)
             pages.append(page)
             nothing_new = page.entries <= seen
             # Without a limit in the answer, a page may be short because the server caps it.
@@ -165,13 +161,13 @@ class RacingApi:
             offset += page.size
         raise FetchError(f"the meetings list has more than {PAGES_MAX} pages", race_id="", retryable=False)
 
-    def _fetch_page(self, racing_day: date, offset: int, deadline: Deadline, log: FilteringBoundLogger) -> MeetingsPage:
+    def _fetch_page(self, racing_day: date, offset: int, ends_s: float, log: FilteringBoundLogger) -> MeetingsPage:
         day = racing_day.isoformat()
         body = self._get(
             "/racing/meetings",
             {"date_from": day, "date_to": day, "limit": str(PAGE_SIZE), "offset": str(offset)},
             race_id="",
-            deadline=deadline,
+            ends_s=ends_s,
             log=log,
         )
         if body is None:
@@ -197,7 +193,7 @@ class RacingApi:
         params: Mapping[str, str],
         *,
         race_id: str,
-        deadline: Deadline,
+        ends_s: float,
         log: FilteringBoundLogger,
     ) -> bytes | None:
         """The body, ``None`` for 404."""
@@ -206,7 +202,7 @@ class RacingApi:
             return read_answer(self._session, self._base_url + path, params=params, timeout_s=timeout_s)
 
         try:
-            return self._retries.run(read, timeout_s=self._timeout_s, deadline=deadline, race_id=race_id, log=log)
+            return self._retries.run(read, timeout_s=self._timeout_s, ends_s=ends_s, race_id=race_id, log=log)
         except ExchangeError as fault:
             log.warning(
                 "http_client_error", status=fault.status, reason=fault.reason, excerpt=self._redact(fault.excerpt)

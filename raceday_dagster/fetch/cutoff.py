@@ -10,10 +10,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar, Token
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from requests.adapters import HTTPAdapter
@@ -32,18 +30,6 @@ CONNECTING = "raceday-connect-ahead"
 
 class NoThreadError(RequestsConnectionError):
     """The machine has no thread left to watch or open a connection with."""
-
-
-class Deadline:
-    """An instant of a monotonic clock by which something must be over."""
-
-    def __init__(self, seconds: float, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
-        self._ends = monotonic() + seconds
-
-    def remaining_s(self) -> float:
-        """Seconds left; 0 or less once it has passed."""
-        return self._ends - self._monotonic()
 
 
 class CutOff:
@@ -67,9 +53,7 @@ class CutOff:
         self._token: Token[CutOff | None] = _current.set(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         _current.reset(self._token)
         self._timer.cancel()
         with self._lock:
@@ -121,7 +105,7 @@ class _Connection(HTTPConnection):
         cut = _current.get()
         if cut is None:
             return super()._new_conn()
-        sock = self._connect_within(cut.remaining_s())
+        sock = self._connect_within(cut)
         cut.watch(sock)
         return sock
 
@@ -131,16 +115,17 @@ class _Connection(HTTPConnection):
             cut.watch(self.sock)
         super().request(*args, **kwargs)
 
-    def _connect_within(self, seconds: float) -> socket.socket:
-        """A connection in ``seconds`` or none: resolving a name and trying several addresses take no time-out.
+    def _connect_within(self, cut: CutOff) -> socket.socket:
+        """A connection in time or none: resolving a name and trying several addresses take no time-out.
 
         Whoever asks stops waiting; the thread ends by itself when the resolver answers, and closes what it opened.
         """
         opened: Future[socket.socket] = Future()
+        seconds = cut.remaining_s()
 
         def open_socket() -> None:
             try:
-                sock = self._try_addresses(Deadline(seconds))
+                sock = self._try_addresses(cut)
             except (OSError, HTTPError) as error:
                 if opened.set_running_or_notify_cancel():
                     opened.set_exception(error)
@@ -158,7 +143,7 @@ class _Connection(HTTPConnection):
                 raise ConnectTimeoutError(self, f"no connection within {seconds:.1f} s") from error
             return opened.result()
 
-    def _try_addresses(self, deadline: Deadline) -> socket.socket:
+    def _try_addresses(self, cut: CutOff) -> socket.socket:
         """A connection to the first address that takes one. Each has its share of what is left of the time: urllib3
         gives all of it to the first, which may be dead and say nothing."""
         host, timeout = self._dns_host, self.timeout
@@ -168,12 +153,12 @@ class _Connection(HTTPConnection):
             raise NewConnectionError(self, f"{host!r} cannot be the name of a host") from error
         try:
             for left in range(len(addresses), 1, -1):
-                self._dns_host, self.timeout = str(addresses[-left]), max(deadline.remaining_s(), 0.0) / left
+                self._dns_host, self.timeout = str(addresses[-left]), cut.remaining_s() / left
                 try:
                     return super()._new_conn()
                 except (ConnectTimeoutError, NewConnectionError):
                     continue
-            self._dns_host, self.timeout = str(addresses[-1]), max(deadline.remaining_s(), 0.0)
+            self._dns_host, self.timeout = str(addresses[-1]), cut.remaining_s()
             return super()._new_conn()
         finally:
             self._dns_host, self.timeout = host, timeout

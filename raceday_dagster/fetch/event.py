@@ -11,7 +11,7 @@ A runner without an id or a number costs itself, and an entrant of whose tracker
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, NotRequired
 
@@ -232,11 +232,12 @@ def parse_race_event(body: bytes, *, race_id: str, received_at: datetime) -> Rac
         document.refuse_complaint()
     _check_identities(data, race_id)
     rows, unclear = _read_tracker(data)
+    numbers = Counter(runner["runner_number"] for runner in data["runners"])
     warnings = [
         *([f"api_error: {document.complaint}"] if document.complaint else []),
         *(f"dropped={name_path(place)}" for place in dropped),
         *(f"unclear_share={entrant_id}" for entrant_id in sorted(unclear)),
-        *(f"repeated_number={number}" for number in _find_repeated_numbers(data["runners"])),
+        *(f"repeated_number={number}" for number, times in sorted(numbers.items()) if times > 1),
     ]
     fields = _convert_event(event, received_at, rows, warnings)
     if any(place[:2] == ("data", "runners") and len(place) == 3 for place in dropped):
@@ -252,11 +253,6 @@ def _check_identities(data: WireData, race_id: str) -> None:
         if runner["entrant_id"] in seen:
             raise WireError(f"data.runners.{index}.entrant_id: is there twice")
         seen.add(runner["entrant_id"])
-
-
-def _find_repeated_numbers(runners: Iterable[WireRunner]) -> list[int]:
-    numbers = Counter(runner["runner_number"] for runner in runners)
-    return sorted(number for number, times in numbers.items() if times > 1)
 
 
 def _read_tracker(data: WireData) -> tuple[list[WireTrackerRow] | None, set[str]]:

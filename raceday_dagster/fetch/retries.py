@@ -10,7 +10,6 @@ from urllib3 import Retry
 from urllib3.exceptions import InvalidHeader
 
 from raceday_dagster.errors import FetchError
-from raceday_dagster.fetch.cutoff import Deadline
 from raceday_dagster.fetch.exchange import ExchangeError
 
 RETRY_AFTER_MAX_S = 10.0
@@ -34,28 +33,28 @@ class Retries:
         read: Callable[[float], bytes],
         *,
         timeout_s: float,
-        deadline: Deadline,
+        ends_s: float,
         race_id: str,
         log: FilteringBoundLogger,
     ) -> bytes:
-        """The first body that ``read`` returns; ``read`` gets the seconds it may take, at most ``timeout_s``.
+        """The first body that ``read`` returns; ``read`` gets the seconds it may take, at most ``timeout_s``. The
+        deadline ``ends_s`` is a reading of ``monotonic``.
 
         Raises:
             ExchangeError: The API refused (a fault that is not worth another try).
             FetchError: Retryable: the tries are used up, or the next one would begin after the deadline.
         """
         for attempt in range(1, len(self.delays_s) + 2):
-            remaining_s = deadline.remaining_s()
-            if remaining_s <= 0:
-                break
             began = self.monotonic()
+            if began >= ends_s:
+                break
             try:
-                body = read(min(timeout_s, remaining_s))
+                body = read(min(timeout_s, ends_s - began))
             except ExchangeError as fault:
                 self._log_attempt(log, attempt, began, fault)
                 if not fault.retryable:
                     raise
-                delay_s = self._choose_delay_s(attempt, fault, deadline.remaining_s())
+                delay_s = self._choose_delay_s(attempt, fault, ends_s - self.monotonic())
                 if delay_s is None:
                     log.warning("http_gave_up", attempt=attempt, reason=fault.reason, status=fault.status)
                     raise FetchError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 TOLERANCE = timedelta(seconds=5)
 """An answer may be dated so far ahead honestly: the feed's clock is not ours."""
@@ -58,12 +58,7 @@ def put_back_rows(engine: Engine, now: datetime) -> dict[str, int]:
             for table, column in _LEDGER
         }
         races = connection.exec_driver_sql(_RACES, values).all()
-        if races:
-            _move_history(connection, now, [race.race_id for race in races], [race.racing_day for race in races])
+        ahead = {"now": now, "race_ids": [race.race_id for race in races], "days": [race.racing_day for race in races]}
+        for table, order, other in _HISTORY if races else ():
+            connection.exec_driver_sql(_MOVE.format(table=table, order=order, other=other), ahead)
         return {**found, "races": len(races)}
-
-
-def _move_history(connection: Connection, now: datetime, race_ids: list[str], days: list[object]) -> None:
-    for table, order, other in _HISTORY:
-        statement = _MOVE.format(table=table, order=order, other=other)
-        connection.exec_driver_sql(statement, {"now": now, "race_ids": race_ids, "days": days})
