@@ -12,9 +12,10 @@ import pytest
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
 from raceday_dagster.defs.partitions import RACES
+from raceday_dagster.racing.calendar import NEW_ZEALAND
 from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.race_store import RaceStore
-from raceday_dagster.store.schema.partitions import NEW_ZEALAND, name_partition
+from raceday_dagster.store.schema.partitions import name_partition
 from raceday_dagster.store.schema.tables import PARTITIONED_TABLES
 from raceday_dagster_tests.integration.archive.archive_fixture import (
     list_files,
