@@ -31,7 +31,6 @@ from raceday_dagster.archive.partitions import (
     DETACH_WITHIN_S,
     HistoryPartition,
     detach_partition,
-    is_attached,
     read_partitions,
 )
 from raceday_dagster.errors import ArchiveError
@@ -50,6 +49,7 @@ READING = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL
 LIMITS = "SET LOCAL lock_timeout = 2000; SET LOCAL statement_timeout = 600000; SET LOCAL datestyle = 'ISO, YMD'"
 # Nothing waits here for a lock while it holds another: whoever makes a partition has these two in the other order.
 TRY_LOCK = f"SELECT pg_try_advisory_xact_lock({PARTITION_LOCK_KEY})"
+ATTACHED = "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(%(name)s))"
 DROP_PAUSES_S = (1.0, 2.0)
 
 Stage = Literal["detached", "exported", "dropped", "not_detached", "not_archived"]
@@ -196,7 +196,7 @@ class _Archiving:
     def _drop_now(self, content: Content) -> None:
         with self._engine.begin() as connection:
             connection.exec_driver_sql(f"{LIMITS}; LOCK TABLE {self._name} IN ACCESS EXCLUSIVE MODE NOWAIT")
-            if is_attached(connection, self._name):
+            if connection.exec_driver_sql(ATTACHED, {"name": self._name}).scalar_one():
                 raise ArchiveError("it was attached again, for a replay")
             if read_version(connection, self._name) != (content.rows, content.version):
                 raise ArchiveError("rows were written to it after the export")

@@ -51,12 +51,6 @@ def read_partitions(connection: Connection, table: str) -> list[HistoryPartition
     ]
 
 
-def is_attached(connection: Connection, partition: str) -> bool:
-    """Whether a table is anybody's partition. Raises what SQLAlchemy raises."""
-    question = "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(%(name)s))"
-    return bool(connection.exec_driver_sql(question, {"name": partition}).scalar_one())
-
-
 def detach_partition(engine: Engine, partition: HistoryPartition, *, within_s: float = DETACH_WITHIN_S) -> None:
     """Detaches a partition, or ends its interrupted detach.
 

@@ -18,6 +18,7 @@ from raceday_dagster.fetch.event import parse_race_event
 from raceday_dagster.fetch.exchange import (
     ExchangeError,
     build_session,
+    clean_excerpt,
     connect_ahead,
     read_answer,
 )
@@ -204,9 +205,8 @@ class RacingApi:
         try:
             return self._retries.run(read, timeout_s=self._timeout_s, ends_s=ends_s, race_id=race_id, log=log)
         except ExchangeError as fault:
-            log.warning(
-                "http_client_error", status=fault.status, reason=fault.reason, excerpt=self._redact(fault.excerpt)
-            )
+            excerpt = self._redact(clean_excerpt(fault.body.decode(errors="replace")))
+            log.warning("http_client_error", status=fault.status, reason=fault.reason, excerpt=excerpt)
             if fault.status == requests.codes.not_found:
                 return None
             reason = fault.reason

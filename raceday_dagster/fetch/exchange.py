@@ -80,11 +80,6 @@ class ExchangeError(Exception):
     body: bytes = b""
     """The beginning of the error's body, up to 2 kB."""
 
-    @property
-    def excerpt(self) -> str:
-        """Up to 200 characters of the body, control characters removed."""
-        return clean_excerpt(self.body.decode(errors="replace"))
-
 
 def read_answer(session: requests.Session, url: str, *, params: Mapping[str, str], timeout_s: float) -> bytes:
     """The decoded body of a 200 answer, within ``timeout_s`` seconds from connecting to the last byte.

@@ -17,7 +17,7 @@ from sqlalchemy.pool import QueuePool
 
 from raceday_dagster.racing.outcomes import ConnectionUse
 from raceday_dagster.settings import parse_database_url
-from raceday_dagster.store.sql_errors import is_demoted
+from raceday_dagster.store.sql_errors import READ_ONLY_TRANSACTION, read_sqlstate
 
 CONNECT_ARGS: Mapping[str, str | int] = {
     "application_name": "raceday",
@@ -65,7 +65,7 @@ def build_engine(database_url: SecretStr | str, *, pool_max: int, checkout_timeo
 
 def _leave_demoted_server(context: ExceptionContext) -> None:
     """Has the pool open every connection anew: those to a server that lost its role pass the ping and refuse writes."""
-    if context.sqlalchemy_exception is not None and is_demoted(context.sqlalchemy_exception):
+    if read_sqlstate(context.original_exception) == READ_ONLY_TRANSACTION:
         context.is_disconnect = True
 
 

@@ -144,8 +144,13 @@ def write_race(
         SQLAlchemyError: As the database says.
     """
     stored = lock_race(transaction, snapshot)
-    if transaction.is_retry and (written := _read_written(transaction, snapshot, poll)):
-        return written
+    if transaction.is_retry:
+        # The first attempt may have been committed, and only the answer to its commit lost.
+        counts = ledger.read_written(
+            transaction, run_id=poll.run_id, race_id=snapshot.race_id, polled_at=snapshot.polling_timestamp
+        )
+        if counts is not None:
+            return WriteReport(status="written", row_counts=counts)
     if stored.has_newer_poll(snapshot.event_timestamp):
         error = _describe_stale(snapshot, stored)
         _record(transaction, snapshot, poll, measure_ms(), status="skipped", error=error)
@@ -236,14 +241,6 @@ def _write_entrants(transaction: Transaction, snapshot: RaceSnapshot, stored: St
         }
         changed += transaction.run("entrants", WITHDRAW, values).rowcount
     return changed
-
-
-def _read_written(transaction: Transaction, snapshot: RaceSnapshot, poll: Poll) -> WriteReport | None:
-    """The report of a first attempt that was committed, though the answer to its commit was lost."""
-    counts = ledger.read_written(
-        transaction, run_id=poll.run_id, race_id=snapshot.race_id, polled_at=snapshot.polling_timestamp
-    )
-    return None if counts is None else WriteReport(status="written", row_counts=counts)
 
 
 def _describe_stale(snapshot: RaceSnapshot, stored: StoredRace) -> ItemError:

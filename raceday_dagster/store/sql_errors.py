@@ -91,11 +91,6 @@ def is_retryable(error: BaseException) -> bool:
     return isinstance(error, (OperationalError, InterfaceError)) and not lasting
 
 
-def is_demoted(error: BaseException) -> bool:
-    """Whether the server takes no writes any more, as after a failover."""
-    return read_sqlstate(error) == READ_ONLY_TRANSACTION
-
-
 def is_ceiling_refusal(error: BaseException) -> bool:
     """Whether the server refused a new connection because it, or the role, has as many as it may."""
     if not isinstance(error, OperationalError) or error.statement is not None:

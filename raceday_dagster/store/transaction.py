@@ -192,7 +192,11 @@ class Transactions:
             result = work(transaction)
             transaction.commit()
         except BaseException:
-            _roll_back(connection)
+            try:
+                connection.rollback()
+            except SQLAlchemyError:
+                # The first error is the one to report; a connection in an unknown state must not be used again.
+                connection.invalidate()
             raise
         else:
             return result
@@ -219,11 +223,3 @@ def connect_patiently(
             if not is_ceiling_refusal(error) or monotonic() + CEILING_PAUSE_S >= ends_s:
                 raise
         sleep(CEILING_PAUSE_S)
-
-
-def _roll_back(connection: Connection) -> None:
-    try:
-        connection.rollback()
-    except SQLAlchemyError:
-        # The first error is the one to report; a connection in an unknown state must not be used again.
-        connection.invalidate()
