@@ -41,10 +41,12 @@ from raceday_dagster.fetch.wire import (
     Whole,
     WireError,
     WireHeader,
+    find_complaint,
     known,
     name_path,
     parse_document,
     read_leniently,
+    refuse_complaint,
 )
 from raceday_dagster.racing.events import Category, RaceEvent
 
@@ -221,20 +223,21 @@ def parse_race_event(body: bytes, *, race_id: str, received_at: datetime) -> Rac
     Raises:
         WireError: The body is not such an answer, answers for another race, or says instead that the API failed.
     """
-    document = parse_document(body)
+    content = parse_document(body)
+    complaint = find_complaint(content)
     try:
-        event, dropped = read_leniently(_ANSWER, document.content, required=REQUIRED)
+        event, dropped = read_leniently(_ANSWER, content, required=REQUIRED)
     except WireError:
-        document.refuse_complaint()
+        refuse_complaint(complaint)
         raise
     data = event["data"]
     if not data["runners"]:
-        document.refuse_complaint()
+        refuse_complaint(complaint)
     _check_identities(data, race_id)
     rows, unclear = _read_tracker(data)
     numbers = Counter(runner["runner_number"] for runner in data["runners"])
     warnings = [
-        *([f"api_error: {document.complaint}"] if document.complaint else []),
+        *([f"api_error: {complaint}"] if complaint else []),
         *(f"dropped={name_path(place)}" for place in dropped),
         *(f"unclear_share={entrant_id}" for entrant_id in sorted(unclear)),
         *(f"repeated_number={number}" for number, times in sorted(numbers.items()) if times > 1),

@@ -25,10 +25,12 @@ from raceday_dagster.fetch.wire import (
     WireError,
     WireHeader,
     describe_invalid,
+    find_complaint,
     known,
     name_path,
     parse_document,
     read_leniently,
+    refuse_complaint,
 )
 from raceday_dagster.racing.events import Category, ListedMeeting, ListedRace, RacingDay, Rejected
 
@@ -111,10 +113,10 @@ def parse_meetings_page(body: bytes, *, received_at: datetime) -> MeetingsPage:
     Raises:
         WireError: The body is not such a page at all, or says that the API failed.
     """
-    document = parse_document(body)
-    document.refuse_complaint()
+    content = parse_document(body)
+    refuse_complaint(find_complaint(content))
     try:
-        page = _PAGE.validate_python(document.content)
+        page = _PAGE.validate_python(content)
     except ValidationError as error:
         raise WireError(describe_invalid(error)) from error
     entries = page["data"]["meetings"] or []

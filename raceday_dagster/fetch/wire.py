@@ -12,7 +12,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Container, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
@@ -63,35 +62,21 @@ class WireError(ValueError):
         self.retryable = retryable
 
 
-@dataclass(frozen=True)
-class Document:
-    """A parsed body. ``complaint`` is what ``data.error`` or ``header.error`` says, empty without one."""
-
-    content: Any
-    complaint: str
-
-    def refuse_complaint(self) -> None:
-        """Raises the complaint as a ``WireError``, if there is one."""
-        if self.complaint:
-            raise WireError(f"the API says: {self.complaint}", retryable=True)
-
-
 REPEATED = object()
 """The value of a key that is there twice: of no type, so that reading it fails. JSON parsers take the last one in
 silence."""
 
 
-def parse_document(body: bytes) -> Document:
-    """The one pass over a body.
+def parse_document(body: bytes) -> Any:
+    """What a body holds.
 
     Raises:
         WireError: It is no JSON in UTF-8.
     """
     try:
-        content = json.loads(body.decode(), object_pairs_hook=_build_object)
+        return json.loads(body.decode(), object_pairs_hook=_build_object)
     except (ValueError, RecursionError) as error:
         raise WireError(f"the answer is not JSON: {clean_excerpt(str(error))}") from error
-    return Document(content, find_complaint(content))
 
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -185,6 +170,12 @@ def find_complaint(content: object) -> str:
         if complaint and said:
             return said
     return ""
+
+
+def refuse_complaint(complaint: str) -> None:
+    """Raises what the API complains of as a ``WireError``, if it does."""
+    if complaint:
+        raise WireError(f"the API says: {complaint}", retryable=True)
 
 
 def read_complaint(body: bytes) -> str:

@@ -97,15 +97,6 @@ def test_a_terminated_backend_is_forgotten_and_the_race_written_on_another(
     assert len(read_tables(database_url)["money_flow_history"]) == 8
 
 
-def test_a_backend_terminated_twice_is_a_failure_worth_another_poll(store: RaceStore, database_url: str) -> None:
-    with failing(
-        store, at=4, times=2, action=lambda connection, statement: terminate(connection, statement, database_url)
-    ) as (statements, caught):
-        write(store, make_finished())
-    assert (statements.fired, caught.value.retryable) == (2, True)
-    assert count_rows(database_url) == 0
-
-
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03", "57014", "57P01"])
 def test_a_failure_that_passes_is_tried_once_more(store: RaceStore, sqlstate: str) -> None:
     with watch_statements(store.engine, at=5, action=fail_with(sqlstate)) as statements:

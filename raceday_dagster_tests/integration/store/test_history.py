@@ -45,26 +45,16 @@ def test_a_share_that_falls_while_the_pool_grows_is_a_negative_increment(store: 
 
 
 def test_the_increments_of_a_runner_always_add_up_to_its_amount(store: RaceStore, database_url: str) -> None:
-    pools = [None, 100_000, 250_001, None, 90_000, 777_777]
-    for poll, cents in enumerate(pools):
+    wins, places = [None, 100_000, 250_001, None, 90_000, 777_777], [None, None, 50_001, 30_000, None, 70_000]
+    for poll, (win, place) in enumerate(zip(wins, places, strict=True)):
         holds = {number: (hold + poll * number) % 40 for number, hold in HOLDS.items()}
-        write(store, make_snapshot(poll=poll, holds=holds, win_cents=cents, place_cents=cents), run_id=f"run-{poll}")
+        write(store, make_snapshot(poll=poll, holds=holds, win_cents=win, place_cents=place), run_id=f"run-{poll}")
     for number in HOLDS:
         rows = read_flow(database_url, number)
         assert sum(row["incremental_win_amount"] or 0 for row in rows) == rows[-1]["win_pool_amount"]
         assert sum(row["incremental_place_amount"] or 0 for row in rows) == rows[-1]["place_pool_amount"]
-        assert [row["is_baseline"] for row in rows] == [True, True, False, False, False, False]
-        assert [row["incremental_win_amount"] is None for row in rows] == [cents is None for cents in pools]
-
-
-def test_each_pool_has_increments_of_its_own(store: RaceStore, database_url: str) -> None:
-    pools = [(100_000, None), (200_000, 50_000), (300_000, None), (None, 90_000), (500_000, 70_000)]
-    for poll, (win, place) in enumerate(pools):
-        write(store, make_snapshot(poll=poll, win_cents=win, place_cents=place), run_id=f"run-{poll}")
-    rows = read_flow(database_url, 1)
-    for pool in ("win", "place"):
-        assert sum(row[f"incremental_{pool}_amount"] or 0 for row in rows) == rows[-1][f"{pool}_pool_amount"]
-    assert [row["is_baseline"] for row in rows] == [True, True, False, False, False]
+        assert [row["is_baseline"] for row in rows] == [True, True, True, False, False, False]
+        assert [row["incremental_win_amount"] is None for row in rows] == [win is None for win in wins]
 
 
 def test_another_answer_with_the_same_time_of_the_feed_is_an_observation(store: RaceStore, database_url: str) -> None:
