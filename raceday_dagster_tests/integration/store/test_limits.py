@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -54,13 +55,20 @@ def test_an_empty_pool_is_waited_for_and_then_a_typed_error(database_url: str) -
         assert write(store, make_snapshot()).status == "written"
 
 
-def test_the_servers_own_ceiling_is_a_failure_worth_another_poll(database_url: str) -> None:
+@contextmanager
+def no_connection_left(store: RaceStore, database_url: str) -> Iterator[Callable[[], None]]:
+    """The role has as many connections as it may, none of them the store's; a function that lets go of them."""
+    store.engine.dispose()  # its warm connections, so that the next write has to ask the server
     greedy = build_engine(database_url, pool_max=20)
-    with open_store(database_url, checkout_timeout_s=0.05) as store, ExitStack() as taken:
+    with ExitStack() as taken:
         taken.callback(greedy.dispose)
-        store.engine.dispose()  # its warm connections, so that the next write has to ask the server
         with pytest.raises(OperationalError, match="too many connections"):
             all(taken.enter_context(greedy.connect()) for _ in range(20))
+        yield taken.close
+
+
+def test_the_servers_own_ceiling_is_a_failure_worth_another_poll(database_url: str) -> None:
+    with open_store(database_url, checkout_timeout_s=0.05) as store, no_connection_left(store, database_url):
         with pytest.raises(WriteError, match="too many connections") as caught:
             write(store, make_snapshot())
         assert caught.value.retryable
@@ -68,23 +76,15 @@ def test_the_servers_own_ceiling_is_a_failure_worth_another_poll(database_url: s
             store.read(is_listed, START.date())
 
 
-def test_the_servers_own_ceiling_is_waited_for(database_url: str) -> None:
-    greedy, engine = build_engine(database_url, pool_max=20), build_engine(database_url, pool_max=1)
+def test_the_servers_own_ceiling_is_waited_for(store: RaceStore, database_url: str) -> None:
     waits: list[float] = []
-    with open_store(database_url) as store, ExitStack() as taken:
-        make_partitions(store)
-        store.engine.dispose()
+    with no_connection_left(store, database_url) as let_go_of_all:
 
         def let_go(seconds: float) -> None:
             waits.append(seconds)
-            taken.close()
-            greedy.dispose()
+            let_go_of_all()
 
-        with pytest.raises(OperationalError, match="too many connections"):
-            all(taken.enter_context(greedy.connect()) for _ in range(20))
-        waiting = RaceStore(engine, sleep=let_go)
-        assert not waiting.read(is_listed, START.date())
-        engine.dispose()
+        assert not RaceStore(store.engine, sleep=let_go).read(is_listed, START.date())
     assert set(waits) == {0.1}
 
 

@@ -45,22 +45,6 @@ def test_a_trouble_that_may_settle_is_told_at_the_second_look_and_forgotten_if_i
     assert watch([LATE], [], [LATE]) == [[], [], []]
 
 
-def test_two_causes_are_told_apart() -> None:
-    other = LATE.model_copy(update={"about": "race-2"})
-    assert watch([FAILED, LATE, other], [LATE, other], [other]) == [
-        ["raised maintenance"],
-        ["raised race-1", "raised race-2", "cleared maintenance"],
-        ["cleared race-1"],
-    ]
-
-
-def test_what_could_not_be_looked_at_is_neither_over_nor_told_again() -> None:
-    raised = {LATE.cause: Raised(trouble=LATE, since=NOW - 3 * timedelta(hours=1), told_at=NOW - timedelta(hours=2))}
-    told = choose_messages([], raised, NOW, unknown=["race_without_answer"])
-    assert not told.messages
-    assert told.raised == raised
-
-
 @given(st.lists(st.booleans(), max_size=40))
 def test_every_raise_is_cleared_once_and_in_turn(is_wrong: list[bool]) -> None:
     said = [text for look in watch(*([FAILED] if wrong else [] for wrong in is_wrong), []) for text in look]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from benchmarks.cadence import LiveRace, Outage, Poll
-from benchmarks.faults import KINDS, LONGEST_S, QUIET_S, SHORTEST_S, plan_faults
 from benchmarks.measure import MemorySample, find_growth_mb_h
 from benchmarks.promises import Fault, check_left_over, find_late_polls
 
@@ -19,21 +17,6 @@ START = datetime(2026, 9, 26, 2, 0, tzinfo=UTC)
 
 def sample_every_5_s(megabytes: Sequence[float]) -> list[MemorySample]:
     return [MemorySample(5.0 * number, mb) for number, mb in enumerate(megabytes)]
-
-
-def test_a_seed_repeats_a_plan_and_another_makes_another() -> None:
-    first, again, other = (list(islice(plan_faults(seed), 30)) for seed in (1, 1, 2))
-    assert first == again
-    assert first != other
-
-
-def test_each_round_of_a_plan_has_every_kind_once_and_leaves_time_to_recover() -> None:
-    count = len(KINDS)
-    plan = list(islice(plan_faults(7), 3 * count))
-    for begin in range(0, 3 * count, count):
-        assert {planned.kind for planned in plan[begin : begin + count]} == set(KINDS)
-    assert all(SHORTEST_S <= planned.lasts_s <= LONGEST_S for planned in plan)
-    assert all(QUIET_S[0] <= planned.quiet_s <= QUIET_S[1] for planned in plan)
 
 
 def test_the_longest_gap_across_a_fault_is_that_of_a_race_that_was_due_every_15_seconds() -> None:
