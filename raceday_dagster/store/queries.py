@@ -264,11 +264,8 @@ def read_settled_races(connection: Connection, race_ids: Collection[str]) -> lis
 def read_live_races(
     engine: Engine, now: datetime, *, countries: Sequence[str], categories: Sequence[str]
 ) -> list[FollowedRace]:
-    """Races that start within five minutes of ``now`` or started in the 24 hours before and are not over.
-
-    Raises:
-        DatabaseError: The database cannot be used.
-    """
+    """Races that start within five minutes of ``now`` or started in the 24 hours before and are not over. Raises
+    ``DatabaseError``."""
     values = {"from_start": now - LIVE_LOOK_BACK, "to_start": now + LAST_MINUTES}
     chosen = {"countries": list(countries), "categories": list(categories)}
     return [FollowedRace(**row) for row in ask_engine(engine, LIVE_RACES, **values, **chosen)]
@@ -284,11 +281,8 @@ def find_late_races(races: Iterable[FollowedRace], now: datetime) -> list[Follow
 
 
 def read_races_since(engine: Engine, since: datetime) -> set[str]:
-    """Every stored race that starts at ``since`` or later, those of days to come included.
-
-    Raises:
-        DatabaseError: The database cannot be used. That is no empty answer.
-    """
+    """Every stored race that starts at ``since`` or later, those of days to come included. Raises ``DatabaseError``,
+    which is no empty answer."""
     return {row["race_id"] for row in ask_engine(engine, STARTED_SINCE, since=since)}
 
 

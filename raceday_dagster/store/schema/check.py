@@ -44,11 +44,7 @@ def refuse_newer(engine: Engine, found: str) -> None:
 
 
 def read_revision(engine: Engine) -> str | None:
-    """The revision the database says it has; ``None`` without any raceday schema.
-
-    Raises:
-        DatabaseError: One line: the database cannot be reached or refuses.
-    """
+    """The revision the database says it has; ``None`` without any raceday schema. Raises ``DatabaseError``."""
     with naming_database_errors(engine), connect_patiently(engine) as connection:
         return read_revision_of(connection)
 

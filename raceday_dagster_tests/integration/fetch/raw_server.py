@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from typing import Any
 
 ENDLESS_S = 20.0
 """Longer than any server here goes on by itself: a fetch that ends earlier was cut off."""
@@ -21,47 +21,39 @@ def frame(body: bytes, *headers: str, status: str = "200 OK", length: int | None
     return "\r\n".join(lines).encode() + body
 
 
-@dataclass
-class RawServer:
+class RawServer(socketserver.ThreadingTCPServer):
     """Answers the n-th request with the n-th of its ``talks``, the last one for ever; counts what it sees."""
 
-    talks: Sequence[Talk]
-    keep_alive: bool = False
-    greeting: bytes = b""
-    requests: list[bytes] = field(default_factory=list)
-    connections: int = 0
-    stopping: threading.Event = field(default_factory=threading.Event)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    request_queue_size = 16
 
-    def __post_init__(self) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.listener.settimeout(0.05)
-        self.port = self.listener.getsockname()[1]
+    def __init__(self, talks: Sequence[Talk], keep_alive: bool, greeting: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+        self.talks, self.keep_alive, self.greeting = talks, keep_alive, greeting
+        self.port = self.server_address[1]
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.stopping = threading.Event()
+        self.lock = threading.Lock()
 
-    def serve(self, pool: ThreadPoolExecutor) -> None:
-        while not self.stopping.is_set():
-            try:
-                accepted, _ = self.listener.accept()
-            except TimeoutError:
-                continue
-            self.connections += 1
-            accepted.settimeout(5)
-            pool.submit(self.attend, accepted)
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections += 1
+        super().process_request(request, client_address)
 
-    def attend(self, accepted: socket.socket) -> None:
-        try:
-            with accepted as connection:
-                connection.sendall(self.greeting)
-                while request := self.read_request(connection):
-                    with self.lock:
-                        self.requests.append(request)
-                        talk = self.talks[min(len(self.requests), len(self.talks)) - 1]
-                    talk(connection)
-                    if not self.keep_alive:
-                        return
-        except OSError:
-            # The client hung up: most faults here are meant to make it.
-            return
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        request.settimeout(5)
+        # Most faults here are meant to make the client hang up.
+        with suppress(OSError):
+            request.sendall(self.greeting)
+            while asked := self.read_request(request):
+                with self.lock:
+                    self.requests.append(asked)
+                    talk = self.talks[min(len(self.requests), len(self.talks)) - 1]
+                talk(request)
+                if not self.keep_alive:
+                    return
+
+    def shutdown_request(self, request: Any) -> None:
+        self.close_request(request)
 
     def read_request(self, connection: socket.socket) -> bytes:
         request = b""
@@ -82,16 +74,15 @@ class RawServer:
 
 @contextmanager
 def serving(*talks: Talk, keep_alive: bool = False, greeting: bytes = b"") -> Iterator[RawServer]:
-    server = RawServer(talks, keep_alive, greeting)
-    with ThreadPoolExecutor(12) as pool:
-        loop = threading.Thread(target=server.serve, args=(pool,))
+    with RawServer(talks, keep_alive, greeting) as server:
+        loop = threading.Thread(target=server.serve_forever, args=(0.05,))
         loop.start()
         try:
             yield server
         finally:
             server.stopping.set()
+            server.shutdown()
             loop.join()
-            server.listener.close()
 
 
 def say(answer: bytes) -> Talk:
