@@ -58,7 +58,7 @@ def put_back_rows(engine: Engine, now: datetime) -> dict[str, int]:
             for table, column in _LEDGER
         }
         races = connection.exec_driver_sql(_RACES, values).all()
-        ahead = {"now": now, "race_ids": [race.race_id for race in races], "days": [race.racing_day for race in races]}
-        for table, order, other in _HISTORY if races else ():
-            connection.exec_driver_sql(_MOVE.format(table=table, order=order, other=other), ahead)
+        chosen = {"race_ids": [race.race_id for race in races], "days": [race.racing_day for race in races]}
+        for table, order, other in _HISTORY:
+            connection.exec_driver_sql(_MOVE.format(table=table, order=order, other=other), {"now": now, **chosen})
         return {**found, "races": len(races)}

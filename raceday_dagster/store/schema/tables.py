@@ -1,4 +1,4 @@
-"""Tables and columns that are treated alike. What each table is, stands in ``migrations/versions``.
+"""Tables and columns that are treated alike. ``migrations/versions`` says what each table is.
 
 Text ids; instants are ``timestamptz``; racing days are plain dates (labels, not instants); money is integer cents; odds
 are ``numeric(10,2)``; shares are percent, ``numeric(6,2)``. ``NULL`` means "not known". The history tables are
