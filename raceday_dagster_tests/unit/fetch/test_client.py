@@ -116,39 +116,26 @@ def test_a_day_is_asked_for_by_its_date_page_by_page() -> None:
         assert query["limit"] == ["200"]
 
 
-def test_a_day_of_exactly_one_page_ends_with_an_empty_one() -> None:
-    feed = Feed.of(page_of(0, PAGE_SIZE), page_of(0, 0))
-    assert len(feed.api.fetch_racing_day(DAY, deadline_s=12).meetings) == PAGE_SIZE
+PAGES: dict[str, tuple[list[Answer], list[str], int]] = {
+    "exactly one page": ([page_of(0, PAGE_SIZE), page_of(0, 0)], ["0", "200"], PAGE_SIZE),
+    "capped": ([page_of(0, 100, 100), page_of(100, 100, 100), page_of(200, 0, 100)], ["0", "100", "200"], 200),
+    "capped in silence": ([page_of(0, 9, None), page_of(9, 9, None), page_of(18, 0, None)], ["0", "9", "18"], 18),
+    "shorter than its cap": ([page_of(0, 99, 100)], ["0"], 99),
+    "shorter than asked for": ([page_of(0, 99)], ["0"], 99),
+    "nothing new and no limit": ([page_of(0, 3, None)] * 2, ["0", "3"], 3),
+    "no meetings": ([page_of(0, 0)], ["0"], 0),
+    "one slid onto the next page": ([page_of(0, PAGE_SIZE), page_of(PAGE_SIZE - 1, 2)], ["0", "200"], PAGE_SIZE + 1),
+}
 
 
-@pytest.mark.parametrize("limit", [100, None])
-def test_a_server_that_caps_its_pages_lower_is_read_to_the_end(limit: int | None) -> None:
-    feed = Feed.of(page_of(0, 100, limit), page_of(100, 100, limit), page_of(200, 0, limit))
-    assert len(feed.api.fetch_racing_day(DAY, deadline_s=12).meetings) == 200
-    asked = [parse_qs(urlsplit(str(request.url)).query)["offset"] for request in feed.transport.asked]
-    assert asked == [["0"], ["100"], ["200"]]
-
-
-@pytest.mark.parametrize("limit", [100, PAGE_SIZE])
-def test_a_page_shorter_than_its_limit_is_the_last(limit: int) -> None:
-    feed = Feed.of(page_of(0, 99, limit))
-    assert len(feed.api.fetch_racing_day(DAY, deadline_s=12).meetings) == 99
-
-
-def test_without_a_limit_a_page_with_nothing_new_is_the_last() -> None:
-    feed = Feed.of(page_of(0, 3, None), page_of(0, 3, None))
-    assert len(feed.api.fetch_racing_day(DAY, deadline_s=12).meetings) == 3
-
-
-def test_a_day_without_meetings_is_empty_and_no_error() -> None:
-    day = Feed.of(page_of(0, 0)).api.fetch_racing_day(DAY, deadline_s=12)
-    assert (day.meetings, day.races, day.rejected) == ((), (), ())
-
-
-def test_a_meeting_that_slides_onto_the_next_page_is_taken_once() -> None:
-    day = Feed.of(page_of(0, PAGE_SIZE), page_of(PAGE_SIZE - 1, 2)).api.fetch_racing_day(DAY, deadline_s=12)
-    assert len(day.meetings) == PAGE_SIZE + 1
-    assert day.rejected == ()
+@pytest.mark.parametrize(("pages", "offsets", "meetings"), PAGES.values(), ids=PAGES)
+def test_a_day_is_read_to_its_last_page(pages: list[Answer], offsets: list[str], meetings: int) -> None:
+    feed = Feed.of(*pages)
+    day = feed.api.fetch_racing_day(DAY, deadline_s=12)
+    assert (len(day.meetings), len(day.races), day.rejected) == (meetings, 2 * meetings, ())
+    assert [parse_qs(urlsplit(str(request.url)).query)["offset"] for request in feed.transport.asked] == [
+        [offset] for offset in offsets
+    ]
 
 
 def test_a_list_that_repeats_itself_for_ever_is_an_error() -> None:
