@@ -16,18 +16,17 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Mount, Route
-from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from raceday_dagster.simulator.answers import Answer, answer_with_faults, build_broken, encode_payload, pack_json
+from raceday_dagster.simulator.answers import Answer, FaultyApi, encode_payload, pack_json
 from raceday_dagster.simulator.clock import SimulatedClock
 from raceday_dagster.simulator.control import RequestLog, build_control
 from raceday_dagster.simulator.day import NEW_ZEALAND, PROGRAMME, RaceDay
 from raceday_dagster.simulator.event import build_event, wrap_error
-from raceday_dagster.simulator.faults import FaultBook, break_body, break_payload
+from raceday_dagster.simulator.faults import FaultBook
 from raceday_dagster.simulator.meetings import BadQueryError, list_meetings
 from raceday_dagster.simulator.silks import INVENTED_HOST, SILKS_PATH, serve_silk
-from raceday_dagster.simulator.vision import VISION_PATH, SimulatedVision
+from raceday_dagster.simulator.vision import VISION_PATH, describe_asked_image
 
 BASE_PATH = "/affiliates/v1"
 _EVENTS = "/racing/events/"
@@ -36,60 +35,41 @@ _EVENTS = "/racing/events/"
 def build_app(day: RaceDay, clock: SimulatedClock, *, latency_ms: float = 0) -> Starlette:
     """The whole simulator as an ASGI application. Every race event waits `latency_ms` before it is answered.
 
-    Faults on the wire (drip_body, drip_headers, truncated, reset) need the server of `serve`.
+    Faults on the wire (truncated, reset) need the server of `serve`.
     """
-    faults, log = FaultBook(), RequestLog()
-    api = _Api(day, clock, faults, log, latency_s=latency_ms / 1000)
+    faults, log, latency_s = FaultBook(), RequestLog(), latency_ms / 1000
+    api = FaultyApi(faults, log, _Racing(day, clock).build_answer, slow_path=BASE_PATH + _EVENTS, latency_s=latency_s)
+    vision = FaultyApi(faults, log, describe_asked_image, slow_path=VISION_PATH, latency_s=latency_s)
     return Starlette(
         routes=[
             Mount("/_simulator", app=build_control(clock, faults, log)),
             Route(SILKS_PATH + "/{name:path}", serve_silk),
-            Mount(VISION_PATH, app=SimulatedVision(faults, log, latency_s=latency_ms / 1000)),
+            Mount(VISION_PATH, app=vision),
             Mount("/", app=api),
         ]
     )
 
 
-class _Api:
-    """The API itself: finds the answer for a path and an instant, and sends it as the faults in force say."""
+class _Racing:
+    """The racing API: finds the answer for a path and an instant."""
 
-    def __init__(
-        self, day: RaceDay, clock: SimulatedClock, faults: FaultBook, log: RequestLog, *, latency_s: float
-    ) -> None:
-        self._day, self._clock, self._faults, self._log = day, clock, faults, log
-        self._latency_s = latency_s
+    def __init__(self, day: RaceDay, clock: SimulatedClock) -> None:
+        self._day, self._clock = day, clock
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        request = Request(scope, receive)
-        is_event = request.url.path.startswith(BASE_PATH + _EVENTS)
-        with self._log.track(is_event=is_event):
-            rules = self._faults.take(request.url.path)
-            latency_s = self._latency_s if is_event else 0
-            await answer_with_faults(request, send, rules, latency_s, self._build_answer)
-
-    async def _build_answer(self, request: Request, kind: str, params: dict[str, Any]) -> Answer:
-        json_headers = {"content-type": "application/json; charset=utf-8"}
-        if broken := build_broken(kind):
-            return broken
-        if kind == "redirect":
-            return Answer(params["code"], b"", {"location": params["location"]})
+    async def build_answer(self, request: Request, kind: str, params: dict[str, Any]) -> Answer:
+        """What the API answers, with the faults `status`, `old_answer` and `wrong_type`."""
         instant = self._clock.now()
-        if kind == "status":
-            problem = wrap_error("simulated fault", params["code"], request.url.path, instant)
-            retry = {"retry-after": params["retry_after"]} if params["retry_after"] else {}
-            return Answer(params["code"], encode_payload(problem), json_headers | retry)
         if kind == "old_answer":
             instant -= timedelta(seconds=params["age_s"])
         status, payload = self._find_payload(request, instant)
-        whole = encode_payload(break_payload(kind, params, payload))
+        if kind == "status":
+            status = params["code"]
+            payload = wrap_error("simulated fault", status, request.url.path, instant)
+        if kind == "wrong_type":
+            payload["data"]["meetings"][0]["races"][0]["distance"] = "not a number"
         silks = f"http://{request.headers.get('host', '127.0.0.1')}{SILKS_PATH}".encode("latin-1")
-        body = break_body(kind, params, whole.replace(INVENTED_HOST, silks))
-        if kind == "gzip_bomb":
-            return Answer(status, body, json_headers | {"content-encoding": "gzip"})
-        accepts_gzip = kind != "huge" and "gzip" in request.headers.get("accept-encoding", "")
-        return pack_json(status, body, accepts_gzip=accepts_gzip)
+        body = encode_payload(payload).replace(INVENTED_HOST, silks)
+        return pack_json(status, body, accepts_gzip="gzip" in request.headers.get("accept-encoding", ""))
 
     def _find_payload(self, request: Request, instant: datetime) -> tuple[int, dict[str, Any]]:
         """(status, payload) of a request at an instant; unknown parameters are ignored."""

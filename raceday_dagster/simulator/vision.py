@@ -19,11 +19,8 @@ from random import Random
 from typing import Any
 
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
 
-from raceday_dagster.simulator.answers import Answer, answer_with_faults, build_broken, encode_payload, pack_json
-from raceday_dagster.simulator.control import RequestLog
-from raceday_dagster.simulator.faults import FaultBook
+from raceday_dagster.simulator.answers import Answer, encode_payload, pack_json
 
 VISION_PATH = "/vision/v1"
 _COMPLETIONS = VISION_PATH + "/chat/completions"
@@ -41,29 +38,10 @@ _WORDS = re.findall(
 )
 
 
-class SimulatedVision:
-    """The API as an ASGI application; each call waits `latency_s` before anything else."""
-
-    def __init__(self, faults: FaultBook, log: RequestLog, *, latency_s: float = 0) -> None:
-        self._faults, self._log, self._latency_s = faults, log, latency_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        request = Request(scope, receive)
-        await request.body()  # what comes after it on the channel says only that the client has gone
-        with self._log.track(is_event=False):
-            rules = self._faults.take(request.url.path)
-            await answer_with_faults(request, send, rules, self._latency_s, _build_answer)
-
-
-async def _build_answer(request: Request, kind: str, params: dict[str, Any]) -> Answer:
-    if broken := build_broken(kind):
-        return broken
+async def describe_asked_image(request: Request, kind: str, params: dict[str, Any]) -> Answer:
+    """The answer to a chat completion, with the faults `status`, `huge`, `answer` and `refusal`."""
     if kind == "status":
-        retry = {"retry-after": params["retry_after"]} if params["retry_after"] else {}
-        refused = _refuse(params["code"], "simulated fault")
-        return Answer(refused.status, refused.body, {**refused.headers, **retry})
+        return _refuse(params["code"], "simulated fault")
     if kind == "huge":
         return _complete({"content": "." * params["bytes"]})
     if kind == "answer":
