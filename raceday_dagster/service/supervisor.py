@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from raceday_dagster.errors import ServiceError
-from raceday_dagster.service.processes import Child
+from raceday_dagster.service.processes import ChildProcess
 
 LOOK_EVERY_S = 0.2
 READY_WITHIN_S = 90.0
@@ -55,7 +55,7 @@ class Part:
 
 @dataclass
 class _State:
-    child: Child | None = None
+    child: ChildProcess | None = None
     ready: bool = False
     start_at_s: float = 0.0
     asked_s: float = 0.0
@@ -84,7 +84,7 @@ class Supervisor:
     def __init__(
         self,
         parts: Sequence[Part],
-        start: Callable[[Part], Child],
+        start: Callable[[Part], ChildProcess],
         logs: Path,
         stop_requests: StopRequests,
         say: Callable[[str], None],
