@@ -246,15 +246,7 @@ def simulate(port: int, seed: int | None, speed: float, latency_ms: int, racing_
     "--timeout-s", default=30.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds for an image."
 )
 @click.option("--retries", default=1, show_default=True, type=click.IntRange(0, 10), help="Tries after the first.")
-def images(
-    path: tuple[str, ...],
-    silks: bool,
-    limit: int,
-    csv_path: Path | None,
-    max_concurrent: int,
-    timeout_s: float,
-    retries: int,
-) -> None:
+def images(path: tuple[str, ...], silks: bool, limit: int, **options: Any) -> None:
     """Describe images (files, folders, URLs) with a vision API. Exits with 1 when one fails.
 
     With --silks the images are those that the runners of the racing day wear, and their descriptions are stored.
@@ -263,14 +255,7 @@ def images(
 
     if silks == bool(path):
         raise click.UsageError("name images, or say --silks")
-    describe = partial(
-        run_images,
-        csv_path=csv_path,
-        environment=os.environ,
-        max_concurrent=max_concurrent,
-        timeout_s=timeout_s,
-        retries=retries,
-    )
+    describe: Callable[..., int] = partial(run_images, environment=os.environ, **options)
     sys.exit(_describe_silks(describe, limit) if silks else describe(path))
 
 
@@ -330,14 +315,11 @@ def start() -> None:
 def stop() -> None:
     """Stop the embedded server."""
     from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-    from raceday_dagster.sandbox.sandbox import kept_mark, open_lock
+    from raceday_dagster.sandbox.sandbox import IN_USE, hold_alone, kept_mark
 
     home = _home()
-    with open_lock(home) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SandboxError(f"a sandbox is running in {home} and needs the server; end it first") from None
+    busy = SandboxError(f"a sandbox is running in {home} and needs the server; end it first")
+    with hold_alone(home, IN_USE, busy):
         EmbeddedPostgres(home).stop()
         kept_mark(home).unlink(missing_ok=True)
 

@@ -5,7 +5,6 @@ An orderly stop (Ctrl-C, SIGTERM, SIGHUP) ends with exit code 0; a service that 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from raceday_dagster.errors import ServiceError
-from raceday_dagster.sandbox.sandbox import open_lock
+from raceday_dagster.sandbox.sandbox import hold_alone
 from raceday_dagster.service.console import Console, find_secrets
 from raceday_dagster.service.dagster_instance import (
     ASK_WITHIN_S,
@@ -108,15 +107,12 @@ def holding_home(home: Path) -> Iterator[None]:
         ServiceError: One runs there.
         SandboxError: The home cannot be used.
     """
-    with open_lock(home, "up.lock") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            state = read_state(home)
-            who = f" (pid {state.pid}, {state.url})" if state else ""
-            raise ServiceError(
-                f"another `raceday up`{who} or `raceday worker` runs in {home}: stop it first, or set RACEDAY_HOME"
-            ) from None
+    state = read_state(home)
+    who = f" (pid {state.pid}, {state.url})" if state else ""
+    busy = ServiceError(
+        f"another `raceday up`{who} or `raceday worker` runs in {home}: stop it first, or set RACEDAY_HOME"
+    )
+    with hold_alone(home, "up.lock", busy):
         yield
 
 
