@@ -343,15 +343,8 @@ def _read_runs(engine: Engine, iteration: int, run_id: str) -> list[RaceRun]:
     return [
         RaceRun(
             iteration=iteration,
-            race_id=poll.race_id,
-            status=poll.status,
             success=poll.status == "success",
-            total_ms=poll.total_ms,
-            fetch_ms=poll.fetch_ms,
-            transform_ms=poll.transform_ms,
-            write_ms=poll.write_ms,
-            error_type=poll.error_type,
-            error_message=poll.error_message,
+            **poll.model_dump(exclude={"rows", "quality_score"}),
         )
         for poll in read_polls(engine, [run_id])
     ]
