@@ -17,6 +17,7 @@ import yaml
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 from sqlalchemy import NullPool, create_engine, make_url
 
+from benchmarks.cluster import launch as launch_races
 from benchmarks.cluster_servers import (
     Cluster,
     Machine,
@@ -25,6 +26,7 @@ from benchmarks.cluster_servers import (
     open_cluster,
     open_pgbouncer,
 )
+from benchmarks.live_day import HALF_RACES
 from raceday_dagster.dagster_plugins.forked_process import SOCKET
 from raceday_dagster.dagster_plugins.machines import DEAD_AFTER, MACHINE_TAG, is_lost, read_machines
 from raceday_dagster.errors import RacedayError, ServiceError
@@ -34,7 +36,7 @@ from raceday_dagster.service.parts import answers_run_server
 from raceday_dagster.service.worker import run_worker
 from raceday_dagster_tests.integration.commands import find_free_port
 from raceday_dagster_tests.integration.postgres_fixture import CONNECTION_LIMIT, open_server_folder
-from raceday_dagster_tests.integration.race_day import ConnectionWatch, RaceDay, open_race_day, process_races_job
+from raceday_dagster_tests.integration.race_day import ConnectionWatch, RaceDay, open_race_day
 from raceday_dagster_tests.waiting import wait_for
 
 pytestmark = [
@@ -44,10 +46,6 @@ pytestmark = [
 Status = dg.DagsterRunStatus
 NAMES = ("kea", "tui")
 ONE_SLOT = 5
-HALF_RACES = """
-SELECT race_id FROM races AS race
-WHERE last_poll_time IS NOT NULL AND NOT EXISTS (SELECT FROM entrants WHERE entrants.race_id = race.race_id)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +96,7 @@ def cluster(all_machines: Cluster, day: RaceDay) -> Iterator[Cluster]:
 
 def launch(cluster: Cluster, race_ids: Sequence[str]) -> str:
     """A run of `process_races`, given to the broker."""
-    run = cluster.instance.create_run_for_job(
-        process_races_job(),
-        run_config={"ops": {"select_races": {"config": {"race_ids": list(race_ids)}}}},
-        job_code_origin=dg.reconstructable(process_races_job).get_python_origin(),
-    )
-    cluster.instance.launch_run(run.run_id, cast("Any", None))
-    return run.run_id
+    return launch_races(cluster.instance, race_ids)
 
 
 def read_run(cluster: Cluster, run_id: str) -> dg.DagsterRun:
@@ -255,23 +247,17 @@ def test_a_worker_refuses_to_start_without_what_it_needs(
         run_worker("moa", 2, {**given, "RACEDAY_HOME": str(tmp_path)}, print)
 
 
-def test_a_worker_refuses_the_name_of_another(all_machines: Cluster, tmp_path: Path) -> None:
-    with pytest.raises(ServiceError, match="another machine of this cluster is called kea"):
-        run_worker("kea", 2, {**all_machines.environment, "RACEDAY_HOME": str(tmp_path)}, print)
-
-
-def test_a_worker_says_that_its_broker_cannot_be_reached(
+def test_a_worker_refuses_the_name_and_the_home_of_another_and_a_broker_that_is_away(
     all_machines: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    own, home = {"RACEDAY_HOME": str(tmp_path)}, {"RACEDAY_HOME": str(all_machines.machines["kea"].home)}
+    with pytest.raises(ServiceError, match="another machine of this cluster is called kea"):
+        run_worker("kea", 2, {**all_machines.environment, **own}, print)
+    with pytest.raises(ServiceError, match="stop it first, or set RACEDAY_HOME"):
+        run_worker("moa", 2, {**all_machines.environment, **home}, print)
     monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{find_free_port()}/0")
     with pytest.raises(ServiceError, match=r"^BROKER_URL: the broker cannot be reached: .*refused"):
-        run_worker("moa", 2, {**os.environ, "RACEDAY_HOME": str(tmp_path)}, print)
-
-
-def test_a_worker_refuses_the_home_of_another(all_machines: Cluster) -> None:
-    home = all_machines.machines["kea"].home
-    with pytest.raises(ServiceError, match="stop it first, or set RACEDAY_HOME"):
-        run_worker("moa", 2, {**all_machines.environment, "RACEDAY_HOME": str(home)}, print)
+        run_worker("moa", 2, {**os.environ, **own}, print)
 
 
 def test_what_nobody_took_in_time_is_no_backlog_for_a_machine_that_joins(cluster: Cluster, day: RaceDay) -> None:

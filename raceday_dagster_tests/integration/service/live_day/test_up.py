@@ -281,8 +281,7 @@ def test_a_second_service_on_the_same_database_is_refused_and_told_of_the_first(
     live_day: LiveDay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {name: value for name, value in live_day.read_state()["environment"].items() if name.endswith("_URL")}
-    identity = {"NZTAB_FROM_EMAIL": "a@b.nz", "NZTAB_PARTNER_NAME": "A", "NZTAB_PARTNER_ID": "A"}
-    asked = {**given, "NZTAB_API_URL": "http://127.0.0.1:9/v1", "RACEDAY_HOME": str(tmp_path), **identity}
+    asked = {**given, **IDENTITY, "NZTAB_API_URL": "http://127.0.0.1:9/v1", "RACEDAY_HOME": str(tmp_path)}
     assert f"in use by raceday up, pid {live_day.process.pid} on " in refuse_up(find_free_port(), **asked)
     assert check(monkeypatch, **asked)[0].startswith("ok      service: raceday up, pid ")  # its database tells
 
