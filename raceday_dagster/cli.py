@@ -190,12 +190,10 @@ def report(race_or_day: str, output: Path | None, kind: Any) -> None:
     from raceday_dagster.service.service_files import read_state
     from raceday_dagster.settings import Settings
 
-    database_url = Settings.from_environment().database_url
-    if database_url is None and (state := read_state(_home())) is not None:  # the service that runs in RACEDAY_HOME
-        database_url = Settings.from_environment(state.environment).database_url
-    if database_url is None:
-        database_url = Settings.from_environment().require_database_url()
-    click.echo(write_report(race_or_day, database_url, output=output, kind=kind))
+    settings = Settings.from_environment()
+    if settings.database_url is None and (state := read_state(_home())) is not None:
+        settings = Settings.from_environment(state.environment)
+    click.echo(write_report(race_or_day, settings.require_database_url(), output=output, kind=kind))
 
 
 @main.command()

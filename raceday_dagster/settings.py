@@ -71,13 +71,8 @@ def parse_database_url(url: str) -> URL:
     return parsed
 
 
-def normalise_database_url(url: str) -> str:
-    """``parse_database_url``, as text with the password in it. Raises ``ValueError``."""
-    return parse_database_url(url).render_as_string(hide_password=False)
-
-
 def _secret_database_url(value: object) -> SecretStr:
-    return SecretStr(normalise_database_url(str(value)))
+    return SecretStr(parse_database_url(str(value)).render_as_string(hide_password=False))
 
 
 def _http_url(value: str) -> str:

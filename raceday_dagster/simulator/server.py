@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from types import FrameType
 from typing import Any
@@ -117,8 +116,11 @@ def serve(
     """
     day = RaceDay(seed, racing_day or datetime.now(NEW_ZEALAND).date(), first_start, meetings)
     clock = SimulatedClock((now or day.first_start - timedelta(minutes=10)).astimezone(UTC), speed)
+    # SIGTERM ends it as Ctrl-C does, and both end it quietly, also where the parent had them ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     # Named as TCP, or asyncio leaves Nagle's algorithm on and every answer on a kept connection waits 40 ms.
-    with socket.socket(proto=socket.IPPROTO_TCP) as listener, _stopping_on_signals():
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener, suppress(KeyboardInterrupt):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         listener.listen(128)
@@ -137,21 +139,5 @@ def serve(
         uvicorn.Server(config).run(sockets=[listener])
 
 
-@contextmanager
-def _stopping_on_signals() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, and both end it quietly, also where the parent had them ignored."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    earlier = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    except KeyboardInterrupt:
-        pass
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
