@@ -121,13 +121,11 @@ def run(job: str, config: str | None) -> None:
 @click.option("--read-only", is_flag=True, help="A UI that launches nothing and switches nothing on or off.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the web UI.")
 @click.option("--expose", is_flag=True, help="Allow a --host that other machines reach. There is no login.")
-@click.option("--allow-host", multiple=True, metavar="NAME", help="A host name the UI answers to, too.")
+@click.option("--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="A host name the UI answers to, too.")
 @click.option(
     "--feed-latency-ms", type=click.IntRange(min=0), help="Sandbox only: added to every simulated answer for a race."
 )
-def up(
-    port: int, read_only: bool, host: str, expose: bool, allow_host: tuple[str, ...], feed_latency_ms: int | None
-) -> None:
+def up(feed_latency_ms: int | None, **options: Any) -> None:
     """Follow the racing day unattended: run server, code server, daemon and web UI, until Ctrl-C.
 
     Runs on a sandbox, or with DATABASE_URL and DAGSTER_PG_URL set on those and the real API.
@@ -138,9 +136,8 @@ def up(
 
     # The interpreter's last look for garbage goes through all that Dagster imported: a second, five under load.
     atexit.register(gc.freeze)
-    web = Web(port=port, host=host, expose=expose, read_only=read_only, allow_hosts=allow_host)
     with printing_to(sys.stdout.fileno(), sys.stdout.encoding) as say:
-        run_up(web, os.environ, say, feed_latency_ms=feed_latency_ms)
+        run_up(Web(**options), os.environ, say, feed_latency_ms=feed_latency_ms)
 
 
 @main.command()

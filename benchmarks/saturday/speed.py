@@ -23,6 +23,7 @@ from benchmarks.saturday.scene import Scene
 from raceday_dagster.bench.measure import read_memory_mb
 from raceday_dagster.racing.cadence import GRID
 from raceday_dagster.service.service_files import LOCATION
+from raceday_dagster_tests.integration.dagster_plugins.launch_harness import create_run
 
 RACES = 12
 """Due in each tick."""
@@ -95,29 +96,9 @@ def submit(scene: Scene, workspace: WorkspaceProcessContext, request: Any) -> st
     """Makes a run of a sensor's request and launches it, as the daemon does."""
     context = workspace.create_request_context()
     (repository,) = context.get_code_location(LOCATION).get_repositories().values()
-    job = repository.get_full_job("process_races")
-    run = scene.instance.create_run(
-        job_name=job.name,
-        run_id=None,
-        run_config=request.run_config,
-        status=None,
-        tags=request.tags,
-        root_run_id=None,
-        parent_run_id=None,
-        step_keys_to_execute=None,
-        execution_plan_snapshot=None,
-        job_snapshot=job.job_snapshot,
-        parent_job_snapshot=None,
-        asset_selection=None,
-        asset_check_selection=None,
-        resolved_op_selection=None,
-        op_selection=None,
-        remote_job_origin=job.get_remote_origin(),
-        job_code_origin=job.get_python_origin(),
-        asset_graph=repository.asset_graph,
-    )
-    scene.instance.submit_run(run.run_id, context)
-    return run.run_id
+    run_id = create_run(scene.instance, repository, "process_races", request.run_config, request.tags)
+    scene.instance.submit_run(run_id, context)
+    return run_id
 
 
 def wait_for_end(scene: Scene, run_id: str) -> None:

@@ -51,12 +51,7 @@ class ServiceEnvironment:
 def open_environment(
     environment: Mapping[str, str], now: datetime, *, feed_latency_ms: int | None = None
 ) -> Iterator[ServiceEnvironment]:
-    """Starts what is lacking, checks what is given, and stops what it started.
-
-    Args:
-        environment: The process's own.
-        now: An aware instant; it chooses the simulated day.
-        feed_latency_ms: Added to every answer of the simulated API for a race.
+    """Starts what is lacking, checks what is given, and stops what it started. ``now`` chooses the simulated day.
 
     Raises:
         RacedayError: One line that says which variable to set, or what does not start.

@@ -45,11 +45,8 @@ class LostRuns:
         self._look_at_s = 0.0
 
     def find(self, *, finish_within_s: float = NEVER) -> None:
-        """Begins to follow every unfinished run. Call it while no run server runs.
-
-        Args:
-            finish_within_s: When their processes are killed; by default they have as long as any run.
-        """
+        """Begins to follow every unfinished run, whose process is killed after a while. Call it while no run server
+        runs."""
         workers = ask_within(ASK_WITHIN_S, self._read_workers)
         if workers is None:  # no reason not to start: Dagster's run monitoring finds them later
             self._say("the runs that a dead run server left could not be looked at: Dagster's database does not answer")
