@@ -56,13 +56,6 @@ def write_pid_file(data_dir: Path, pid: int, status: str = "ready") -> None:
     (data_dir / "postmaster.pid").write_text(f"{pid}\n{data_dir}\n1700000000\n5432\n/run/s\n\n 42 7\n{status}   \n")
 
 
-def test_a_living_postgres_on_this_folder_is_its_server(tmp_path: Path) -> None:
-    with run_as_postgres(tmp_path) as process:
-        write_pid_file(tmp_path, process.pid)
-        found = postmaster.find_postmaster(tmp_path)
-    assert found == postmaster.Postmaster(process.pid, Path("/run/s"), "ready")
-
-
 def test_a_postgres_on_another_folder_and_an_unrelated_process_are_not_its_server(tmp_path: Path) -> None:
     with run_as_postgres(tmp_path / "other") as process:
         for pid in (process.pid, os.getpid()):
@@ -70,9 +63,10 @@ def test_a_postgres_on_another_folder_and_an_unrelated_process_are_not_its_serve
             assert postmaster.find_postmaster(tmp_path) is None
 
 
-def test_a_zombie_is_not_its_server(tmp_path: Path) -> None:
+def test_a_living_postgres_on_this_folder_is_its_server_and_a_zombie_is_not(tmp_path: Path) -> None:
     with run_as_postgres(tmp_path) as process:
         write_pid_file(tmp_path, process.pid)
+        assert postmaster.find_postmaster(tmp_path) == postmaster.Postmaster(process.pid, Path("/run/s"), "ready")
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert Path(f"/proc/{process.pid}").exists()
