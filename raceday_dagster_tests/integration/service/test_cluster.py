@@ -35,7 +35,7 @@ from raceday_dagster.sandbox.sandbox import find_instance_config
 from raceday_dagster.service.parts import answers_run_server
 from raceday_dagster.service.worker import run_worker
 from raceday_dagster_tests.integration.commands import find_free_port
-from raceday_dagster_tests.integration.postgres_fixture import CONNECTION_LIMIT, open_server_folder
+from raceday_dagster_tests.integration.postgres_fixture import CONNECTION_LIMIT
 from raceday_dagster_tests.integration.race_day import ConnectionWatch, RaceDay, open_race_day
 from raceday_dagster_tests.waiting import wait_for
 
@@ -49,17 +49,11 @@ ONE_SLOT = 5
 
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with open_server_folder() as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def day(embedded_postgres: EmbeddedPostgres, database_url: str, folder: Path) -> Iterator[RaceDay]:
+def day(embedded_postgres: EmbeddedPostgres, database_url: str, shared_home: Path) -> Iterator[RaceDay]:
     """A racing day in the environment of every machine, with its database behind a PgBouncer."""
     with (
         open_race_day(database_url) as day,
-        open_pgbouncer(folder / "pgbouncer", embedded_postgres, database_url) as pooled_url,
+        open_pgbouncer(shared_home / "pgbouncer", embedded_postgres, database_url) as pooled_url,
         pytest.MonkeyPatch.context() as environment,
     ):
         environment.setenv("DATABASE_URL", pooled_url)
@@ -69,18 +63,18 @@ def day(embedded_postgres: EmbeddedPostgres, database_url: str, folder: Path) ->
 
 
 @pytest.fixture(scope="module")
-def all_machines(day: RaceDay, embedded_postgres: EmbeddedPostgres, folder: Path) -> Iterator[Cluster]:
+def all_machines(day: RaceDay, embedded_postgres: EmbeddedPostgres, shared_home: Path) -> Iterator[Cluster]:
     """Two machines that take one run at a time."""
     dagster_url = embedded_postgres.create_database(
         "cluster", owner="dagster", connection_limit=DAGSTER_CONNECTION_LIMIT, synchronous_commit=False
     )
     with (
-        open_broker(folder) as broker,
+        open_broker(shared_home) as broker,
         pytest.MonkeyPatch.context() as environment,
     ):
         environment.setenv("DAGSTER_PG_URL", dagster_url)
         environment.setenv("BROKER_URL", broker.url)
-        with open_cluster(folder, broker, os.environ) as cluster:
+        with open_cluster(shared_home, broker, os.environ) as cluster:
             cluster.start_machines(*NAMES)
             yield cluster
     embedded_postgres.drop_database("cluster")

@@ -119,6 +119,14 @@ class Stage:
         )
 
 
+@pytest.fixture
+def stage() -> Stage:
+    """All of them started and ready."""
+    stage = Stage()
+    stage.look_after()
+    return stage
+
+
 def test_the_daemon_and_the_ui_start_once_the_two_servers_are_ready_and_ready_is_said_once_all_are() -> None:
     stage = Stage(ready={"run", "daemon"})
     stage.look_after(rounds=3)
@@ -131,9 +139,7 @@ def test_the_daemon_and_the_ui_start_once_the_two_servers_are_ready_and_ready_is
     assert stage.diary == ["start run", "start code", "start daemon", "start web", "ready"]
 
 
-def test_what_needs_the_servers_ends_before_them() -> None:
-    stage = Stage()
-    stage.look_after()
+def test_what_needs_the_servers_ends_before_them(stage: Stage) -> None:
     stage.supervisor.end_all()
     assert stage.diary[-4:] == ["end web", "end daemon", "end code", "end run"]
     assert stage.supervisor.read_pids() == {}
@@ -149,9 +155,7 @@ def test_what_does_not_end_is_killed_after_its_own_time_and_all_within_seven_sec
     assert stage.clock.now_s - began_s == pytest.approx(6.8, abs=0.1)
 
 
-def test_a_part_that_dies_is_cleared_and_started_again_after_a_pause() -> None:
-    stage = Stage()
-    stage.look_after()
+def test_a_part_that_dies_is_cleared_and_started_again_after_a_pause(stage: Stage) -> None:
     stage.children["daemon"].code = -9
     stage.look_after()
     assert stage.said == ["daemon died with SIGKILL; starting it again in 0.5 s"]
@@ -161,9 +165,7 @@ def test_a_part_that_dies_is_cleared_and_started_again_after_a_pause() -> None:
     assert stage.diary[-2:] == ["clear daemon", "start daemon"]
 
 
-def test_the_others_are_looked_after_while_the_code_server_is_dead() -> None:
-    stage = Stage()
-    stage.look_after()
+def test_the_others_are_looked_after_while_the_code_server_is_dead(stage: Stage) -> None:
     stage.ready.discard("code")
     stage.children["code"].code = 1
     stage.children["web"].code = 1
@@ -172,9 +174,7 @@ def test_the_others_are_looked_after_while_the_code_server_is_dead() -> None:
     assert stage.diary.count("start web") == 2
 
 
-def test_a_part_that_hangs_is_killed_and_started_again() -> None:
-    stage = Stage()
-    stage.look_after()
+def test_a_part_that_hangs_is_killed_and_started_again(stage: Stage) -> None:
     stage.ready.discard("code")
     stage.look_after(rounds=9, apart_s=1)
     assert "kill code" not in stage.diary
@@ -186,9 +186,7 @@ def test_a_part_that_hangs_is_killed_and_started_again() -> None:
     assert stage.diary.count("start code") == 2
 
 
-def test_a_part_that_answers_now_and_then_is_left_alone() -> None:
-    stage = Stage()
-    stage.look_after()
+def test_a_part_that_answers_now_and_then_is_left_alone(stage: Stage) -> None:
     for _ in range(6):
         stage.ready.discard("daemon")
         stage.look_after(rounds=7, apart_s=1)
@@ -197,17 +195,13 @@ def test_a_part_that_answers_now_and_then_is_left_alone() -> None:
     assert stage.said == []
 
 
-def test_a_part_of_which_nobody_can_tell_is_left_alone() -> None:
-    stage = Stage()
-    stage.look_after()
+def test_a_part_of_which_nobody_can_tell_is_left_alone(stage: Stage) -> None:
     stage.unknown.add("daemon")
     stage.look_after(rounds=30, apart_s=1)
     assert stage.said == []
 
 
-def test_a_part_that_starts_again_has_its_time_to_come_up() -> None:
-    stage = Stage()
-    stage.look_after()
+def test_a_part_that_starts_again_has_its_time_to_come_up(stage: Stage) -> None:
     stage.ready.discard("daemon")
     stage.children["daemon"].code = 1
     stage.look_after(rounds=80, apart_s=1)
@@ -216,27 +210,21 @@ def test_a_part_that_starts_again_has_its_time_to_come_up() -> None:
     assert stage.diary.count("start daemon") == 3
 
 
-def test_nobody_is_to_blame_for_the_time_in_which_the_supervisor_itself_stood_still() -> None:
-    stage = Stage()
-    stage.look_after()
+def test_nobody_is_to_blame_for_the_time_in_which_the_supervisor_itself_stood_still(stage: Stage) -> None:
     stage.clock.sleep(60)
     stage.ready.clear()
     stage.look_after(rounds=5, apart_s=0.1)
     assert stage.said == []
 
 
-def test_parts_that_hang_all_at_once_are_all_replaced_however_long_each_question_takes() -> None:
-    stage = Stage()
-    stage.look_after()
+def test_parts_that_hang_all_at_once_are_all_replaced_however_long_each_question_takes(stage: Stage) -> None:
     stage.ready.clear()
     stage.question_takes_s = 1.2
     stage.look_after(rounds=40, apart_s=0.2)
     assert {f"kill {name}" for name in ("run", "code", "daemon", "web")} <= set(stage.diary)
 
 
-def test_five_deaths_within_a_minute_end_everything_and_name_the_log() -> None:
-    stage = Stage()
-    stage.look_after()
+def test_five_deaths_within_a_minute_end_everything_and_name_the_log(stage: Stage) -> None:
     for delay_s in ("0.5", "1", "2", "4"):
         stage.children["web"].code = 3
         stage.look_after(rounds=2, apart_s=5)
@@ -247,18 +235,14 @@ def test_five_deaths_within_a_minute_end_everything_and_name_the_log() -> None:
     assert stage.diary.count("start web") == 5
 
 
-def test_deaths_that_lie_a_minute_back_are_forgiven() -> None:
-    stage = Stage()
-    stage.look_after()
+def test_deaths_that_lie_a_minute_back_are_forgiven(stage: Stage) -> None:
     for _ in range(8):
         stage.children["web"].code = 3
         stage.look_after(rounds=2, apart_s=10)
     assert stage.diary.count("start web") == 9
 
 
-def test_a_stop_returns_and_leaves_nothing_running() -> None:
-    stage = Stage()
-    stage.look_after()
+def test_a_stop_returns_and_leaves_nothing_running(stage: Stage) -> None:
     stage.stop_requests.put(15)
     stage.stop_requests.put(15)
     stage.supervisor.run()
@@ -273,9 +257,7 @@ def test_being_told_to_stop_before_the_first_start_starts_nothing() -> None:
     assert stage.diary == []
 
 
-def test_a_stop_that_comes_while_a_part_is_about_to_start_again_waits_for_nothing_more() -> None:
-    stage = Stage()
-    stage.look_after()
+def test_a_stop_that_comes_while_a_part_is_about_to_start_again_waits_for_nothing_more(stage: Stage) -> None:
     stage.children["run"].code = -9
     stage.look_after()  # notes the death
     stage.clock.sleep(1)
@@ -285,9 +267,7 @@ def test_a_stop_that_comes_while_a_part_is_about_to_start_again_waits_for_nothin
     assert stage.supervisor.read_pids() == {}
 
 
-def test_a_lost_lock_ends_everything_with_its_reason() -> None:
-    stage = Stage()
-    stage.look_after()
+def test_a_lost_lock_ends_everything_with_its_reason(stage: Stage) -> None:
     stage.on_round = Mock(side_effect=ServiceError("somebody else has it"))
     with pytest.raises(ServiceError, match="somebody else has it"):
         stage.supervisor.run()
