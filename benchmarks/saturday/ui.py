@@ -19,9 +19,9 @@ from raceday_dagster.defs.partitions import RACES, register_races
 from raceday_dagster.service.parts import answers_http
 from raceday_dagster.store.queries import read_race_keys
 from raceday_dagster_tests.integration.commands import find_free_port
+from raceday_dagster_tests.waiting import wait_for
 
 TIMES = 9
-READY_WITHIN_S = 120
 REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "raceday_dagster"}
 # What the pages ask, from the UI's own bundle, without the fragments that name single runs or backfills.
 JOB_PARTITIONS = """
@@ -86,14 +86,13 @@ def serving(scene: Scene) -> Iterator[tuple[int, psutil.Process]]:
     port = find_free_port()
     workspace = Path(__file__).parents[2] / "workspace.yaml"
     command = (sys.executable, "-m", "raceday_dagster.web.server", "-w", str(workspace), "-p", str(port))
-    with (scene.home / "web.log").open("w") as log:
-        process = subprocess.Popen(command, env=scene.sandbox.environment, stdout=log, stderr=log)
+    log = scene.home / "web.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=scene.sandbox.environment, stdout=output, stderr=output)
     try:
-        give_up_at_s = time.monotonic() + READY_WITHIN_S
-        while not answers_http("127.0.0.1", port):
-            if process.poll() is not None or time.monotonic() > give_up_at_s:
-                raise RuntimeError(f"the web server did not start: see {scene.home}/web.log")
-            time.sleep(0.2)
+        wait_for(lambda: answers_http("127.0.0.1", port) or process.poll() is not None, explain=log.read_text)
+        if process.poll() is not None:
+            raise RuntimeError(f"the web server did not start: {log.read_text()}")
         yield port, psutil.Process(process.pid)
     finally:
         process.terminate()

@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from pydantic import Field
-
 from raceday_dagster.racing.outcomes import BATCH_BUDGET_MS, RACE_BUDGET_MS, UNKNOWN_RACE, WRITE_BUDGET_MS, Status
 from raceday_dagster.racing.records import Record
 
@@ -62,11 +60,11 @@ class Spread(Record):
 class Targets(Record):
     """Milliseconds that the 95th percentile must stay under. Those of a batch are meant for five races."""
 
-    race_ms: float = Field(default=RACE_BUDGET_MS, gt=0)
-    batch_ms: float = Field(default=BATCH_BUDGET_MS, gt=0)
-    fetch_ms: float = Field(default=500, gt=0)
-    transform_ms: float = Field(default=1_000, gt=0)
-    write_ms: float = Field(default=WRITE_BUDGET_MS, gt=0)
+    race_ms: float = RACE_BUDGET_MS
+    batch_ms: float = BATCH_BUDGET_MS
+    fetch_ms: float = 500
+    transform_ms: float = 1_000
+    write_ms: float = WRITE_BUDGET_MS
 
 
 class Threshold(Record):

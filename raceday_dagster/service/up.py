@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -65,7 +65,7 @@ def run_up(
     """
     stop_requests: StopRequests = StopRequests()
     settings = Settings.from_environment(environment)
-    with taking_stops(stop_requests), holding_home(settings.raceday_home.resolve()):
+    with taking_stops(stop_requests), hold_home(settings.raceday_home.resolve()):
         check_address(web)
         if not is_loopback(web.host):
             say(f"WARNING: the UI on {web.host} has no login: whoever reaches it can launch and end runs")
@@ -99,8 +99,7 @@ def taking_stops(stop_requests: StopRequests) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def holding_home(home: Path) -> Iterator[None]:
+def hold_home(home: Path) -> AbstractContextManager[None]:
     """Keeps a second service off the socket, the logs and the state file of a home, whatever its databases.
 
     Raises:
@@ -109,11 +108,8 @@ def holding_home(home: Path) -> Iterator[None]:
     """
     state = read_state(home)
     who = f" (pid {state.pid}, {state.url})" if state else ""
-    busy = ServiceError(
-        f"another `raceday up`{who} or `raceday worker` runs in {home}: stop it first, or set RACEDAY_HOME"
-    )
-    with hold_alone(home, "up.lock", busy):
-        yield
+    busy = f"another `raceday up`{who} or `raceday worker` runs in {home}: stop it first, or set RACEDAY_HOME"
+    return hold_alone(home, "up.lock", ServiceError(busy))
 
 
 def _serve(environment: ServiceEnvironment, web: Web, say: Callable[[str], None], stop_requests: StopRequests) -> None:

@@ -29,7 +29,7 @@ from raceday_dagster.service.environment import ServiceEnvironment, open_environ
 from raceday_dagster.service.parts import build_run_server
 from raceday_dagster.service.processes import ChildProcess
 from raceday_dagster.service.supervisor import Part, StopRequests, Supervisor
-from raceday_dagster.service.up import MALLOC_ARENAS, holding_home, taking_stops
+from raceday_dagster.service.up import MALLOC_ARENAS, hold_home, taking_stops
 from raceday_dagster.settings import Settings
 
 BROKER_WITHIN_S = 2
@@ -54,7 +54,7 @@ def run_worker(machine: str, runs: int, environment: Mapping[str, str], say: Cal
     stop_requests: StopRequests = StopRequests()
     with (
         taking_stops(stop_requests),
-        holding_home(settings.raceday_home.resolve()),
+        hold_home(settings.raceday_home.resolve()),
         open_environment(environment, datetime.now(UTC)) as opened,
     ):
         _serve(machine, runs, opened, say, stop_requests)
