@@ -34,7 +34,7 @@ _EVENTS = "/racing/events/"
 def build_app(day: RaceDay, clock: SimulatedClock, *, latency_ms: float = 0) -> Starlette:
     """The whole simulator as an ASGI application. Every race event waits `latency_ms` before it is answered.
 
-    Faults on the wire (truncated, reset) need the server of `serve`.
+    Faults on the wire (drip_body, truncated, reset) need the server of `serve`.
     """
     faults, log, latency_s = FaultBook(), RequestLog(), latency_ms / 1000
     api = FaultyApi(faults, log, _Racing(day, clock).build_answer, slow_path=BASE_PATH + _EVENTS, latency_s=latency_s)
@@ -111,8 +111,7 @@ def serve(
 
     port: 0 takes any free one. `announce` is called once with the real base URL, before which nothing answers.
     racing_day: default today in New Zealand. now: where the clock starts, default ten minutes before the first
-    race. OSError when the port is taken; ValueError for an instant without a zone, a negative speed
-    or a day without `meetings`.
+    race. OSError when the port is taken; ValueError for a `now` without a zone or a negative speed.
     """
     day = RaceDay(seed, racing_day or datetime.now(NEW_ZEALAND).date(), first_start, meetings)
     clock = SimulatedClock((now or day.first_start - timedelta(minutes=10)).astimezone(UTC), speed)

@@ -73,8 +73,6 @@ def test_a_larger_day_repeats_the_programme_with_other_ids_and_begins_like_the_o
     assert len({race.race_id for race in larger.races}) == len(larger.races)
     assert [meeting.meeting_id for meeting in larger.meetings[:16]] == [each.meeting_id for each in ordinary.meetings]
     assert [meeting.slot for meeting in larger.meetings[16:32]] == [each.slot for each in ordinary.meetings]
-    with pytest.raises(ValueError, match="at least one meeting"):
-        RaceDay(1, WINTER, meetings=0)
 
 
 def test_a_given_first_start_keeps_five_races_within_about_ten_minutes_all_day() -> None:
