@@ -6,15 +6,13 @@ A connection that ends too early is closed by its transport, which `server` puts
 from __future__ import annotations
 
 import asyncio
-import gzip
-import json
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from raceday_dagster.simulator.control import RequestLog
@@ -23,39 +21,15 @@ from raceday_dagster.simulator.faults import PAUSES, WIRE, FaultBook, FaultRule
 _STEP_S = 0.05
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One answer: status, body and the headers besides content-length."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-BuildAnswer = Callable[[Request, str, dict[str, Any]], Awaitable[Answer]]
-JSON = {"content-type": "application/json; charset=utf-8"}
+JSON = "application/json; charset=utf-8"
+BuildAnswer = Callable[[Request, str, dict[str, Any]], Awaitable[Response]]
 SAME_ALWAYS = {
-    "html": Answer(
-        200,
-        b"<!doctype html><html><head><title>Down for maintenance</title></head><body>Back soon.</body></html>",
-        {"content-type": "text/html; charset=utf-8"},
+    "html": HTMLResponse(
+        "<!doctype html><html><head><title>Down for maintenance</title></head><body>Back soon.</body></html>"
     ),
-    "garbage": Answer(200, b'{"header": {"title": "Event', JSON),
+    "garbage": Response(b'{"header": {"title": "Event', media_type=JSON),
 }
 """Answers of the faults that do not look at the request."""
-
-
-def encode_payload(payload: Mapping[str, Any]) -> bytes:
-    """JSON as the API writes it: UTF-8, no spaces."""
-    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def pack_json(status: int, body: bytes, *, accepts_gzip: bool) -> Answer:
-    """A JSON answer, compressed when the client can read that."""
-    headers = JSON | {"vary": "Accept-Encoding"}
-    if accepts_gzip:
-        return Answer(status, gzip.compress(body, 1, mtime=0), headers | {"content-encoding": "gzip"})
-    return Answer(status, body, headers)
 
 
 class FaultyApi:
@@ -72,8 +46,6 @@ class FaultyApi:
         self._slow_path, self._latency_s = slow_path, latency_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
         request = Request(scope, receive)
         await request.body()  # what comes after it on the channel says only that the client has gone
         is_slow = request.url.path.startswith(self._slow_path)
@@ -89,23 +61,15 @@ class FaultyApi:
                     kind, params = rule.kind, rule.params
             answer = SAME_ALWAYS.get(kind) or await self._build(request, kind, params)
             if params.get("retry_after"):
-                answer = replace(answer, headers={**answer.headers, "retry-after": params["retry_after"]})
+                answer.headers["retry-after"] = params["retry_after"]
             if kind in WIRE:
                 await send_broken(kind, params, answer, scope["state"]["transport"], receive, send)
             else:
-                await start_answer(answer, send)
-                await send({"type": "http.response.body", "body": answer.body})
-
-
-async def start_answer(answer: Answer, send: Send) -> None:
-    """Send its status and headers."""
-    headers = {**answer.headers, "content-length": str(len(answer.body))}
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": answer.status, "headers": raw})
+                await answer(scope, receive, send)
 
 
 async def send_broken(
-    kind: str, params: Mapping[str, Any], answer: Answer, transport: asyncio.Transport, receive: Receive, send: Send
+    kind: str, params: Mapping[str, Any], answer: Response, transport: asyncio.Transport, receive: Receive, send: Send
 ) -> None:
     """Send it as the wire fault says, close the connection, and wait until it is gone."""
     if kind == "reset":
@@ -114,11 +78,12 @@ async def send_broken(
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
     else:
-        await start_answer(answer, send)
+        body = bytes(answer.body)
+        await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
         if kind == "truncated":
-            await send({"type": "http.response.body", "body": answer.body[: len(answer.body) // 2], "more_body": True})
+            await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
         else:
-            await wait_unless_gone(_drip(answer.body, params["bytes_per_s"], send), receive)
+            await wait_unless_gone(_drip(body, params["bytes_per_s"], send), receive)
         transport.close()
     await wait_for_disconnect(receive)
 

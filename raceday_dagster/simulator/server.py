@@ -13,11 +13,13 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from raceday_dagster.simulator.answers import Answer, FaultyApi, encode_payload, pack_json
+from raceday_dagster.simulator.answers import JSON, FaultyApi
 from raceday_dagster.simulator.clock import SimulatedClock
 from raceday_dagster.simulator.control import RequestLog, build_control
 from raceday_dagster.simulator.day import NEW_ZEALAND, PROGRAMME, RaceDay
@@ -44,7 +46,7 @@ def build_app(day: RaceDay, clock: SimulatedClock, *, latency_ms: float = 0) -> 
             Mount("/_simulator", app=build_control(clock, faults, log)),
             Route(SILKS_PATH + "/{name:path}", serve_silk),
             Mount(VISION_PATH, app=vision),
-            Mount("/", app=api),
+            Mount("/", app=GZipMiddleware(api, minimum_size=0, compresslevel=1)),
         ]
     )
 
@@ -55,7 +57,7 @@ class _Racing:
     def __init__(self, day: RaceDay, clock: SimulatedClock) -> None:
         self._day, self._clock = day, clock
 
-    async def build_answer(self, request: Request, kind: str, params: dict[str, Any]) -> Answer:
+    async def build_answer(self, request: Request, kind: str, params: dict[str, Any]) -> Response:
         """What the API answers, with the faults `status`, `old_answer` and `wrong_type`."""
         instant = self._clock.now()
         if kind == "old_answer":
@@ -67,8 +69,7 @@ class _Racing:
         if kind == "wrong_type":
             payload["data"]["meetings"][0]["races"][0]["distance"] = "not a number"
         silks = f"http://{request.headers.get('host', '127.0.0.1')}{SILKS_PATH}".encode("latin-1")
-        body = encode_payload(payload).replace(INVENTED_HOST, silks)
-        return pack_json(status, body, accepts_gzip="gzip" in request.headers.get("accept-encoding", ""))
+        return Response(bytes(JSONResponse(payload).body).replace(INVENTED_HOST, silks), status, media_type=JSON)
 
     def _find_payload(self, request: Request, instant: datetime) -> tuple[int, dict[str, Any]]:
         """(status, payload) of a request at an instant; unknown parameters are ignored."""

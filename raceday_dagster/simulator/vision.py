@@ -19,8 +19,7 @@ from random import Random
 from typing import Any
 
 from starlette.requests import Request
-
-from raceday_dagster.simulator.answers import Answer, encode_payload, pack_json
+from starlette.responses import JSONResponse, Response
 
 VISION_PATH = "/vision/v1"
 _COMPLETIONS = VISION_PATH + "/chat/completions"
@@ -38,7 +37,7 @@ _WORDS = re.findall(
 )
 
 
-async def describe_asked_image(request: Request, kind: str, params: dict[str, Any]) -> Answer:
+async def describe_asked_image(request: Request, kind: str, params: dict[str, Any]) -> Response:
     """The answer to a chat completion, with the faults `status`, `huge`, `answer` and `refusal`."""
     if kind == "status":
         return _refuse(params["code"], "simulated fault")
@@ -85,11 +84,11 @@ def _fetch(url: str) -> bytes:
         return bytes(answer.read())
 
 
-def _complete(message: Mapping[str, Any]) -> Answer:
+def _complete(message: Mapping[str, Any]) -> Response:
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **message}}
     payload = {"id": "simulated", "object": "chat.completion", "created": 0, "model": "simulated", "choices": [choice]}
-    return pack_json(200, encode_payload(payload), accepts_gzip=False)
+    return JSONResponse(payload)
 
 
-def _refuse(status: int, message: str) -> Answer:
-    return pack_json(status, encode_payload({"error": {"message": message, "type": "simulated"}}), accepts_gzip=False)
+def _refuse(status: int, message: str) -> Response:
+    return JSONResponse({"error": {"message": message, "type": "simulated"}}, status)
