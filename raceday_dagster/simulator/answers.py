@@ -19,8 +19,6 @@ from raceday_dagster.simulator.control import RequestLog
 from raceday_dagster.simulator.faults import PAUSES, WIRE, FaultBook, FaultRule
 
 _STEP_S = 0.05
-
-
 JSON = "application/json; charset=utf-8"
 BuildAnswer = Callable[[Request, str, dict[str, Any]], Awaitable[Response]]
 SAME_ALWAYS = {
