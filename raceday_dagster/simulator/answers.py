@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from raceday_dagster.simulator.control import RequestLog
@@ -22,12 +22,13 @@ _STEP_S = 0.05
 JSON = "application/json; charset=utf-8"
 BuildAnswer = Callable[[Request, str, dict[str, Any]], Awaitable[Response]]
 SAME_ALWAYS = {
-    "html": HTMLResponse(
-        "<!doctype html><html><head><title>Down for maintenance</title></head><body>Back soon.</body></html>"
+    "html": (
+        "text/html; charset=utf-8",
+        "<!doctype html><html><head><title>Down for maintenance</title></head><body>Back soon.</body></html>",
     ),
-    "garbage": Response(b'{"header": {"title": "Event', media_type=JSON),
+    "garbage": (JSON, '{"header": {"title": "Event'),
 }
-"""Answers of the faults that do not look at the request."""
+"""Media type and content of the faults that do not look at the request."""
 
 
 class FaultyApi:
@@ -57,7 +58,11 @@ class FaultyApi:
                     await pause(rule, receive)
                 else:
                     kind, params = rule.kind, rule.params
-            answer = SAME_ALWAYS.get(kind) or await self._build(request, kind, params)
+            if kind in SAME_ALWAYS:
+                media_type, content = SAME_ALWAYS[kind]
+                answer = Response(content, media_type=media_type)
+            else:
+                answer = await self._build(request, kind, params)
             if params.get("retry_after"):
                 answer.headers["retry-after"] = params["retry_after"]
             if kind in WIRE:
