@@ -28,7 +28,7 @@ from raceday_dagster.bench.contenders import process_races
 from raceday_dagster.bench.measure import read_cpu_s
 from raceday_dagster.bench.statistics import find_percentile
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-from raceday_dagster.sandbox.sandbox import choose_simulation, open_sandbox
+from raceday_dagster.sandbox.sandbox import IDENTITY, choose_simulation, open_sandbox
 from raceday_dagster_tests.integration.race_day import ConnectionWatch
 
 RACES = 700
@@ -39,11 +39,6 @@ RUNS_AT_ONCE = 2
 """Of each machine."""
 WITHIN_S = 300
 LOST_WITHIN = timedelta(seconds=45)
-IDENTITY = {
-    "NZTAB_FROM_EMAIL": "bench@raceday.invalid",
-    "NZTAB_PARTNER_NAME": "raceday bench",
-    "NZTAB_PARTNER_ID": "raceday-bench",
-}
 RUN_POLLS = "SELECT count(*), count(DISTINCT race_id) FROM race_polls WHERE run_id = ANY (:runs) AND status = 'success'"
 
 

@@ -20,16 +20,12 @@ from benchmarks.soak import LATENCY_MS, wait_for_batches, wait_until
 from raceday_dagster.bench.contenders import run_threads
 from raceday_dagster.bench.statistics import find_percentile
 from raceday_dagster.defs.concurrency import DEFAULT_CONCURRENCY
+from raceday_dagster.sandbox.sandbox import IDENTITY
 
 SLOT = timedelta(seconds=15)
 CATEGORIES = "T"
 """Gallops alone: of the simulated day's races about five a batch."""
 HALF_WAY = timedelta(seconds=8)
-IDENTITY = {
-    "NZTAB_FROM_EMAIL": "bench@raceday.invalid",
-    "NZTAB_PARTNER_NAME": "raceday bench",
-    "NZTAB_PARTNER_ID": "raceday-bench",
-}
 
 # Dagster's instants are UTC without saying so.
 MARKS = """

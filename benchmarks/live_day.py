@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from benchmarks.cadence import Batch, LiveRace, Poll
 from benchmarks.measure import NOT_OURS, MemorySample, find_growth_mb_h
 from raceday_dagster.bench.measure import read_cpu_s, read_memory_mb
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster_tests.integration.commands import find_free_port
 
 POSTGRES = "postgres"
 READY_WITHIN_S = 120
@@ -233,7 +233,7 @@ def open_live_day(
         latency_ms: Added to every answer for a race; ``None`` where ``variables`` name an API.
         variables: More of its environment.
     """
-    port = _find_free_port()
+    port = find_free_port()
     environment = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
     home.mkdir(parents=True, exist_ok=True)
     log = home / "up.log"
@@ -286,9 +286,3 @@ def find_processes(home: Path) -> dict[int, str]:
 
 def _read_epoch(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
-def _find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

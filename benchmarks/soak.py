@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks.cadence import Batch, LiveRace, Outage, Poll, Verdict, judge
 from benchmarks.live_day import EVENTS, HALF_RACES, SIZE, DayWatch, LiveDay, open_live_day
 from raceday_dagster.bench.statistics import find_percentile
+from raceday_dagster_tests.waiting import wait_for
 
 LATENCY_MS = 300
 LOADED_WITHIN_S = 120
@@ -97,25 +98,22 @@ def soak(day: LiveDay, span: timedelta, *, kills: bool) -> Soaked:
 
 def wait_for_batches(day: LiveDay) -> datetime:
     """Returns when two live batches are there, so that the races have been polled for the first time."""
-    give_up_at_s = time.monotonic() + LOADED_WITHIN_S
-    while len(day.read_batches()) < 2:
-        if time.monotonic() > give_up_at_s:
-            raise RuntimeError(f"no race was polled within {LOADED_WITHIN_S} s: see {day.home}")
-        time.sleep(1)
+    wait_for(lambda: len(day.read_batches()) >= 2, LOADED_WITHIN_S, lambda: f"no race was polled: see {day.home}")
     return datetime.now(UTC)
 
 
 def kill_run(day: LiveDay) -> None:
     """SIGKILL to a live batch in the middle of its work."""
-    give_up_at_s = time.monotonic() + LOADED_WITHIN_S
-    while time.monotonic() < give_up_at_s:
+
+    def kill() -> bool:
         if workers := day.find_run_workers():
             time.sleep(0.4)  # into its fetches
             if workers[0].is_running():
                 workers[0].kill()
-                return
-        time.sleep(0.1)
-    raise RuntimeError("no run was there to be killed")
+                return True
+        return False
+
+    wait_for(kill, LOADED_WITHIN_S, lambda: "no run was there to be killed")
 
 
 @contextmanager

@@ -121,13 +121,11 @@ def run(job: str, config: str | None) -> None:
 @click.option("--read-only", is_flag=True, help="A UI that launches nothing and switches nothing on or off.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the web UI.")
 @click.option("--expose", is_flag=True, help="Allow a --host that other machines reach. There is no login.")
-@click.option("--allow-host", multiple=True, metavar="NAME", help="A host name the UI answers to, too.")
+@click.option("--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="A host name the UI answers to, too.")
 @click.option(
     "--feed-latency-ms", type=click.IntRange(min=0), help="Sandbox only: added to every simulated answer for a race."
 )
-def up(
-    port: int, read_only: bool, host: str, expose: bool, allow_host: tuple[str, ...], feed_latency_ms: int | None
-) -> None:
+def up(feed_latency_ms: int | None, **options: Any) -> None:
     """Follow the racing day unattended: run server, code server, daemon and web UI, until Ctrl-C.
 
     Runs on a sandbox, or with DATABASE_URL and DAGSTER_PG_URL set on those and the real API.
@@ -138,9 +136,8 @@ def up(
 
     # The interpreter's last look for garbage goes through all that Dagster imported: a second, five under load.
     atexit.register(gc.freeze)
-    web = Web(port=port, host=host, expose=expose, read_only=read_only, allow_hosts=allow_host)
     with printing_to(sys.stdout.fileno(), sys.stdout.encoding) as say:
-        run_up(web, os.environ, say, feed_latency_ms=feed_latency_ms)
+        run_up(Web(**options), os.environ, say, feed_latency_ms=feed_latency_ms)
 
 
 @main.command()
@@ -190,12 +187,10 @@ def report(race_or_day: str, output: Path | None, kind: Any) -> None:
     from raceday_dagster.service.service_files import read_state
     from raceday_dagster.settings import Settings
 
-    database_url = Settings.from_environment().database_url
-    if database_url is None and (state := read_state(_home())) is not None:  # the service that runs in RACEDAY_HOME
-        database_url = Settings.from_environment(state.environment).database_url
-    if database_url is None:
-        database_url = Settings.from_environment().require_database_url()
-    click.echo(write_report(race_or_day, database_url, output=output, kind=kind))
+    settings = Settings.from_environment()
+    if settings.database_url is None and (state := read_state(_home())) is not None:
+        settings = Settings.from_environment(state.environment)
+    click.echo(write_report(race_or_day, settings.require_database_url(), output=output, kind=kind))
 
 
 @main.command()
@@ -246,15 +241,7 @@ def simulate(port: int, seed: int | None, speed: float, latency_ms: int, racing_
     "--timeout-s", default=30.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds for an image."
 )
 @click.option("--retries", default=1, show_default=True, type=click.IntRange(0, 10), help="Tries after the first.")
-def images(
-    path: tuple[str, ...],
-    silks: bool,
-    limit: int,
-    csv_path: Path | None,
-    max_concurrent: int,
-    timeout_s: float,
-    retries: int,
-) -> None:
+def images(path: tuple[str, ...], silks: bool, limit: int, **options: Any) -> None:
     """Describe images (files, folders, URLs) with a vision API. Exits with 1 when one fails.
 
     With --silks the images are those that the runners of the racing day wear, and their descriptions are stored.
@@ -263,14 +250,7 @@ def images(
 
     if silks == bool(path):
         raise click.UsageError("name images, or say --silks")
-    describe = partial(
-        run_images,
-        csv_path=csv_path,
-        environment=os.environ,
-        max_concurrent=max_concurrent,
-        timeout_s=timeout_s,
-        retries=retries,
-    )
+    describe: Callable[..., int] = partial(run_images, environment=os.environ, **options)
     sys.exit(_describe_silks(describe, limit) if silks else describe(path))
 
 
@@ -330,14 +310,11 @@ def start() -> None:
 def stop() -> None:
     """Stop the embedded server."""
     from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-    from raceday_dagster.sandbox.sandbox import kept_mark, open_lock
+    from raceday_dagster.sandbox.sandbox import IN_USE, hold_alone, kept_mark
 
     home = _home()
-    with open_lock(home) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SandboxError(f"a sandbox is running in {home} and needs the server; end it first") from None
+    busy = SandboxError(f"a sandbox is running in {home} and needs the server; end it first")
+    with hold_alone(home, IN_USE, busy):
         EmbeddedPostgres(home).stop()
         kept_mark(home).unlink(missing_ok=True)
 

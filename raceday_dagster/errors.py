@@ -1,29 +1,12 @@
 """Every error this package raises on purpose, and nothing else.
 
-::
-
-    RacedayError                  one line: what happened, on what, what to do
-    ├── SettingsError             an environment variable is missing or wrong
-    ├── SandboxError              the embedded server or the simulator cannot do what was asked
-    ├── ServiceError              ``raceday up`` cannot start, or cannot go on
-    ├── DatabaseError             the database is unreachable, or its schema is not the one this code writes
-    ├── ArchiveError              old history could not be put away; it is where it was
-    ├── ImagesError               a batch of images cannot begin
-    ├── BenchError                a benchmark cannot begin, go on, or write its files
-    ├── ReportError               ``raceday report`` finds no such race or day, or cannot write its file
-    └── StageError                one item failed in one stage; carries the verdict "is another try worth it?"
-        ├── ImageError            an image: stages "read", "compress", "describe", "validate", "keep"
-        └── PipelineError         a race
-            ├── FetchError        stage "fetch"
-            ├── TransformError    stage "transform"
-            └── WriteError        stage "write"
-
 A ``StageError`` is expected: the stages turn it into a value (``outcomes.ItemResult``) so that one bad race or image
 never costs the others. Anything that is not a ``RacedayError`` is a bug and is allowed to fail the run.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 Stage = Literal["fetch", "transform", "write"]
@@ -67,12 +50,8 @@ class ReportError(RacedayError):
 
 
 class StageError(RacedayError):
-    """One item of a batch failed in one stage.
-
-    Args:
-        message: One line, without secrets or payload excerpts above 200 characters.
-        retryable: Whether the same request may succeed later without anybody changing anything.
-    """
+    """One item of a batch failed in one stage; ``retryable`` if the same request may succeed later without anybody
+    changing anything. The message is without payload excerpts above 200 characters."""
 
     stage: str
 
@@ -83,14 +62,7 @@ class StageError(RacedayError):
 
 
 class ImageError(StageError):
-    """One image failed in one stage.
-
-    Args:
-        message: One line, without secrets.
-        stage: Where it failed.
-        retryable: Whether the same image may succeed later without anybody changing anything.
-        retry_after_s: Seconds that a server asked to wait before another try.
-    """
+    """One image failed in one stage; ``retry_after_s``: what a server asked to wait before another try."""
 
     def __init__(
         self, message: str, *, stage: ImageStage, retryable: bool = False, retry_after_s: float | None = None
@@ -111,7 +83,7 @@ class PipelineError(StageError):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions pickle by their positional arguments; these two are keywords, and must cross process borders.
-        return _rebuild, (type(self), self.message, self.race_id, self.retryable)
+        return partial(type(self), race_id=self.race_id, retryable=self.retryable), (self.message,)
 
 
 class FetchError(PipelineError):
@@ -134,7 +106,3 @@ class WriteError(PipelineError):
     """The snapshot could not be committed; nothing of it is in the database."""
 
     stage = "write"
-
-
-def _rebuild(kind: type[PipelineError], message: str, race_id: str, retryable: bool) -> PipelineError:
-    return kind(message, race_id=race_id, retryable=retryable)

@@ -26,11 +26,8 @@ _of_process: dict[str, str] = {}
 
 
 def _event_first(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
-    return {"event": line.pop("event"), **line}
-
-
-def _add_process_fields(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
-    return {**_of_process, **line}
+    """The event, the fields of this process, then those of the line."""
+    return {"event": line.pop("event"), **_of_process, **line}
 
 
 @contextmanager
@@ -104,7 +101,6 @@ def get_logger(**bound: Any) -> FilteringBoundLogger:
     logger: FilteringBoundLogger = structlog.wrap_logger(
         _StandardError(),
         processors=[
-            _add_process_fields,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             _event_first,

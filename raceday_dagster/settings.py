@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -71,13 +71,8 @@ def parse_database_url(url: str) -> URL:
     return parsed
 
 
-def normalise_database_url(url: str) -> str:
-    """``parse_database_url``, as text with the password in it. Raises ``ValueError``."""
-    return parse_database_url(url).render_as_string(hide_password=False)
-
-
 def _secret_database_url(value: object) -> SecretStr:
-    return SecretStr(normalise_database_url(str(value)))
+    return SecretStr(parse_database_url(str(value)).render_as_string(hide_password=False))
 
 
 def _http_url(value: str) -> str:
@@ -90,21 +85,20 @@ def _http_url(value: str) -> str:
     return value.strip().rstrip("/")
 
 
-def _check_port(parts: SplitResult) -> None:
-    """Raises ``ValueError`` that repeats nothing of the URL: a password with a slash looks like a port."""
-    try:
-        _ = parts.port
-    except ValueError:
-        raise ValueError("its port must be a number, and its password percent-encoded (/ is %2F)") from None
+def _secret_url(schemes: set[str], wanted: str) -> BeforeValidator:
+    """Of a URL whose password, path or query is what lets us in: what is said of a wrong one repeats nothing of it."""
 
+    def check(value: object) -> SecretStr:
+        parts = urlsplit(str(value).strip())
+        if parts.scheme not in schemes or not parts.hostname:
+            raise ValueError(f"must be {wanted}")
+        try:
+            _ = parts.port  # a password with a slash looks like one
+        except ValueError:
+            raise ValueError("its port must be a number, and its password percent-encoded (/ is %2F)") from None
+        return SecretStr(str(value).strip())
 
-def _secret_http_url(value: object) -> SecretStr:
-    """The URL of a webhook: its path and query are what lets us in."""
-    parts = urlsplit(str(value).strip())
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("must be an http:// or https:// URL")
-    _check_port(parts)
-    return SecretStr(str(value).strip())
+    return BeforeValidator(check)
 
 
 def _header_value(value: str) -> str:
@@ -131,14 +125,10 @@ Categories = Annotated[
     tuple[Annotated[str, Field(pattern=r"^[THG]$")], ...], BeforeValidator(_split), Field(min_length=1)
 ]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
-
-
-def _secret_broker_url(value: object) -> SecretStr:
-    parts = urlsplit(str(value).strip())
-    if parts.scheme not in {"redis", "rediss"} or not parts.hostname:
-        raise ValueError("must be a URL like redis://:password@host:6379/0")
-    _check_port(parts)
-    return SecretStr(str(value).strip())
+DatabaseUrl = Annotated[SecretStr, BeforeValidator(_secret_database_url)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+BrokerUrl = Annotated[SecretStr, _secret_url({"redis", "rediss"}, "a URL like redis://:password@host:6379/0")]
+WebhookUrl = Annotated[SecretStr, _secret_url({"http", "https"}, "an http:// or https:// URL")]
 
 
 def _secret_header_value(value: object) -> SecretStr:
@@ -192,9 +182,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
-    database_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None
+    database_url: DatabaseUrl | None = None
     db_pool_max: int = Field(default=10, ge=1, le=100)
-    nztab_api_url: Annotated[str, AfterValidator(_http_url)] = "https://api.tab.co.nz/affiliates/v1"
+    nztab_api_url: HttpUrl = "https://api.tab.co.nz/affiliates/v1"
     nztab_from_email: HeaderValue | None = Field(default=None, repr=False)
     nztab_partner_name: HeaderValue | None = Field(default=None, repr=False)
     nztab_partner_id: HeaderValue | None = Field(default=None, repr=False)
@@ -211,9 +201,9 @@ class Settings(BaseModel):
     log_format: Annotated[LogFormat, BeforeValidator(_lower)] = "auto"
     keep_runs_hours: int = Field(default=48, ge=1, le=8760)
     keep_ledger_days: int = Field(default=90, ge=8, le=3650)
-    dagster_pg_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None
-    listen_database_url: Annotated[SecretStr, BeforeValidator(_secret_database_url)] | None = None
-    broker_url: Annotated[SecretStr, BeforeValidator(_secret_broker_url)] | None = None
+    dagster_pg_url: DatabaseUrl | None = None
+    listen_database_url: DatabaseUrl | None = None
+    broker_url: BrokerUrl | None = None
     races_per_run: int = Field(default=50, ge=1, le=50)
     runs_per_tick: int = Field(default=1, ge=1, le=100)
     signal_money_points: float = Field(default=5.0, gt=0, le=100)
@@ -223,12 +213,12 @@ class Settings(BaseModel):
     signal_share_look_back_s: int = Field(default=30, ge=15, le=60)
     signal_longest_gap_s: int = Field(default=60, ge=15, le=120)
     signal_last_minutes_gap_s: int = Field(default=45, ge=15, le=120)
-    signal_webhook_url: Annotated[SecretStr, BeforeValidator(_secret_http_url)] | None = None
-    alert_webhook_url: Annotated[SecretStr, BeforeValidator(_secret_http_url)] | None = None
-    vision_api_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    signal_webhook_url: WebhookUrl | None = None
+    alert_webhook_url: WebhookUrl | None = None
+    vision_api_url: HttpUrl | None = None
     vision_api_key: Annotated[SecretStr, BeforeValidator(_secret_header_value)] | None = None
     vision_model: HeaderValue = "gpt-4o-mini"
-    image_base_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    image_base_url: HttpUrl | None = None
     image_listen: Annotated[str, AfterValidator(_listening_address)] = "127.0.0.1:0"
     image_title_min: int = Field(default=50, ge=1)
     image_title_max: int = Field(default=200, ge=1)
@@ -306,22 +296,14 @@ class Settings(BaseModel):
         Raises:
             SettingsError: One of the three ``NZTAB_*`` identity variables is not set.
         """
-        values = {
-            "NZTAB_FROM_EMAIL": self.nztab_from_email,
-            "NZTAB_PARTNER_NAME": self.nztab_partner_name,
-            "NZTAB_PARTNER_ID": self.nztab_partner_id,
-        }
-        for variable, value in values.items():
+        values = {name: getattr(self, f"nztab_{name}") for name in ApiIdentity.model_fields}
+        for name, value in values.items():
             if value is None:
                 raise SettingsError(
-                    f"{variable} is not set: the API wants to know who asks (see README, The real API); "
+                    f"NZTAB_{name.upper()} is not set: the API wants to know who asks (see README, The real API); "
                     "`raceday sandbox -- COMMAND` runs a command against a simulated one"
                 )
-        return ApiIdentity(
-            from_email=self.nztab_from_email or "",
-            partner_name=self.nztab_partner_name or "",
-            partner_id=self.nztab_partner_id or "",
-        )
+        return ApiIdentity(**values)
 
 
 def _show(default: object) -> str:

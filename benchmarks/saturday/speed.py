@@ -23,12 +23,13 @@ from benchmarks.saturday.scene import Scene
 from raceday_dagster.bench.measure import read_memory_mb
 from raceday_dagster.racing.cadence import GRID
 from raceday_dagster.service.service_files import LOCATION
+from raceday_dagster_tests.integration.dagster_plugins.launch_harness import create_run
+from raceday_dagster_tests.waiting import wait_for
 
 RACES = 12
 """Due in each tick."""
 DAY_BATCHES = 18 * 3_600 // int(GRID.total_seconds())
 SAMPLE_EVERY = 10
-END_WITHIN_S = 60.0
 LIVE_CHOICE = """
 UPDATE races SET status = 'final' WHERE status IN ('open', 'closed', 'interim') AND race_id NOT IN (
     SELECT race_id FROM races JOIN meetings USING (meeting_id)
@@ -74,7 +75,7 @@ def follow(
             for request in evaluate(scene, workspace):
                 run_id = submit(scene, workspace, request)
                 workers_mb += [read_memory_mb(worker, "Private_Dirty") for worker in day.find_run_workers()]
-                wait_for_end(scene, run_id)
+                wait_for(lambda run_id=run_id: scene.instance.get_run_record_by_id(run_id).dagster_run.is_finished)
                 batches += 1
             if batches % SAMPLE_EVERY == 0:
                 for (name, _pid), mb in day.read_memory_mb().items():
@@ -95,38 +96,9 @@ def submit(scene: Scene, workspace: WorkspaceProcessContext, request: Any) -> st
     """Makes a run of a sensor's request and launches it, as the daemon does."""
     context = workspace.create_request_context()
     (repository,) = context.get_code_location(LOCATION).get_repositories().values()
-    job = repository.get_full_job("process_races")
-    run = scene.instance.create_run(
-        job_name=job.name,
-        run_id=None,
-        run_config=request.run_config,
-        status=None,
-        tags=request.tags,
-        root_run_id=None,
-        parent_run_id=None,
-        step_keys_to_execute=None,
-        execution_plan_snapshot=None,
-        job_snapshot=job.job_snapshot,
-        parent_job_snapshot=None,
-        asset_selection=None,
-        asset_check_selection=None,
-        resolved_op_selection=None,
-        op_selection=None,
-        remote_job_origin=job.get_remote_origin(),
-        job_code_origin=job.get_python_origin(),
-        asset_graph=repository.asset_graph,
-    )
-    scene.instance.submit_run(run.run_id, context)
-    return run.run_id
-
-
-def wait_for_end(scene: Scene, run_id: str) -> None:
-    """Raises ``RuntimeError`` for a run that does not end."""
-    give_up_at_s = time.monotonic() + END_WITHIN_S
-    while (run := scene.instance.get_run_by_id(run_id)) is None or not run.is_finished:
-        if time.monotonic() > give_up_at_s:
-            raise RuntimeError(f"run {run_id} does not end")
-        time.sleep(0.1)
+    run_id = create_run(scene.instance, repository, "process_races", request.run_config, request.tags)
+    scene.instance.submit_run(run_id, context)
+    return run_id
 
 
 def describe(name: str, points: Sequence[tuple[float, float, float]]) -> Figure:

@@ -1,7 +1,6 @@
 """The web UI: the pages of races, and those of Dagster's own that grow with partitions and runs."""
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -17,10 +16,12 @@ import psutil
 from benchmarks.saturday.costs import PAGE_TARGET_MS, Figure, choose_races
 from benchmarks.saturday.scene import Scene
 from raceday_dagster.defs.partitions import RACES, register_races
+from raceday_dagster.service.parts import answers_http
 from raceday_dagster.store.queries import read_race_keys
+from raceday_dagster_tests.integration.commands import find_free_port
+from raceday_dagster_tests.waiting import wait_for
 
 TIMES = 9
-READY_WITHIN_S = 120
 REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "raceday_dagster"}
 # What the pages ask, from the UI's own bundle, without the fragments that name single runs or backfills.
 JOB_PARTITIONS = """
@@ -82,19 +83,16 @@ def register_all(scene: Scene) -> Figure:
 @contextmanager
 def serving(scene: Scene) -> Iterator[tuple[int, psutil.Process]]:
     """The web server on the databases of a scene: its port and its process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = find_free_port()
     workspace = Path(__file__).parents[2] / "workspace.yaml"
     command = (sys.executable, "-m", "raceday_dagster.web.server", "-w", str(workspace), "-p", str(port))
-    with (scene.home / "web.log").open("w") as log:
-        process = subprocess.Popen(command, env=scene.sandbox.environment, stdout=log, stderr=log)
+    log = scene.home / "web.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=scene.sandbox.environment, stdout=output, stderr=output)
     try:
-        give_up_at_s = time.monotonic() + READY_WITHIN_S
-        while not _answers(port):
-            if process.poll() is not None or time.monotonic() > give_up_at_s:
-                raise RuntimeError(f"the web server did not start: see {scene.home}/web.log")
-            time.sleep(0.2)
+        wait_for(lambda: answers_http("127.0.0.1", port) or process.poll() is not None, explain=log.read_text)
+        if process.poll() is not None:
+            raise RuntimeError(f"the web server did not start: {log.read_text()}")
         yield port, psutil.Process(process.pid)
     finally:
         process.terminate()
@@ -133,14 +131,6 @@ def _measure(
     taken = scene.time(lambda: sizes.append(fetch()), TIMES, server)
     is_kept = None if target_ms is None else taken.median_ms < target_ms
     return Figure(f"{name}, ms", f"{taken}; {sizes[-1] / 1000:.0f} kB", is_kept, f"{target_ms} ms" if target_ms else "")
-
-
-def _answers(port: int) -> bool:
-    try:
-        _get(port, "/server_info")
-    except OSError:
-        return False
-    return True
 
 
 def _get(port: int, address: str) -> int:

@@ -4,7 +4,6 @@ Contenders take turns, so that what else the machine does meets them all alike. 
 Ctrl-C is reported all the same.
 """
 
-import fcntl
 import json
 import os
 import platform
@@ -46,7 +45,7 @@ from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.racing.outcomes import UNKNOWN_RACE
 from raceday_dagster.racing.records import Record
 from raceday_dagster.sandbox.demo import build_command, keep_own_settings
-from raceday_dagster.sandbox.sandbox import Sandbox, Simulation, choose_simulation, open_lock, open_sandbox
+from raceday_dagster.sandbox.sandbox import Sandbox, Simulation, choose_simulation, hold_alone, open_sandbox
 from raceday_dagster.settings import Settings, parse_database_url
 from raceday_dagster.simulator.day import PROGRAMME
 from raceday_dagster.store.run_queries import read_polls
@@ -178,13 +177,12 @@ def _open_sandbox(plan: Plan, environment: Mapping[str, str], simulation: Simula
         return
     own = keep_own_settings(environment)
     home = Settings.from_environment(own).raceday_home.resolve() / "bench"
-    with open_lock(home, "bench.lock") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BenchError(f"another benchmark is running in {home}; wait for it, or set RACEDAY_HOME") from None
-        with open_sandbox({**own, "RACEDAY_HOME": str(home)}, simulation) as sandbox:
-            yield sandbox
+    busy = BenchError(f"another benchmark is running in {home}; wait for it, or set RACEDAY_HOME")
+    with (
+        hold_alone(home, "bench.lock", busy),
+        open_sandbox({**own, "RACEDAY_HOME": str(home)}, simulation) as sandbox,
+    ):
+        yield sandbox
 
 
 @contextmanager
@@ -345,15 +343,8 @@ def _read_runs(engine: Engine, iteration: int, run_id: str) -> list[RaceRun]:
     return [
         RaceRun(
             iteration=iteration,
-            race_id=poll.race_id,
-            status=poll.status,
             success=poll.status == "success",
-            total_ms=poll.total_ms,
-            fetch_ms=poll.fetch_ms,
-            transform_ms=poll.transform_ms,
-            write_ms=poll.write_ms,
-            error_type=poll.error_type,
-            error_message=poll.error_message,
+            **poll.model_dump(exclude={"rows", "quality_score"}),
         )
         for poll in read_polls(engine, [run_id])
     ]

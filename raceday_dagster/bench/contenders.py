@@ -18,11 +18,13 @@ from raceday_dagster.defs.jobs import poll_races, process_races_job
 from raceday_dagster.defs.resources import RESOURCES, open_race_store
 from raceday_dagster.errors import BenchError, PipelineError
 from raceday_dagster.fetch.client import RacingApi
+from raceday_dagster.racing.events import RaceEvent
 from raceday_dagster.racing.outcomes import (
     UNKNOWN_RACE,
     BatchOutcome,
     ItemError,
     ProcessResult,
+    Status,
     Timings,
     WorkerUse,
 )
@@ -119,7 +121,6 @@ def run_threads(race_ids: Sequence[str], concurrency: int) -> str:
         workers.start(1)
         with ThreadPoolExecutor(concurrency) as threads:
             races = list(threads.map(lambda race_id: _poll(run, race_id, api, workers, store), race_ids))
-        used = workers.metrics()
         outcome = BatchOutcome.of(
             races,
             started_at=started_at,
@@ -127,12 +128,7 @@ def run_threads(race_ids: Sequence[str], concurrency: int) -> str:
             requested_concurrency=concurrency,
             effective_concurrency=concurrency,
             db_pool=store.gauge.read_use(),
-            workers=WorkerUse(
-                total=used.total,
-                busy_peak=used.busy_peak,
-                queue_depth_peak=used.queue_depth_peak,
-                restarts=used.restarts,
-            ),
+            workers=WorkerUse.model_validate(workers.metrics(), from_attributes=True),
         )
         store.record_batch(run, outcome)
     return run.run_id
@@ -141,39 +137,30 @@ def run_threads(race_ids: Sequence[str], concurrency: int) -> str:
 def _poll(run: PollRun, race_id: str, api: RacingApi, workers: TransformWorkers, store: RaceStore) -> ProcessResult:
     started_s = time.monotonic()
     try:
-        result = _poll_once(run, race_id, api, workers, store)
-    except PipelineError as error:
-        result = ProcessResult(
-            race_id=race_id,
-            status="failed",
-            polled_at=datetime.now(UTC),
-            timings=Timings(total_ms=_measure_ms(started_s)),
-            error=ItemError.of(error),
-        )
-        store.record_poll(result, run)
+        event = api.fetch_race_event(race_id, deadline_s=10)
+        if event is not None:
+            return _transform_and_write(run, event, started_s, workers, store)
+        status: Status = "skipped"
+        error = UNKNOWN_RACE
+    except PipelineError as failure:
+        status, error = "failed", ItemError.of(failure)
+    timings = Timings(total_ms=_measure_ms(started_s))
+    result = ProcessResult(race_id=race_id, status=status, polled_at=datetime.now(UTC), timings=timings, error=error)
+    store.record_poll(result, run)
     return result
 
 
-def _poll_once(
-    run: PollRun, race_id: str, api: RacingApi, workers: TransformWorkers, store: RaceStore
+def _transform_and_write(
+    run: PollRun, event: RaceEvent, started_s: float, workers: TransformWorkers, store: RaceStore
 ) -> ProcessResult:
-    started_s = time.monotonic()
-    event = api.fetch_race_event(race_id, deadline_s=10)
     fetch_ms = _measure_ms(started_s)
-    if event is None:
-        timings = Timings(fetch_ms=fetch_ms, total_ms=fetch_ms)
-        unknown = ProcessResult(
-            race_id=race_id, status="skipped", polled_at=datetime.now(UTC), timings=timings, error=UNKNOWN_RACE
-        )
-        store.record_poll(unknown, run)
-        return unknown
     snapshot = workers.transform(event, timeout_s=5)
     elapsed_ms = _measure_ms(started_s)
     transform_ms = elapsed_ms - fetch_ms
     poll = Poll(run_id=run.run_id, fetch_ms=fetch_ms, transform_ms=transform_ms, elapsed_before_ms=elapsed_ms)
     report = store.write_race(snapshot, poll, deadline_s=5)
     return ProcessResult(
-        race_id=race_id,
+        race_id=event.race_id,
         status="skipped" if report.error else "success",
         polled_at=event.received_at,
         timings=Timings(

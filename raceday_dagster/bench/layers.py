@@ -99,11 +99,9 @@ def sum_up(batches: Sequence[Mapping[str, Clock]]) -> dict[str, LayerCost]:
     costs = {}
     for layer in batches[0] if batches else ():
         clocks = [clocks[layer] for clocks in batches]
-        calls = Spread.of([clock.calls for clock in clocks])
-        wall = Spread.of([1000 * clock.wall_s for clock in clocks])
-        cpu = Spread.of([1000 * clock.cpu_s for clock in clocks])
-        assert calls
-        assert wall
-        assert cpu
-        costs[layer] = LayerCost(calls=calls, wall_ms=wall, cpu_ms=cpu)
+        costs[layer] = LayerCost(
+            calls=Spread.of([clock.calls for clock in clocks]),
+            wall_ms=Spread.of([1000 * clock.wall_s for clock in clocks]),
+            cpu_ms=Spread.of([1000 * clock.cpu_s for clock in clocks]),
+        )
     return costs

@@ -17,7 +17,6 @@ from raceday_dagster.bench.statistics import (
     Targets,
     Threshold,
     check_targets,
-    compare_medians,
     summarise,
 )
 from raceday_dagster.errors import BenchError
@@ -120,23 +119,20 @@ def build_report(
 def compare(batches: Sequence[BatchRun], *, floor: str, peak_memory_mb: Mapping[str, float]) -> Comparison:
     """The contenders beside each other."""
     figures: dict[str, ContenderFigures] = {}
-    walls: dict[str, list[float]] = {}
     for name in dict.fromkeys(batch.contender for batch in batches):
         mine = [batch for batch in batches if batch.contender == name]
-        walls[name] = [batch.wall_ms for batch in mine]
-        wall, cpu = Spread.of(walls[name]), Spread.of([batch.cpu_ms for batch in mine])
-        events = Spread.of([batch.events for batch in mine])
-        assert wall
-        assert cpu
-        assert events
         figures[name] = ContenderFigures(
-            wall_ms=wall,
-            cpu_ms=cpu,
-            events=events,
+            wall_ms=Spread.of([batch.wall_ms for batch in mine]),
+            cpu_ms=Spread.of([batch.cpu_ms for batch in mine]),
+            events=Spread.of([batch.events for batch in mine]),
             failed_polls=sum(batch.failed_polls for batch in mine),
             peak_memory_mb=peak_memory_mb.get(name),
         )
-    return Comparison(contenders=figures, ratio_to_plain_threads=compare_medians(walls, floor))
+    ratios = {}
+    if floor in figures:
+        floor_ms = figures[floor].wall_ms.p50
+        ratios = {name: round(each.wall_ms.p50 / floor_ms, 3) for name, each in figures.items()}
+    return Comparison(contenders=figures, ratio_to_plain_threads=ratios)
 
 
 def require_folder(folder: Path) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from pydantic import Field
-
 from raceday_dagster.racing.outcomes import BATCH_BUDGET_MS, RACE_BUDGET_MS, UNKNOWN_RACE, WRITE_BUDGET_MS, Status
 from raceday_dagster.racing.records import Record
 
@@ -51,29 +49,22 @@ class Spread(Record):
     max: float
 
     @classmethod
-    def of(cls, times_ms: Sequence[float]) -> Spread | None:
-        """The spread of some times, to two decimals; ``None`` without any."""
-        if not times_ms:
-            return None
-        return cls(
-            samples=len(times_ms),
-            min=round(min(times_ms), 2),
-            mean=round(math.fsum(times_ms) / len(times_ms), 2),
-            p50=round(find_percentile(times_ms, 0.5), 2),
-            p95=round(find_percentile(times_ms, 0.95), 2),
-            p99=round(find_percentile(times_ms, 0.99), 2),
-            max=round(max(times_ms), 2),
-        )
+    def of(cls, times_ms: Sequence[float]) -> Spread:
+        """The spread of at least one time, to two decimals."""
+        p50, p95, p99 = (find_percentile(times_ms, share) for share in (0.5, 0.95, 0.99))
+        mean = math.fsum(times_ms) / len(times_ms)
+        figures = {"min": min(times_ms), "mean": mean, "p50": p50, "p95": p95, "p99": p99, "max": max(times_ms)}
+        return cls(samples=len(times_ms), **{name: round(figure, 2) for name, figure in figures.items()})
 
 
 class Targets(Record):
     """Milliseconds that the 95th percentile must stay under. Those of a batch are meant for five races."""
 
-    race_ms: float = Field(default=RACE_BUDGET_MS, gt=0)
-    batch_ms: float = Field(default=BATCH_BUDGET_MS, gt=0)
-    fetch_ms: float = Field(default=500, gt=0)
-    transform_ms: float = Field(default=1_000, gt=0)
-    write_ms: float = Field(default=WRITE_BUDGET_MS, gt=0)
+    race_ms: float = RACE_BUDGET_MS
+    batch_ms: float = BATCH_BUDGET_MS
+    fetch_ms: float = 500
+    transform_ms: float = 1_000
+    write_ms: float = WRITE_BUDGET_MS
 
 
 class Threshold(Record):
@@ -92,10 +83,10 @@ def find_percentile(values: Sequence[float], share: float) -> float:
 
 
 def summarise(runs: Iterable[RaceRun], batches_ms: Sequence[float]) -> dict[str, Spread | None]:
-    """The spread of each stage over the polls that succeeded, and of the batches."""
+    """The spread of each stage over the polls that succeeded, and of the batches; ``None`` where there are none."""
     succeeded = [run for run in runs if run.success]
-    stages = {stage: Spread.of([getattr(run, stage) for run in succeeded]) for stage in STAGES}
-    return {**stages, BATCH: Spread.of(batches_ms)}
+    times = {stage: [getattr(run, stage) for run in succeeded] for stage in STAGES}
+    return {name: Spread.of(taken) if taken else None for name, taken in {**times, BATCH: batches_ms}.items()}
 
 
 def check_targets(summary: Mapping[str, Spread | None], targets: Targets) -> tuple[Threshold, ...]:
@@ -107,19 +98,10 @@ def check_targets(summary: Mapping[str, Spread | None], targets: Targets) -> tup
         "transform_ms": targets.transform_ms,
         "write_ms": targets.write_ms,
     }
-    return tuple(_check(name, summary[name], limit) for name, limit in limits.items())
-
-
-def _check(name: str, spread: Spread | None, limit: float) -> Threshold:
-    observed = spread.p95 if spread else None
-    return Threshold(
-        name=f"{name}.p95", observed=observed, limit=limit, passed=observed is not None and observed < limit
-    )
-
-
-def compare_medians(batches_ms: Mapping[str, Sequence[float]], floor: str) -> dict[str, float]:
-    """The median batch of each contender against that of ``floor``; empty where ``floor`` has none."""
-    if not batches_ms.get(floor):
-        return {}
-    floor_ms = find_percentile(batches_ms[floor], 0.5)
-    return {name: round(find_percentile(times, 0.5) / floor_ms, 3) for name, times in batches_ms.items() if times}
+    checks = []
+    for name, limit in limits.items():
+        spread = summary[name]
+        p95 = spread.p95 if spread else None
+        kept = p95 is not None and p95 < limit
+        checks.append(Threshold(name=f"{name}.p95", observed=p95, limit=limit, passed=kept))
+    return tuple(checks)

@@ -6,7 +6,6 @@ is a shortcut that a user could not type.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import signal
 import subprocess
@@ -28,7 +27,7 @@ from sqlalchemy import NullPool, create_engine
 
 from raceday_dagster.errors import SandboxError
 from raceday_dagster.racing.calendar import NEW_ZEALAND
-from raceday_dagster.sandbox.sandbox import Sandbox, Simulation, open_lock, open_sandbox
+from raceday_dagster.sandbox.sandbox import Sandbox, Simulation, hold_alone, open_sandbox
 from raceday_dagster.settings import Settings, parse_database_url
 from raceday_dagster.store.run_queries import Mover, NextRace, PollLine, read_movers, read_next_races, read_polls
 
@@ -60,11 +59,8 @@ def run_demo(environment: Mapping[str, str]) -> None:
     console = Console()
     own = keep_own_settings(environment)  # a whole day in a minute needs its own clock
     home = Settings.from_environment(own).raceday_home.resolve()
-    with open_lock(home, "demo.lock") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SandboxError(f"another demo is running in {home}; wait for it, or set RACEDAY_HOME") from None
+    busy = SandboxError(f"another demo is running in {home}; wait for it, or set RACEDAY_HOME")
+    with hold_alone(home, "demo.lock", busy):
         _show(console, own, home)
     console.print(
         "\nWhat to type next:\n"

@@ -157,18 +157,8 @@ class Placement:
 
     @property
     def socket_dir(self) -> Path:
-        """Beside the data, or a short folder in the temp directory.
-
-        Raises:
-            SandboxError: The temp directory's own path is too long or unusual for a socket.
-        """
-        beside = self.state_dir / "socket"
-        if _fits_a_socket(beside):
-            return beside
-        hashed = Path(tempfile.gettempdir()).resolve() / f"raceday-{_hash(self.state_dir)}"
-        if _fits_a_socket(hashed):
-            return hashed
-        raise SandboxError(f"{hashed} is no path for a socket: set TMPDIR to a short path of plain characters, as /tmp")
+        """Beside the data, or where ``choose_socket_folder`` says."""
+        return choose_socket_folder(self.state_dir / "socket", f".s.PGSQL.{PORT}")
 
 
 def place(home: Path) -> Placement:
@@ -230,9 +220,18 @@ def make_private_folder(folder: Path, account: ServerAccount) -> None:
         os.chown(folder, account.uid, account.gid)
 
 
-def _fits_a_socket(folder: Path) -> bool:
-    path = str(folder / f".s.PGSQL.{PORT}")
-    return len(path) <= LONGEST_SOCKET_PATH and _PLAIN_PATH.fullmatch(path) is not None
+def choose_socket_folder(beside: Path, socket: str) -> Path:
+    """``beside``, or a short one in the temp directory where that path is too long or unusual for this socket.
+
+    Raises:
+        SandboxError: So is that of the temp directory itself.
+    """
+    hashed = Path(tempfile.gettempdir()).resolve() / f"raceday-{_hash(beside)}"
+    for folder in (beside, hashed):
+        path = str(folder / socket)
+        if len(path) <= LONGEST_SOCKET_PATH and _PLAIN_PATH.fullmatch(path):
+            return folder
+    raise SandboxError(f"{hashed} is no path for a socket: set TMPDIR to a short path of plain characters, as /tmp")
 
 
 def _hash(path: Path) -> str:

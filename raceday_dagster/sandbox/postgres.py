@@ -162,9 +162,7 @@ class EmbeddedPostgres:
         """Have a database of that name and its owning role; what exists is left as it is, but for the role's settings.
 
         Args:
-            name: The database.
-            owner: The role that owns it and may log in.
-            connection_limit: The most connections the role may have at once, over all its databases.
+            connection_limit: The most connections its owner may have at once, over all databases.
             template: A database without connections to copy; None for an empty one.
             synchronous_commit: False for an owner whose last commits may be lost at a power cut.
 

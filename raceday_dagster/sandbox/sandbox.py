@@ -23,7 +23,7 @@ from types import FrameType
 from typing import TextIO
 
 import raceday_dagster
-from raceday_dagster.errors import SandboxError
+from raceday_dagster.errors import RacedayError, SandboxError
 from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres, build_libpq_url
 from raceday_dagster.sandbox.postmaster import STOP_WITHIN_S
@@ -32,9 +32,11 @@ from raceday_dagster.simulator.day import PROGRAMME
 from raceday_dagster.simulator.running import RunningSimulator, SimulatorError, running_simulator
 from raceday_dagster.store.schema.migrations import upgrade
 
+IN_USE = "in-use.lock"
+"""In a home, and held by whoever uses its server."""
 WINDOW_HOURS = 4
 WINDOW_OFFSET_HOURS = 2
-_IDENTITY = {
+IDENTITY = {
     "NZTAB_FROM_EMAIL": "sandbox@raceday.invalid",
     "NZTAB_PARTNER_NAME": "raceday sandbox",
     "NZTAB_PARTNER_ID": "raceday-sandbox",
@@ -117,7 +119,7 @@ def open_sandbox(
     _refuse_unsafe(settings, allow_simulated_data)
     simulated = "nztab_api_url" not in settings.model_fields_set
     home = settings.raceday_home.resolve()
-    added = {"RACEDAY_HOME": str(home), "DAGSTER_HOME": environment.get("DAGSTER_HOME") or str(home / "dagster")}
+    added: dict[str, str] = {}
     with ExitStack() as stack:
         if settings.database_url is None:
             server = stack.enter_context(hold_server(home, stop_within_s))
@@ -133,14 +135,24 @@ def open_sandbox(
         if simulated:
             simulator = stack.enter_context(_simulate(simulation))
             added["NZTAB_API_URL"] = simulator.api_url
-            added |= {name: value for name, value in _IDENTITY.items() if not environment.get(name)}
+            added |= {name: value for name, value in IDENTITY.items() if not environment.get(name)}
             if settings.vision_api_url is None:
                 added["VISION_API_URL"] = simulator.vision_url
-        if "DAGSTER_HOME" not in environment:
-            write_instance_config(home / "dagster", of_cluster=settings.broker_url is not None)
-        # `dagster` and `raceday` are found even when the virtual environment is not activated.
-        added["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
-        yield Sandbox({**environment, **added}, simulator)
+        yield Sandbox({**complete_environment(environment, settings), **added}, simulator)
+
+
+def complete_environment(environment: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """With the home, with a ``DAGSTER_HOME`` in it that is made unless one is named, and with a path on which `dagster`
+    and `raceday` are found even when the virtual environment is not activated.
+
+    Raises:
+        SandboxError: ``write_instance_config`` says why.
+    """
+    home = settings.raceday_home.resolve()
+    if "DAGSTER_HOME" not in environment:
+        write_instance_config(home / "dagster", of_cluster=settings.broker_url is not None)
+    path = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+    return {"DAGSTER_HOME": str(home / "dagster"), **environment, "RACEDAY_HOME": str(home), "PATH": path}
 
 
 def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -231,7 +243,7 @@ def hold_server(home: Path, stop_within_s: float = STOP_WITHIN_S) -> Iterator[Em
 
 
 @contextmanager
-def open_lock(home: Path, name: str = "in-use.lock") -> Iterator[TextIO]:
+def open_lock(home: Path, name: str = IN_USE) -> Iterator[TextIO]:
     """A file in ``home`` to hold an ``flock`` on; closing it lets go.
 
     Raises:
@@ -244,6 +256,17 @@ def open_lock(home: Path, name: str = "in-use.lock") -> Iterator[TextIO]:
         raise SandboxError(f"RACEDAY_HOME {home} cannot be used: {error.strerror}; choose another") from error
     with lock:
         yield lock
+
+
+@contextmanager
+def hold_alone(home: Path, name: str, busy: RacedayError) -> Iterator[None]:
+    """Holds the file ``name`` in ``home`` for the length of the block, or raises ``busy`` when somebody else does."""
+    with open_lock(home, name) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        yield
 
 
 def kept_mark(home: Path) -> Path:

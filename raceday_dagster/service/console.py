@@ -16,11 +16,14 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from queue import Full, Queue
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
+
+from raceday_dagster.errors import ServiceError
 
 LOG_BYTES = 10_000_000
 LOG_FILES = 5
@@ -60,14 +63,6 @@ class LogFile(RotatingFileHandler):
         """A full disk costs lines of the log, never the process that writes them."""
 
 
-@dataclass(frozen=True)
-class Notice:
-    """What a line says to the operator; lines of the same kind are alike."""
-
-    kind: str
-    text: str
-
-
 @dataclass
 class _Minute:
     began_s: float
@@ -76,14 +71,8 @@ class _Minute:
 
 
 class Console:
-    """Logs the output of the parts, and shows the operator a few lines of a kind a minute. Safe for several threads.
-
-    Args:
-        logs: The folder of the log files.
-        say: Prints one line.
-        secrets: Texts that are blacked out, also in the logs.
-        monotonic: Clock, seconds.
-    """
+    """Logs the output of the parts, and shows the operator a few lines of a kind a minute; ``secrets`` are blacked out
+    in both. Safe for several threads."""
 
     def __init__(
         self,
@@ -96,21 +85,24 @@ class Console:
         self._logs = logs
         self._say = say
         self._is_mute = False
-        self._open_logs: list[LogFile] = []
+        self._open_logs: dict[str, LogFile] = {}
         self._secrets = sorted(secrets, key=len, reverse=True)
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._minutes: dict[tuple[str, str], _Minute] = {}
 
     def open_log(self, part: str) -> Callable[[str], None]:
-        """What takes each line of a part. Raises ``OSError``."""
-        log = LogFile(self._logs / f"{part}.log")
-        self._open_logs.append(log)
-        return partial(self._take, part, log)
+        """What takes each line of a part. Raises ``ServiceError``: its log cannot be written."""
+        if part not in self._open_logs:
+            try:
+                self._open_logs[part] = LogFile(self._logs / f"{part}.log")
+            except OSError as error:
+                raise ServiceError(f"{error.filename or self._logs} cannot be used: {error.strerror}") from error
+        return partial(self._take, part, self._open_logs[part])
 
     def close(self) -> None:
         """Close the logs."""
-        for log in self._open_logs:
+        for log in self._open_logs.values():
             log.close()
 
     def mute(self) -> None:
@@ -134,21 +126,22 @@ class Console:
         if (notice := read_notice(line)) and not self._is_mute:
             self.close_minutes()
             with self._lock:
-                self._show(part, notice)
+                self._show(part, *notice)
 
-    def _show(self, part: str, notice: Notice) -> None:
-        minute = self._minutes.setdefault((part, notice.kind), _Minute(self._monotonic()))
-        if notice.text not in minute.texts and len(minute.texts) < MOST_ALIKE:
-            minute.texts.add(notice.text)
-            self._say(f"{part}: {notice.text}")
+    def _show(self, part: str, kind: str, text: str) -> None:
+        minute = self._minutes.setdefault((part, kind), _Minute(self._monotonic()))
+        if text not in minute.texts and len(minute.texts) < MOST_ALIKE:
+            minute.texts.add(text)
+            self._say(f"{part}: {text}")
         else:
             minute.left_out += 1
 
 
-def read_notice(line: str) -> Notice | None:
-    """What an operator should see of a line, ``None`` for what only the log needs."""
+def read_notice(line: str) -> tuple[str, str] | None:
+    """What an operator should see of a line, after its kind: lines of a kind are alike. ``None`` for what only the log
+    needs."""
     if line.startswith("Error: "):  # a command of ours, or our storage, says why it ends
-        return Notice("Error", shorten(f"ERROR {line.removeprefix('Error: ')}"))
+        return ("Error", shorten(f"ERROR {line.removeprefix('Error: ')}"))
     if not line.startswith('{"event"'):
         return None
     try:
@@ -160,12 +153,12 @@ def read_notice(line: str) -> Notice | None:
         return None
     if (logger := fields.get("logger")) is None:
         rest = " ".join(f"{name}={value}" for name, value in fields.items() if name != "time")
-        return Notice(event, shorten(f"{level.upper()} {event} {rest}".rstrip()))
+        return (event, shorten(f"{level.upper()} {event} {rest}".rstrip()))
     if level == "warning":
         return None  # Dagster's own are for its developers
     exception = fields.get("exc_info")  # type, value and traceback, as texts
     text = f"{event.rstrip(' .:')}: {exception[1]}" if isinstance(exception, list) else event
-    return Notice(f"{level.upper()} {logger}", shorten(f"{level.upper()} {text}"))
+    return (f"{level.upper()} {logger}", shorten(f"{level.upper()} {text}"))
 
 
 def shorten(text: str) -> str:
@@ -195,7 +188,7 @@ def find_secrets(environment: dict[str, str]) -> set[str]:
 
 @contextmanager
 def printing_to(descriptor: int, encoding: str) -> Iterator[Callable[[str], None]]:
-    """A function that prints one line to an open file, without waiting, and from any thread.
+    """A function that prints one line to an open file after the time, without waiting, and from any thread.
 
     A thread does the printing: a terminal that stands still (Ctrl-S, a full pipe) would hold up the supervisor, or the
     reader of a part's output and so the part. What the encoding lacks is escaped. Lines are lost that the file cannot
@@ -205,7 +198,7 @@ def printing_to(descriptor: int, encoding: str) -> Iterator[Callable[[str], None
 
     def say(line: str) -> None:
         with suppress(Full):
-            lines.put_nowait(line)
+            lines.put_nowait(f"{datetime.now().astimezone():%H:%M:%S} {line}")
 
     def print_lines() -> None:
         while (line := lines.get()) is not None:

@@ -108,12 +108,8 @@ def ask_within(seconds: float, ask: Callable[[], Answer]) -> Answer | None:
 
 
 class HeartbeatWatch:
-    """Whether something works, by its heartbeat in Dagster's database. Not by its time: a clock may be set.
-
-    Args:
-        instance: Dagster's.
-        daemon: What writes it; by default the daemon that runs the sensors.
-    """
+    """Whether something works, by its heartbeat in Dagster's database; by default the daemon that runs the sensors. Not
+    by its time: a clock may be set."""
 
     def __init__(self, instance: dg.DagsterInstance, daemon: str = POLLING_DAEMON) -> None:
         self._instance = instance

@@ -5,8 +5,6 @@ With ``DATABASE_URL`` nothing simulated is ever started: simulated races go only
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +14,7 @@ from pathlib import Path
 from raceday_dagster.errors import ServiceError
 from raceday_dagster.racing.calendar import NEW_ZEALAND
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-from raceday_dagster.sandbox.sandbox import choose_simulation, open_sandbox, write_instance_config
+from raceday_dagster.sandbox.sandbox import choose_simulation, complete_environment, open_sandbox
 from raceday_dagster.service.processes import has_ended
 from raceday_dagster.settings import Settings
 from raceday_dagster.simulator.running import RunningSimulator
@@ -53,12 +51,7 @@ class ServiceEnvironment:
 def open_environment(
     environment: Mapping[str, str], now: datetime, *, feed_latency_ms: int | None = None
 ) -> Iterator[ServiceEnvironment]:
-    """Starts what is lacking, checks what is given, and stops what it started.
-
-    Args:
-        environment: The process's own.
-        now: An aware instant; it chooses the simulated day.
-        feed_latency_ms: Added to every answer of the simulated API for a race.
+    """Starts what is lacking, checks what is given, and stops what it started. ``now`` chooses the simulated day.
 
     Raises:
         RacedayError: One line that says which variable to set, or what does not start.
@@ -121,14 +114,4 @@ def _check_given(settings: Settings, environment: Mapping[str, str]) -> ServiceE
         place = describe_place(engine)
     finally:
         engine.dispose()
-    home = settings.raceday_home.resolve()
-    added = {"RACEDAY_HOME": str(home)}
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ServiceError(f"RACEDAY_HOME {home} cannot be used: {error.strerror}; choose another") from error
-    if "DAGSTER_HOME" not in environment:
-        added["DAGSTER_HOME"] = str(home / "dagster")
-        write_instance_config(home / "dagster", of_cluster=settings.broker_url is not None)
-    added["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
-    return ServiceEnvironment({**environment, **added}, f"{place} and {settings.nztab_api_url}")
+    return ServiceEnvironment(complete_environment(environment, settings), f"{place} and {settings.nztab_api_url}")

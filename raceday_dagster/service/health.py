@@ -181,13 +181,8 @@ def judge_heartbeats(heartbeats: Mapping[str, datetime | None], now: datetime, u
 
 
 def judge_automation(statuses: Mapping[str, str], now: datetime, up_since: datetime | None) -> Iterator[Check]:
-    """Whether the sensor that polls is switched on, and the other sensor and the schedules are.
-
-    Args:
-        statuses: Dagster's words for them, by name; without those that were never seen.
-        now: An aware instant.
-        up_since: When the service started.
-    """
+    """Whether the sensor that polls is switched on, and the other sensor and the schedules are: Dagster's words for
+    them, by name, without those that were never seen."""
     status = statuses.get(SENSOR)
     if status == "STOPPED":
         yield Check("FAIL", f"sensor: {SENSOR} is switched off; switch it on in the UI, under Automation")
@@ -235,13 +230,8 @@ def judge_day(is_listed: bool, now: datetime, up_since: datetime | None) -> Chec
 
 
 def judge_polls(races: Sequence[FollowedRace], now: datetime, up_since: datetime | None) -> Iterator[Check]:
-    """Whether each live race has a new answer of late, and which races should long have been over.
-
-    Args:
-        races: Live races, the earliest start first.
-        now: The clock that wrote the ledger.
-        up_since: When the service started.
-    """
+    """Whether each live race has a new answer of late, by the clock that wrote the ledger, and which races should long
+    have been over."""
     live = [race for race in races if now - race.start_time < LOOK_BACK]
     overdue = [race for race in races if now - race.start_time >= LOOK_BACK]
     late = find_late_races(races, now)

@@ -63,28 +63,13 @@ class Holder:
 
 
 class InstanceLock:
-    """The lock of one Dagster database.
+    """The lock of one Dagster database; ``name`` is shown to whoever is refused, and no two holders share one."""
 
-    Args:
-        dagster_pg_url: That database.
-        say: Prints one line.
-        name: Shown to whoever is refused; no two holders share one.
-        monotonic: Clock, seconds.
-    """
-
-    def __init__(
-        self,
-        dagster_pg_url: str,
-        say: Callable[[str], None],
-        name: str = "",
-        *,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, dagster_pg_url: str, say: Callable[[str], None], name: str = "") -> None:
         self._name = name or describe_self()
         self._url = dagster_pg_url
         self._engine = _build_engine(dagster_pg_url, self._name)
         self._say = say
-        self._monotonic = monotonic
         self._connection: Connection | None = None
         self._try_at_s = 0.0
         self._ask_at_s = 0.0
@@ -122,14 +107,14 @@ class InstanceLock:
         """
         if self._connection is not None:
             if not self._trouble:
-                if not self._is_asking and (self._monotonic() >= self._ask_at_s or _has_news(self._connection)):
+                if not self._is_asking and (time.monotonic() >= self._ask_at_s or _has_news(self._connection)):
                     self._begin_to_ask(self._connection)
                 return True
             self._say(f"{self._trouble}; trying to reach it again")
             self._drop()
-        if self._monotonic() < self._try_at_s:
+        if time.monotonic() < self._try_at_s:
             return False
-        self._try_at_s = self._monotonic() + TRY_EVERY_S
+        self._try_at_s = time.monotonic() + TRY_EVERY_S
         try:
             holder = self._try(0)
         except (DBAPIError, StorageError):
@@ -153,7 +138,7 @@ class InstanceLock:
         connection, holder = self._ask(self._ask_for_lock, within_s)
         if connection is not None:
             self._connection = connection
-            self._trouble, self._ask_at_s = "", self._monotonic() + ASK_EVERY_S
+            self._trouble, self._ask_at_s = "", time.monotonic() + ASK_EVERY_S
         return holder
 
     def _ask(self, question: Callable[[float], Answer], within_s: float) -> Answer:
@@ -195,7 +180,7 @@ class InstanceLock:
 
     def _begin_to_ask(self, connection: Connection) -> None:
         """A thread asks: a server may stand still, and the supervisor must not."""
-        self._ask_at_s = self._monotonic() + ASK_EVERY_S
+        self._ask_at_s = time.monotonic() + ASK_EVERY_S
         self._is_asking = True
         threading.Thread(target=self._find_trouble, args=(connection,), name="dagster-lock", daemon=True).start()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from functools import partial
 
 import dagster as dg
@@ -28,22 +27,8 @@ FINISH_WITHIN_S = 15.0
 UNFINISHED = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 
 
-@dataclass(frozen=True)
-class LostRun:
-    """The process of a run without a run server, and when it is killed, on a monotonic clock."""
-
-    worker: RunWorker
-    kill_at_s: float
-
-
 class LostRuns:
-    """Follows runs without a run server until they have ended.
-
-    Args:
-        instance: Dagster's.
-        say: Prints one line.
-        monotonic: Clock, seconds.
-    """
+    """Follows runs without a run server until they have ended."""
 
     def __init__(
         self,
@@ -55,21 +40,19 @@ class LostRuns:
         self._instance = instance
         self._say = say
         self._monotonic = monotonic
-        self._runs: dict[str, LostRun] = {}
+        self._runs: dict[str, tuple[RunWorker, float]] = {}
+        """Their processes, and when each is killed on the monotonic clock."""
         self._look_at_s = 0.0
 
     def find(self, *, finish_within_s: float = NEVER) -> None:
-        """Begins to follow every unfinished run. Call it while no run server runs.
-
-        Args:
-            finish_within_s: When their processes are killed; by default they have as long as any run.
-        """
+        """Begins to follow every unfinished run, whose process is killed after a while. Call it while no run server
+        runs."""
         workers = ask_within(ASK_WITHIN_S, self._read_workers)
         if workers is None:  # no reason not to start: Dagster's run monitoring finds them later
             self._say("the runs that a dead run server left could not be looked at: Dagster's database does not answer")
             return
         kill_at_s = self._monotonic() + finish_within_s
-        self._runs = {run_id: LostRun(worker, kill_at_s) for run_id, worker in workers.items()} | self._runs
+        self._runs = {run_id: (worker, kill_at_s) for run_id, worker in workers.items()} | self._runs
         self.look()
 
     def look(self) -> None:
@@ -78,12 +61,12 @@ class LostRuns:
         if not self._runs or now_s < self._look_at_s:
             return
         self._look_at_s = now_s + LOOK_EVERY_S
-        self._kill([lost.worker for lost in self._runs.values() if now_s >= lost.kill_at_s])
-        self._mark([run_id for run_id, lost in self._runs.items() if not lost.worker.is_alive()], ASK_WITHIN_S)
+        self._kill([worker for worker, kill_at_s in self._runs.values() if now_s >= kill_at_s])
+        self._mark([run_id for run_id, (worker, _) in self._runs.items() if not worker.is_alive()], ASK_WITHIN_S)
 
     def end(self) -> None:
         """Kills and marks what is left, now that the service ends and its run server has ended."""
-        workers = {run_id: lost.worker for run_id, lost in self._runs.items()}
+        workers = {run_id: worker for run_id, (worker, _) in self._runs.items()}
         workers |= ask_within(LAST_ASK_WITHIN_S, self._read_workers) or {}
         self._kill(workers.values())
         self._mark(list(workers), LAST_ASK_WITHIN_S)

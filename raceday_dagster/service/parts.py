@@ -75,9 +75,8 @@ def build_parts(
     Args:
         dagster_home: Of the run server's socket.
         folder: Of the code server's socket and the workspace.
-        web: How the UI listens.
         launches_here: Whether runs are processes of this machine, and not of the machines of a cluster.
-        does_daemon_work: Whether it has given a sign of life since this was last asked; ``None`` if nobody can tell.
+        does_daemon_work: As ``Part.works``.
         before_run_server: Called before a run server that died is started again.
         before_daemon: The same for the daemon.
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 import raceday_dagster
 from raceday_dagster.service import parent_death
@@ -18,17 +18,6 @@ from raceday_dagster.service import parent_death
 LONGEST_LINE = 65_536
 """Bytes; a longer line is cut in two."""
 _READ_REST_S = 0.5
-
-
-class Child(Protocol):
-    """A child as the supervisor sees it; ``ChildProcess`` says what each of these is."""
-
-    @property
-    def pid(self) -> int: ...
-    def poll(self) -> int | None: ...
-    def has_ended(self) -> bool: ...
-    def end(self) -> None: ...
-    def kill(self) -> None: ...
 
 
 class ChildProcess:

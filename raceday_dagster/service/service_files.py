@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from raceday_dagster.sandbox.placement import LONGEST_SOCKET_PATH, ServerAccount, make_private_folder
+from raceday_dagster.sandbox.placement import ServerAccount, choose_socket_folder, make_private_folder
 
 LOCATION = "raceday_dagster"
 SOCKET = "code-server.sock"
 STATE_FILE = "service.json"
-_PLAIN_PATH = re.compile(r"[A-Za-z0-9/._-]+")
 _SHOWN_TO_OTHERS = (
     *("DATABASE_URL", "DAGSTER_PG_URL", "DAGSTER_HOME", "RACEDAY_HOME"),
     *("BROKER_URL", "NZTAB_API_URL", "RACE_COUNTRIES", "RACE_CATEGORIES"),
@@ -74,10 +70,7 @@ def making_socket_folder(home: Path) -> Iterator[Path]:
     Raises:
         SandboxError: Somebody else's folder, or something that is no folder, stands in the way.
     """
-    folder = home / "service"
-    if len(str(folder / SOCKET)) > LONGEST_SOCKET_PATH or not _PLAIN_PATH.fullmatch(str(folder)):
-        name = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
-        folder = Path(tempfile.gettempdir()).resolve() / f"raceday-service-{name}"
+    folder = choose_socket_folder(home / "service", SOCKET)
     make_private_folder(folder, ServerAccount(os.geteuid(), os.getegid()))
     try:
         yield folder

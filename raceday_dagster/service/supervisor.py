@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from raceday_dagster.errors import ServiceError
-from raceday_dagster.service.processes import Child
+from raceday_dagster.service.processes import ChildProcess
 
 LOOK_EVERY_S = 0.2
 READY_WITHIN_S = 90.0
@@ -25,6 +25,7 @@ for both of these, and as long again for the next part, its first tick and the r
 WINDOW_S = 60.0
 MOST_DEATHS = 5
 FIRST_DELAY_S = 0.5
+"""Before a part that died is started again; doubled with each death of the last minute."""
 _WAIT_STEP_S = 0.02
 
 StopRequests = SimpleQueue[int]
@@ -55,7 +56,7 @@ class Part:
 
 @dataclass
 class _State:
-    child: Child | None = None
+    child: ChildProcess | None = None
     ready: bool = False
     start_at_s: float = 0.0
     asked_s: float = 0.0
@@ -84,7 +85,7 @@ class Supervisor:
     def __init__(
         self,
         parts: Sequence[Part],
-        start: Callable[[Part], Child],
+        start: Callable[[Part], ChildProcess],
         logs: Path,
         stop_requests: StopRequests,
         say: Callable[[str], None],
@@ -214,32 +215,19 @@ class Supervisor:
         now_s = self._monotonic()
         state.child, state.ready = None, False
         state.deaths_s = [death_s for death_s in state.deaths_s if now_s - death_s < WINDOW_S] + [now_s]
-        delay_s = choose_restart_delay_s(state.deaths_s, now_s)
-        if delay_s is None:
+        deaths = len(state.deaths_s)
+        if deaths >= MOST_DEATHS:  # it does not come up by itself
             raise ServiceError(
                 f"{part.name} died {MOST_DEATHS} times within a minute, the last time with {describe_exit(code)}; "
                 f"its log is {self._logs}/{part.name}.log"
             )
+        delay_s = FIRST_DELAY_S * 2 ** (deaths - 1)
         state.start_at_s = now_s + delay_s
         self._say(f"{part.name} died with {describe_exit(code)}; starting it again in {delay_s:g} s")
 
     def _describe_unready(self) -> str:
         part = next(part for part in self._parts if not self._states[part.name].ready)
         return f"{part.name} was not ready (its log is {self._logs}/{part.name}.log)"
-
-
-def choose_restart_delay_s(deaths_s: Sequence[float], now_s: float) -> float | None:
-    """Seconds to wait before the next start: 0.5, 1, 2, 4, doubled with each death of the last minute.
-
-    Args:
-        deaths_s: Instants of all deaths so far on a monotonic clock, the newest (``now_s``) included.
-        now_s: The same clock.
-
-    Returns:
-        ``None`` after five deaths within a minute: it does not come up by itself.
-    """
-    recent = sum(now_s - death_s < WINDOW_S for death_s in deaths_s)
-    return None if recent >= MOST_DEATHS else float(FIRST_DELAY_S * 2 ** max(recent - 1, 0))
 
 
 def describe_exit(code: int) -> str:

@@ -5,12 +5,11 @@ An orderly stop (Ctrl-C, SIGTERM, SIGHUP) ends with exit code 0; a service that 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from raceday_dagster.errors import ServiceError
-from raceday_dagster.sandbox.sandbox import open_lock
+from raceday_dagster.sandbox.sandbox import hold_alone
 from raceday_dagster.service.console import Console, find_secrets
 from raceday_dagster.service.dagster_instance import (
     ASK_WITHIN_S,
@@ -57,7 +56,6 @@ def run_up(
     say: Callable[[str], None],
     *,
     feed_latency_ms: int | None = None,
-    utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> None:
     """Runs the service; returns after an orderly stop.
 
@@ -65,20 +63,17 @@ def run_up(
         RacedayError: One line: what is missing, in use, or does not stay up. Nothing is left running.
         StorageError: Dagster's database cannot be reached.
     """
-
-    def say_timed(line: str) -> None:
-        say(f"{utc_now().astimezone():%H:%M:%S} {line}")
-
     stop_requests: StopRequests = StopRequests()
-    with taking_stops(stop_requests), holding_home(Settings.from_environment(environment).raceday_home.resolve()):
+    settings = Settings.from_environment(environment)
+    with taking_stops(stop_requests), hold_home(settings.raceday_home.resolve()):
         check_address(web)
         if not is_loopback(web.host):
-            say_timed(f"WARNING: the UI on {web.host} has no login: whoever reaches it can launch and end runs")
-        if Settings.from_environment(environment).shares_database:
-            say_timed(f"WARNING: {SHARED_DATABASE}")
-        with open_environment(environment, utc_now(), feed_latency_ms=feed_latency_ms) as opened:
-            _serve(opened, web, say_timed, stop_requests, utc_now)
-    say_timed("stopped")
+            say(f"WARNING: the UI on {web.host} has no login: whoever reaches it can launch and end runs")
+        if settings.shares_database:
+            say(f"WARNING: {SHARED_DATABASE}")
+        with open_environment(environment, datetime.now(UTC), feed_latency_ms=feed_latency_ms) as opened:
+            _serve(opened, web, say, stop_requests)
+    say("stopped")
 
 
 @contextmanager
@@ -104,33 +99,20 @@ def taking_stops(stop_requests: StopRequests) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def holding_home(home: Path) -> Iterator[None]:
+def hold_home(home: Path) -> AbstractContextManager[None]:
     """Keeps a second service off the socket, the logs and the state file of a home, whatever its databases.
 
     Raises:
         ServiceError: One runs there.
         SandboxError: The home cannot be used.
     """
-    with open_lock(home, "up.lock") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            state = read_state(home)
-            who = f" (pid {state.pid}, {state.url})" if state else ""
-            raise ServiceError(
-                f"another `raceday up`{who} or `raceday worker` runs in {home}: stop it first, or set RACEDAY_HOME"
-            ) from None
-        yield
+    state = read_state(home)
+    who = f" (pid {state.pid}, {state.url})" if state else ""
+    busy = f"another `raceday up`{who} or `raceday worker` runs in {home}: stop it first, or set RACEDAY_HOME"
+    return hold_alone(home, "up.lock", ServiceError(busy))
 
 
-def _serve(
-    environment: ServiceEnvironment,
-    web: Web,
-    say: Callable[[str], None],
-    stop_requests: StopRequests,
-    utc_now: Callable[[], datetime],
-) -> None:
+def _serve(environment: ServiceEnvironment, web: Web, say: Callable[[str], None], stop_requests: StopRequests) -> None:
     home, logs = environment.home, environment.home / "logs"
     variables = {
         "MALLOC_ARENA_MAX": MALLOC_ARENAS,
@@ -138,7 +120,7 @@ def _serve(
         "PYTHONUNBUFFERED": "1",
         "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "1",  # seconds for calls, such as a sensor that waits for the next race
     }
-    state = ServiceState(os.getpid(), web.url, utc_now().isoformat(), choose_environment(variables))
+    state = ServiceState(os.getpid(), web.url, datetime.now(UTC).isoformat(), choose_environment(variables))
     with ExitStack() as stack:
         console = stack.enter_context(closing(Console(logs, say, find_secrets(variables))))
         lock = stack.enter_context(closing(InstanceLock(variables["DAGSTER_PG_URL"], say)))
@@ -147,7 +129,7 @@ def _serve(
         lost_runs = LostRuns(instance, say)
         lost_runs.find(finish_within_s=FINISH_WITHIN_S)
         database_url = Settings.from_environment(variables).require_database_url()
-        put_back = partial(put_back_all, instance, database_url, say, utc_now)
+        put_back = partial(put_back_all, instance, database_url, say)
         put_back()
         stack.callback(remove_state, home)
         try:
@@ -160,7 +142,6 @@ def _serve(
                 before_run_server=lost_runs.find,
                 before_daemon=put_back,
             )
-            outputs = {part.name: console.open_log(part.name) for part in parts}
         except OSError as error:
             raise ServiceError(f"{error.filename or home} cannot be used: {error.strerror}") from error
 
@@ -169,7 +150,7 @@ def _serve(
             if off := ask_within(ASK_WITHIN_S, partial(describe_switched_off, instance)):
                 say(off)
 
-        clock = WallClock(utc_now)
+        clock = WallClock()
 
         def look_at_clock() -> None:
             if step := clock.read_step():
@@ -186,7 +167,7 @@ def _serve(
 
         supervisor = Supervisor(
             parts,
-            lambda part: ChildProcess([sys.executable, "-m", *part.arguments], variables, outputs[part.name]),
+            lambda part: ChildProcess([sys.executable, "-m", *part.arguments], variables, console.open_log(part.name)),
             logs,
             stop_requests,
             say,

@@ -25,12 +25,7 @@ NAMES = {"race_polls": "polls", "batches": "batches", "races": "answers"}
 
 
 class WallClock:
-    """Tells when the wall clock was set, by a clock that nobody sets.
-
-    Args:
-        utc_now: The wall clock.
-        monotonic: The other, seconds.
-    """
+    """Tells when the wall clock was set, by a clock that nobody sets."""
 
     def __init__(
         self,
@@ -60,12 +55,6 @@ def put_back_all(
     """Dates what lies ahead of the clock in both databases to now, and says so in one line if there was any.
 
     To be called while no daemon runs, which would write what it still knows.
-
-    Args:
-        instance: Dagster's.
-        database_url: The application's.
-        say: Prints one line.
-        utc_now: The wall clock.
     """
 
     def put_back() -> dict[str, int]:

@@ -29,7 +29,7 @@ from raceday_dagster.service.environment import ServiceEnvironment, open_environ
 from raceday_dagster.service.parts import build_run_server
 from raceday_dagster.service.processes import ChildProcess
 from raceday_dagster.service.supervisor import Part, StopRequests, Supervisor
-from raceday_dagster.service.up import MALLOC_ARENAS, holding_home, taking_stops
+from raceday_dagster.service.up import MALLOC_ARENAS, hold_home, taking_stops
 from raceday_dagster.settings import Settings
 
 BROKER_WITHIN_S = 2
@@ -38,22 +38,15 @@ TAKER_STOP_S = 2.0
 
 
 def run_worker(machine: str, runs: int, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """Takes runs from the broker; returns after an orderly stop.
+    """Takes so many runs at once from the broker; returns after an orderly stop.
 
     Args:
         machine: The name of this machine, of no other one in the cluster.
-        runs: Runs at once.
-        environment: The process's own.
-        say: Prints one line.
 
     Raises:
         RacedayError: One line: what is missing, in use, or does not stay up. Nothing is left running.
         StorageError: Dagster's database cannot be reached.
     """
-
-    def say_timed(line: str) -> None:
-        say(f"{datetime.now(UTC).astimezone():%H:%M:%S} {line}")
-
     settings = Settings.from_environment(environment)
     if settings.broker_url is None:
         raise ServiceError("BROKER_URL is not set: a worker takes runs from a broker (see docs/cluster.md)")
@@ -61,11 +54,11 @@ def run_worker(machine: str, runs: int, environment: Mapping[str, str], say: Cal
     stop_requests: StopRequests = StopRequests()
     with (
         taking_stops(stop_requests),
-        holding_home(settings.raceday_home.resolve()),
+        hold_home(settings.raceday_home.resolve()),
         open_environment(environment, datetime.now(UTC)) as opened,
     ):
-        _serve(machine, runs, opened, say_timed, stop_requests)
-    say_timed("stopped")
+        _serve(machine, runs, opened, say, stop_requests)
+    say("stopped")
 
 
 def _serve(
@@ -89,13 +82,9 @@ def _serve(
                 stop_within_s=TAKER_STOP_S,
             ),
         ]
-        try:
-            outputs = {part.name: console.open_log(part.name) for part in parts}
-        except OSError as error:
-            raise ServiceError(f"{error.filename or logs} cannot be used: {error.strerror}") from error
         Supervisor(
             parts,
-            lambda part: ChildProcess([sys.executable, "-m", *part.arguments], variables, outputs[part.name]),
+            lambda part: ChildProcess([sys.executable, "-m", *part.arguments], variables, console.open_log(part.name)),
             logs,
             stop_requests,
             say,

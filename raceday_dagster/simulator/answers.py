@@ -1,119 +1,92 @@
 """Sending an answer, whole or broken on its way.
 
-What no HTTP server would send (headers drop by drop, a body shorter than promised) is written straight to the
-connection's transport, which `server` puts into the request's state. The connection is closed after that.
+A connection that ends too early is closed by its transport, which `server` puts into the request's state.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gzip
-import json
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
-from http import HTTPStatus
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.types import Receive, Send
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from raceday_dagster.simulator.faults import GARBAGE, HTML, PAUSES, WIRE, FaultRule
+from raceday_dagster.simulator.control import RequestLog
+from raceday_dagster.simulator.faults import PAUSES, WIRE, FaultBook, FaultRule
 
 _STEP_S = 0.05
+JSON = "application/json; charset=utf-8"
+BuildAnswer = Callable[[Request, str, dict[str, Any]], Awaitable[Response]]
+SAME_ALWAYS = {
+    "html": (
+        "text/html; charset=utf-8",
+        "<!doctype html><html><head><title>Down for maintenance</title></head><body>Back soon.</body></html>",
+    ),
+    "garbage": (JSON, '{"header": {"title": "Event'),
+}
+"""Media type and content of the faults that do not look at the request."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One answer: status, body and the headers besides content-length."""
+class FaultyApi:
+    """An API as an ASGI application, whose answers meet the faults in force.
 
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def write_head(self, **more: str) -> bytes:
-        """The head as raw HTTP/1.1; the connection is closed after it."""
-        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
-        headers = {**self.headers, "content-length": str(len(self.body)), "connection": "close", **more}
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-BuildAnswer = Callable[[Request, str, dict[str, Any]], Awaitable[Answer]]
-
-
-def encode_payload(payload: Mapping[str, Any]) -> bytes:
-    """JSON as the API writes it: UTF-8, no spaces. A NaN in it is written as NaN."""
-    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def pack_json(status: int, body: bytes, *, accepts_gzip: bool) -> Answer:
-    """A JSON answer, compressed when the client can read that."""
-    headers = {"content-type": "application/json; charset=utf-8", "vary": "Accept-Encoding"}
-    if accepts_gzip:
-        return Answer(status, gzip.compress(body, 1, mtime=0), headers | {"content-encoding": "gzip"})
-    return Answer(status, body, headers)
-
-
-async def answer_with_faults(
-    request: Request, send: Send, rules: Sequence[FaultRule], latency_s: float, build: BuildAnswer
-) -> None:
-    """Wait, `latency_s` and as the pauses among the rules say, then send what `build` makes of the fault that is left.
-
-    `build` is given the fault's kind and parameters, an empty kind without one; the rest of a wire fault is done here.
+    `build` is given a request and the kind and parameters of the fault that is left for it, an empty kind without one.
+    `slow_path`: how the paths begin that wait `latency_s` before anything else.
     """
-    receive = request.receive
-    if latency_s:
-        await wait_unless_gone(asyncio.sleep(latency_s), receive)
-    kind, params = "", dict[str, Any]()
-    for rule in rules:
-        if rule.kind in PAUSES:
-            await pause(rule, receive)
-        else:
-            kind, params = rule.kind, rule.params
-    answer = await build(request, kind, params)
-    if kind in WIRE:
-        await send_broken(kind, params.get("bytes_per_s", 0.0), answer, request.scope["state"]["transport"], receive)
-    else:
-        await send_answer(answer, send)
 
+    def __init__(
+        self, faults: FaultBook, log: RequestLog, build: BuildAnswer, *, slow_path: str, latency_s: float
+    ) -> None:
+        self._faults, self._log, self._build = faults, log, build
+        self._slow_path, self._latency_s = slow_path, latency_s
 
-def build_broken(kind: str) -> Answer | None:
-    """An answer that is no JSON, for the kinds whose answer is always the same."""
-    if kind == "html":
-        return Answer(200, HTML, {"content-type": "text/html; charset=utf-8"})
-    if kind == "garbage":
-        return Answer(200, GARBAGE, {"content-type": "application/json; charset=utf-8"})
-    return None
-
-
-async def send_answer(answer: Answer, send: Send) -> None:
-    """Send it whole, as the server does; the connection stays open."""
-    headers = {**answer.headers, "content-length": str(len(answer.body))}
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": answer.status, "headers": raw})
-    await send({"type": "http.response.body", "body": answer.body})
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        await request.body()  # what comes after it on the channel says only that the client has gone
+        is_slow = request.url.path.startswith(self._slow_path)
+        with self._log.track(is_event=is_slow):
+            rules = self._faults.take(request.url.path)
+            if is_slow and self._latency_s:
+                await wait_unless_gone(asyncio.sleep(self._latency_s), receive)
+            kind, params = "", dict[str, Any]()
+            for rule in rules:
+                if rule.kind in PAUSES:
+                    await pause(rule, receive)
+                else:
+                    kind, params = rule.kind, rule.params
+            if kind in SAME_ALWAYS:
+                media_type, content = SAME_ALWAYS[kind]
+                answer = Response(content, media_type=media_type)
+            else:
+                answer = await self._build(request, kind, params)
+            if params.get("retry_after"):
+                answer.headers["retry-after"] = params["retry_after"]
+            if kind in WIRE:
+                await send_broken(kind, params, answer, scope["state"]["transport"], receive, send)
+            else:
+                await answer(scope, receive, send)
 
 
 async def send_broken(
-    kind: str, bytes_per_s: float, answer: Answer, transport: asyncio.Transport, receive: Receive
+    kind: str, params: Mapping[str, Any], answer: Response, transport: asyncio.Transport, receive: Receive, send: Send
 ) -> None:
     """Send it as the wire fault says, close the connection, and wait until it is gone."""
     if kind == "reset":
-        _reset(transport)
-    elif kind == "truncated":
-        transport.write(answer.write_head() + answer.body[: len(answer.body) // 2])
-        transport.close()
-    elif kind == "drip_headers":
-        # The filler makes the headers last long enough for any deadline.
-        head = answer.write_head(**{"x-filler": "." * 2000})
-        await wait_unless_gone(_drip(head, bytes_per_s, transport), receive)
-        transport.write(answer.body)
-        transport.close()
+        # Without the goodbye of TCP: the client sees a connection reset by its peer.
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
     else:
-        transport.write(answer.write_head())
-        await wait_unless_gone(_drip(answer.body, bytes_per_s, transport), receive)
+        body = bytes(answer.body)
+        await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
+        if kind == "truncated":
+            await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
+        else:
+            await wait_unless_gone(_drip(body, params["bytes_per_s"], send), receive)
         transport.close()
     await wait_for_disconnect(receive)
 
@@ -148,16 +121,9 @@ async def pause(rule: FaultRule, receive: Receive) -> None:
         rule.waiting -= 1
 
 
-async def _drip(content: bytes, bytes_per_s: float, transport: asyncio.Transport) -> None:
+async def _drip(content: bytes, bytes_per_s: float, send: Send) -> None:
     step_s = max(_STEP_S, 1 / bytes_per_s)
     size = max(1, round(bytes_per_s * step_s))
     for start in range(0, len(content), size):
-        transport.write(content[start : start + size])
+        await send({"type": "http.response.body", "body": content[start : start + size], "more_body": True})
         await asyncio.sleep(step_s)
-
-
-def _reset(transport: asyncio.Transport) -> None:
-    """Close without the goodbye of TCP: the client sees a connection reset by its peer."""
-    connection = transport.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()

@@ -24,7 +24,7 @@ from raceday_dagster.simulator.faults import FaultBook, FaultError
 
 @dataclass
 class RequestCounts:
-    """Requests of the API from one reset to the next, and how many of them, and of those for an event, are open."""
+    """Requests from one reset to the next, and how many are open: of all, and of those for an event or an image."""
 
     total: int = 0
     in_flight: int = 0
@@ -69,7 +69,7 @@ def build_control(clock: SimulatedClock, faults: FaultBook, log: RequestLog) -> 
 
     async def faults_route(request: Request) -> Response:
         if request.method == "POST":
-            return JSONResponse({"id": faults.add(await _read_object(request)).rule_id}, status_code=201)
+            return JSONResponse({"id": faults.add(**await _read_object(request)).rule_id}, status_code=201)
         if request.method == "DELETE":
             faults.clear()
         return JSONResponse({"faults": faults.describe()})

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import queue
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -16,7 +14,6 @@ from pathlib import Path
 from typing import IO, Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
-_START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 2.0
 """It has nothing to save, and who stops it may have ten seconds for everything."""
 _CALL_TIMEOUT_S = 30.0
@@ -113,8 +110,9 @@ def running_simulator(**options: Unpack[SimulatorOptions]) -> Iterator[RunningSi
     It ends with the block, and by itself when this process dies. SimulatorError when it does not start.
     """
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    with tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen(
+    with (
+        tempfile.TemporaryFile() as complaints,
+        subprocess.Popen(
             [sys.executable, "-m", "raceday_dagster.simulator", "--stop-with-stdin", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -123,37 +121,23 @@ def running_simulator(**options: Unpack[SimulatorOptions]) -> Iterator[RunningSi
             start_new_session=True,
             # Python looks for a module where it is started first: the child runs this very package.
             cwd=Path(__file__).parents[2],
-        )
+        ) as process,
+    ):
         try:
             yield RunningSimulator(_read_announcement(process, complaints), process.pid)
         finally:
-            _stop(process)
+            process.terminate()
+            try:
+                process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _read_announcement(process: subprocess.Popen[bytes], complaints: IO[bytes]) -> str:
     """The base URL, which is the first line the process writes."""
-    lines: queue.Queue[bytes] = queue.Queue()
-    stdout = process.stdout
-    assert stdout is not None
-    threading.Thread(target=lambda: lines.put(stdout.readline()), daemon=True).start()
-    try:
-        url = lines.get(timeout=_START_TIMEOUT_S).decode().strip()
-    except queue.Empty:
-        url = ""
-    if url:
+    assert process.stdout is not None
+    if url := process.stdout.readline().decode().strip():
         return url
     complaints.seek(0)
     last_words = complaints.read().decode(errors="replace").strip().splitlines()[-1:]
     raise SimulatorError(f"the simulator did not start: {' '.join(last_words) or 'no reason given'}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            stream.close()

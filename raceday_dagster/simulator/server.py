@@ -5,29 +5,29 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
-from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from raceday_dagster.simulator.answers import Answer, answer_with_faults, build_broken, encode_payload, pack_json
+from raceday_dagster.simulator.answers import JSON, FaultyApi
 from raceday_dagster.simulator.clock import SimulatedClock
 from raceday_dagster.simulator.control import RequestLog, build_control
 from raceday_dagster.simulator.day import NEW_ZEALAND, PROGRAMME, RaceDay
 from raceday_dagster.simulator.event import build_event, wrap_error
-from raceday_dagster.simulator.faults import FaultBook, break_body, break_payload
+from raceday_dagster.simulator.faults import FaultBook
 from raceday_dagster.simulator.meetings import BadQueryError, list_meetings
 from raceday_dagster.simulator.silks import INVENTED_HOST, SILKS_PATH, serve_silk
-from raceday_dagster.simulator.vision import VISION_PATH, SimulatedVision
+from raceday_dagster.simulator.vision import VISION_PATH, describe_asked_image
 
 BASE_PATH = "/affiliates/v1"
 _EVENTS = "/racing/events/"
@@ -36,60 +36,40 @@ _EVENTS = "/racing/events/"
 def build_app(day: RaceDay, clock: SimulatedClock, *, latency_ms: float = 0) -> Starlette:
     """The whole simulator as an ASGI application. Every race event waits `latency_ms` before it is answered.
 
-    Faults on the wire (drip_body, drip_headers, truncated, reset) need the server of `serve`.
+    Faults on the wire (drip_body, truncated, reset) need the server of `serve`.
     """
-    faults, log = FaultBook(), RequestLog()
-    api = _Api(day, clock, faults, log, latency_s=latency_ms / 1000)
+    faults, log, latency_s = FaultBook(), RequestLog(), latency_ms / 1000
+    api = FaultyApi(faults, log, _Racing(day, clock).build_answer, slow_path=BASE_PATH + _EVENTS, latency_s=latency_s)
+    vision = FaultyApi(faults, log, describe_asked_image, slow_path=VISION_PATH, latency_s=latency_s)
     return Starlette(
         routes=[
             Mount("/_simulator", app=build_control(clock, faults, log)),
             Route(SILKS_PATH + "/{name:path}", serve_silk),
-            Mount(VISION_PATH, app=SimulatedVision(faults, log, latency_s=latency_ms / 1000)),
-            Mount("/", app=api),
+            Mount(VISION_PATH, app=vision),
+            Mount("/", app=GZipMiddleware(api, minimum_size=0, compresslevel=1)),
         ]
     )
 
 
-class _Api:
-    """The API itself: finds the answer for a path and an instant, and sends it as the faults in force say."""
+class _Racing:
+    """The racing API: finds the answer for a path and an instant."""
 
-    def __init__(
-        self, day: RaceDay, clock: SimulatedClock, faults: FaultBook, log: RequestLog, *, latency_s: float
-    ) -> None:
-        self._day, self._clock, self._faults, self._log = day, clock, faults, log
-        self._latency_s = latency_s
+    def __init__(self, day: RaceDay, clock: SimulatedClock) -> None:
+        self._day, self._clock = day, clock
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        request = Request(scope, receive)
-        is_event = request.url.path.startswith(BASE_PATH + _EVENTS)
-        with self._log.track(is_event=is_event):
-            rules = self._faults.take(request.url.path)
-            latency_s = self._latency_s if is_event else 0
-            await answer_with_faults(request, send, rules, latency_s, self._build_answer)
-
-    async def _build_answer(self, request: Request, kind: str, params: dict[str, Any]) -> Answer:
-        json_headers = {"content-type": "application/json; charset=utf-8"}
-        if broken := build_broken(kind):
-            return broken
-        if kind == "redirect":
-            return Answer(params["code"], b"", {"location": params["location"]})
+    async def build_answer(self, request: Request, kind: str, params: dict[str, Any]) -> Response:
+        """What the API answers, with the faults `status`, `old_answer` and `wrong_type`."""
         instant = self._clock.now()
-        if kind == "status":
-            problem = wrap_error("simulated fault", params["code"], request.url.path, instant)
-            retry = {"retry-after": params["retry_after"]} if params["retry_after"] else {}
-            return Answer(params["code"], encode_payload(problem), json_headers | retry)
         if kind == "old_answer":
             instant -= timedelta(seconds=params["age_s"])
         status, payload = self._find_payload(request, instant)
-        whole = encode_payload(break_payload(kind, params, payload))
+        if kind == "status":
+            status = params["code"]
+            payload = wrap_error("simulated fault", status, request.url.path, instant)
+        if kind == "wrong_type":
+            payload["data"]["meetings"][0]["races"][0]["distance"] = "not a number"
         silks = f"http://{request.headers.get('host', '127.0.0.1')}{SILKS_PATH}".encode("latin-1")
-        body = break_body(kind, params, whole.replace(INVENTED_HOST, silks))
-        if kind == "gzip_bomb":
-            return Answer(status, body, json_headers | {"content-encoding": "gzip"})
-        accepts_gzip = kind != "huge" and "gzip" in request.headers.get("accept-encoding", "")
-        return pack_json(status, body, accepts_gzip=accepts_gzip)
+        return Response(bytes(JSONResponse(payload).body).replace(INVENTED_HOST, silks), status, media_type=JSON)
 
     def _find_payload(self, request: Request, instant: datetime) -> tuple[int, dict[str, Any]]:
         """(status, payload) of a request at an instant; unknown parameters are ignored."""
@@ -132,13 +112,15 @@ def serve(
 
     port: 0 takes any free one. `announce` is called once with the real base URL, before which nothing answers.
     racing_day: default today in New Zealand. now: where the clock starts, default ten minutes before the first
-    race. OSError when the port is taken; ValueError for an instant without a zone, a negative speed
-    or a day without `meetings`.
+    race. OSError when the port is taken; ValueError for a `now` without a zone or a negative speed.
     """
     day = RaceDay(seed, racing_day or datetime.now(NEW_ZEALAND).date(), first_start, meetings)
     clock = SimulatedClock((now or day.first_start - timedelta(minutes=10)).astimezone(UTC), speed)
+    # SIGTERM ends it as Ctrl-C does, and both end it quietly, also where the parent had them ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     # Named as TCP, or asyncio leaves Nagle's algorithm on and every answer on a kept connection waits 40 ms.
-    with socket.socket(proto=socket.IPPROTO_TCP) as listener, _stopping_on_signals():
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener, suppress(KeyboardInterrupt):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         listener.listen(128)
@@ -157,21 +139,5 @@ def serve(
         uvicorn.Server(config).run(sockets=[listener])
 
 
-@contextmanager
-def _stopping_on_signals() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, and both end it quietly, also where the parent had them ignored."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    earlier = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    except KeyboardInterrupt:
-        pass
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -19,11 +19,7 @@ from random import Random
 from typing import Any
 
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
-
-from raceday_dagster.simulator.answers import Answer, answer_with_faults, build_broken, encode_payload, pack_json
-from raceday_dagster.simulator.control import RequestLog
-from raceday_dagster.simulator.faults import FaultBook
+from starlette.responses import JSONResponse, Response
 
 VISION_PATH = "/vision/v1"
 _COMPLETIONS = VISION_PATH + "/chat/completions"
@@ -41,29 +37,10 @@ _WORDS = re.findall(
 )
 
 
-class SimulatedVision:
-    """The API as an ASGI application; each call waits `latency_s` before anything else."""
-
-    def __init__(self, faults: FaultBook, log: RequestLog, *, latency_s: float = 0) -> None:
-        self._faults, self._log, self._latency_s = faults, log, latency_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        request = Request(scope, receive)
-        await request.body()  # what comes after it on the channel says only that the client has gone
-        with self._log.track(is_event=False):
-            rules = self._faults.take(request.url.path)
-            await answer_with_faults(request, send, rules, self._latency_s, _build_answer)
-
-
-async def _build_answer(request: Request, kind: str, params: dict[str, Any]) -> Answer:
-    if broken := build_broken(kind):
-        return broken
+async def describe_asked_image(request: Request, kind: str, params: dict[str, Any]) -> Response:
+    """The answer to a chat completion, with the faults `status`, `huge`, `answer` and `refusal`."""
     if kind == "status":
-        retry = {"retry-after": params["retry_after"]} if params["retry_after"] else {}
-        refused = _refuse(params["code"], "simulated fault")
-        return Answer(refused.status, refused.body, {**refused.headers, **retry})
+        return _refuse(params["code"], "simulated fault")
     if kind == "huge":
         return _complete({"content": "." * params["bytes"]})
     if kind == "answer":
@@ -107,11 +84,11 @@ def _fetch(url: str) -> bytes:
         return bytes(answer.read())
 
 
-def _complete(message: Mapping[str, Any]) -> Answer:
+def _complete(message: Mapping[str, Any]) -> Response:
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **message}}
     payload = {"id": "simulated", "object": "chat.completion", "created": 0, "model": "simulated", "choices": [choice]}
-    return pack_json(200, encode_payload(payload), accepts_gzip=False)
+    return JSONResponse(payload)
 
 
-def _refuse(status: int, message: str) -> Answer:
-    return pack_json(status, encode_payload({"error": {"message": message, "type": "simulated"}}), accepts_gzip=False)
+def _refuse(status: int, message: str) -> Response:
+    return JSONResponse({"error": {"message": message, "type": "simulated"}}, status)

@@ -14,6 +14,7 @@ from raceday_dagster_tests.integration.postgres_fixture import (
     own_server,
     schema_template,
     server,
+    shared_home,
 )
 from raceday_dagster_tests.integration.store.store_fixture import store
 
@@ -25,6 +26,7 @@ __all__ = [
     "own_server",
     "schema_template",
     "server",
+    "shared_home",
     "store",
 ]
 

@@ -56,6 +56,13 @@ def home() -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="module")
+def shared_home() -> Iterator[Path]:
+    """A home that the tests of a module share: a server is made there once."""
+    with open_server_folder() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def embedded_postgres() -> Iterator[EmbeddedPostgres]:
     """The session's server; never the one of a demo or a developer."""

@@ -18,15 +18,11 @@ from sqlalchemy import Engine, NullPool, create_engine, text
 from raceday_dagster.definitions import defs
 from raceday_dagster.racing.race_key import build_race_key, read_id_start
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster.sandbox.sandbox import IDENTITY
 from raceday_dagster.simulator.running import RunningSimulator, running_simulator
 
 RACING_DAY = date(2026, 9, 26)
 FIRST_START = datetime(2026, 9, 25, 23, 0, tzinfo=UTC)
-IDENTITY = {
-    "NZTAB_FROM_EMAIL": "test@raceday.invalid",
-    "NZTAB_PARTNER_NAME": "raceday tests",
-    "NZTAB_PARTNER_ID": "raceday-tests",
-}
 PASSWORD_PARTS = ("Tr0ub", "dor3", "Zx9k", "Qk4m", "Vw7p", "jj2t")
 """What a wrong reading of the password in a URL may take for a host, a port, a database or an option."""
 PASSWORD = "{}@{}#{}/{}?{}[{}".format(*PASSWORD_PARTS)

@@ -10,17 +10,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster.simulator.running import running_simulator
 from raceday_dagster_tests.integration.commands import make_environment, raceday, read_only_line
-from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
 from raceday_dagster_tests.integration.race_day import IDENTITY, RACING_DAY, find_open_races
 from raceday_dagster_tests.waiting import wait_for
 
@@ -29,22 +25,15 @@ TARGETS = ("race", "batch", "transform", "write")
 ONE_TARGET = ("--fetch-target-ms", "1", *(part for of in TARGETS for part in (f"--{of}-target-ms", "60000")))
 
 
-@pytest.fixture(scope="module")
-def server_home() -> Iterator[Path]:
-    """Where the server of the simulated days is made once."""
-    with open_server_folder() as folder:
-        yield folder
-
-
 def read_report(folder: Path) -> dict[str, Any]:
     (path,) = (folder / "benchmark-results").glob("*.json")
     report: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return report
 
 
-def test_comparison_of_two_races_writes_figures_of_every_contender(home: Path, server_home: Path) -> None:
+def test_comparison_of_two_races_writes_figures_of_every_contender(home: Path, shared_home: Path) -> None:
     asked = ("--count", "2", "--iterations", "2", "--latency-ms", "20", "--compare", "--no-multiprocess", "--layers")
-    ended = raceday(home, "bench", *asked, *ONE_TARGET, RACEDAY_HOME=str(server_home))
+    ended = raceday(home, "bench", *asked, *ONE_TARGET, RACEDAY_HOME=str(shared_home))
 
     assert ended.returncode == 1, ended.stderr
     report = read_report(home)
@@ -90,13 +79,13 @@ def read_terminal(terminal: int, shown: list[bytes]) -> None:
             shown.append(part)
 
 
-def test_interrupt_keeps_what_was_measured_and_the_terminal_shows_no_log(home: Path, server_home: Path) -> None:
+def test_interrupt_keeps_what_was_measured_and_the_terminal_shows_no_log(home: Path, shared_home: Path) -> None:
     command = (sys.executable, "-m", "raceday_dagster.cli", "bench", "--count", "1", "--iterations", "1000")
     log = home / "benchmark-results" / "bench.log"
     terminal, stderr = pty.openpty()
     shown: list[bytes] = []
     reader = threading.Thread(target=read_terminal, args=(terminal, shown))
-    environment = make_environment(TERM="xterm", RACEDAY_HOME=str(server_home))
+    environment = make_environment(TERM="xterm", RACEDAY_HOME=str(shared_home))
     with subprocess.Popen(
         command, cwd=home, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True
     ) as bench:

@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 import psutil
 import sqlalchemy as sa
+from dagster._core.remote_representation.external import RemoteRepository
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import GrpcServerTarget
 
@@ -85,6 +86,37 @@ def open_run_server(home: Path) -> Iterator[RunServerProcess]:
                 raise
 
 
+def create_run(
+    instance: dg.DagsterInstance,
+    repository: RemoteRepository,
+    job_name: str,
+    run_config: Mapping[str, Any],
+    tags: Mapping[str, str],
+) -> str:
+    """A run of a code server's job that is not started yet, as a sensor makes it; its id."""
+    job = repository.get_full_job(job_name)
+    return instance.create_run(
+        job_name=job_name,
+        run_id=None,
+        run_config=run_config,
+        status=dg.DagsterRunStatus.NOT_STARTED,
+        tags=tags,
+        root_run_id=None,
+        parent_run_id=None,
+        step_keys_to_execute=None,
+        execution_plan_snapshot=None,
+        job_snapshot=job.job_snapshot,
+        parent_job_snapshot=None,
+        asset_selection=None,
+        asset_check_selection=None,
+        resolved_op_selection=None,
+        op_selection=None,
+        remote_job_origin=job.get_remote_origin(),
+        job_code_origin=job.get_python_origin(),
+        asset_graph=repository.asset_graph,
+    ).run_id
+
+
 @dataclass
 class Launches:
     """An instance and a code server that serves a module's jobs; what a test does with their runs."""
@@ -98,27 +130,8 @@ class Launches:
         """A run that is not started yet, as a sensor makes it; its id."""
         request = self.workspace.create_request_context()
         (repository,) = request.get_code_location(LOCATION).get_repositories().values()
-        job = repository.get_full_job(job_name)
-        return self.instance.create_run(
-            job_name=job_name,
-            run_id=None,
-            run_config=run_config,
-            status=dg.DagsterRunStatus.NOT_STARTED,
-            tags={LANE_TAG: LIVE} if live else {},
-            root_run_id=None,
-            parent_run_id=None,
-            step_keys_to_execute=None,
-            execution_plan_snapshot=None,
-            job_snapshot=job.job_snapshot,
-            parent_job_snapshot=None,
-            asset_selection=None,
-            asset_check_selection=None,
-            resolved_op_selection=None,
-            op_selection=None,
-            remote_job_origin=job.get_remote_origin(),
-            job_code_origin=job.get_python_origin(),
-            asset_graph=None,
-        ).run_id
+        tags = {LANE_TAG: LIVE} if live else {}
+        return create_run(self.instance, repository, job_name, run_config, tags)
 
     def submit(self, run_id: str) -> None:
         self.instance.submit_run(run_id, self.workspace.create_request_context())

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-from raceday_dagster.sandbox.sandbox import hold_server
+from raceday_dagster.sandbox.sandbox import IDENTITY, hold_server
 from raceday_dagster.store.schema.migrations import upgrade
 from raceday_dagster_tests.integration.commands import (
     JOB,
@@ -27,7 +27,6 @@ from raceday_dagster_tests.integration.postgres_fixture import ask, open_server_
 from raceday_dagster_tests.waiting import wait_for
 
 WAIT = "import signal; print('ready', flush=True); signal.pause()"
-IDENTITY = {"NZTAB_FROM_EMAIL": "a@b.nz", "NZTAB_PARTNER_NAME": "A", "NZTAB_PARTNER_ID": "A"}
 LAUNCH = (str(Path(sys.executable).parent / "dg"), "launch", "--job", "process_races", "--config-json")
 
 

@@ -70,14 +70,10 @@ def test_the_data_survives_a_stop(server: EmbeddedPostgres) -> None:
     assert ask(server.superuser_url(), "SELECT lucky FROM kept") == 7
 
 
-def test_a_stop_without_a_server_does_nothing(home: Path) -> None:
-    EmbeddedPostgres(home / "never").stop()
-    assert not (home / "never").exists()
-
-
-def test_a_status_before_the_first_start_makes_nothing(home: Path) -> None:
-    status = EmbeddedPostgres(home / "never").status()
-    assert (status.running, status.pid) == (False, None)
+def test_a_stop_and_a_status_before_the_first_start_make_nothing(home: Path) -> None:
+    never = EmbeddedPostgres(home / "never")
+    never.stop()
+    assert (never.status().running, never.status().pid) == (False, None)
     assert not (home / "never").exists()
 
 
@@ -133,11 +129,6 @@ def test_a_server_that_is_down_is_one_line_with_the_command(server: EmbeddedPost
     server.stop()
     with pytest.raises(SandboxError, match=r"^[^\n]*raceday db start[^\n]*$"):
         server.create_database("raceday", owner="raceday", connection_limit=10)
-
-
-def test_a_module_has_an_empty_database_of_its_own(empty_database_url: str) -> None:
-    assert ask(empty_database_url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
-    assert ask(empty_database_url, "SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user") == 10
 
 
 def test_a_test_database_refuses_to_end_with_a_connection_checked_out(embedded_postgres: EmbeddedPostgres) -> None:

@@ -105,10 +105,9 @@ def test_a_pid_file_that_names_somebody_elses_process_is_stale_and_that_process_
             bystander.kill()
 
 
-@pytest.mark.parametrize("content", ["", "nonsense\n"])
-def test_a_damaged_pid_file_is_survived(server: EmbeddedPostgres, content: str) -> None:
+def test_a_damaged_pid_file_is_survived(server: EmbeddedPostgres) -> None:
     kill_postmaster(server)
-    (server.status().data_dir / "postmaster.pid").write_text(content)
+    (server.status().data_dir / "postmaster.pid").write_text("nonsense\n")
     server.start()
     assert server.status().running
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,16 +21,8 @@ from raceday_dagster.sandbox.sandbox import (
     write_instance_config,
 )
 from raceday_dagster_tests.integration.commands import call_raceday
-from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
 
 NOBODYS_URL = "postgresql://u:hunter2@127.0.0.1:1/d"
-
-
-@pytest.fixture(scope="module")
-def used_home() -> Iterator[Path]:
-    """A home whose server, stopped between the tests, is made once."""
-    with open_server_folder() as folder:
-        yield folder
 
 
 def name_database(sandbox: Sandbox) -> str | None:
@@ -85,15 +76,15 @@ def test_a_folder_that_cannot_hold_the_instance_is_one_line(home: Path) -> None:
         write_instance_config(home / "dagster")
 
 
-def test_an_empty_variable_counts_as_not_set(used_home: Path) -> None:
-    given = {"RACEDAY_HOME": str(used_home), "NZTAB_API_URL": "", "DATABASE_URL": " "}
+def test_an_empty_variable_counts_as_not_set(shared_home: Path) -> None:
+    given = {"RACEDAY_HOME": str(shared_home), "NZTAB_API_URL": "", "DATABASE_URL": " "}
     with open_sandbox(given, choose_simulation(datetime.now(UTC))) as sandbox:
         assert sandbox.environment["NZTAB_API_URL"].startswith("http://127.0.0.1:")
         assert str(name_database(sandbox)).startswith("raceday_simulated_")
 
 
-def test_an_api_that_is_set_is_kept_and_its_races_have_a_database_of_their_own(used_home: Path) -> None:
-    given = {"RACEDAY_HOME": str(used_home), "NZTAB_API_URL": "http://127.0.0.1:9/v1", "NZTAB_FROM_EMAIL": "a@b.nz"}
+def test_an_api_that_is_set_is_kept_and_its_races_have_a_database_of_their_own(shared_home: Path) -> None:
+    given = {"RACEDAY_HOME": str(shared_home), "NZTAB_API_URL": "http://127.0.0.1:9/v1", "NZTAB_FROM_EMAIL": "a@b.nz"}
     with open_sandbox(given, choose_simulation(datetime.now(UTC))) as sandbox:
         assert sandbox.simulator is None
         assert given.items() <= sandbox.environment.items()
@@ -101,28 +92,28 @@ def test_an_api_that_is_set_is_kept_and_its_races_have_a_database_of_their_own(u
         assert "NZTAB_PARTNER_NAME" not in sandbox.environment, "a made-up identity would be sent to a real API"
 
 
-def test_the_last_of_two_holders_stops_the_server(used_home: Path) -> None:
-    with hold_server(used_home):
-        with hold_server(used_home) as server:
+def test_the_last_of_two_holders_stops_the_server(shared_home: Path) -> None:
+    with hold_server(shared_home):
+        with hold_server(shared_home) as server:
             pass
         assert server.status().running, "the second took the server from the first"
-        refused = call_raceday(used_home, "db", "stop")
+        refused = call_raceday(shared_home, "db", "stop")
         assert refused.exit_code == 1
         assert "a sandbox is running" in refused.stderr
     assert not server.status().running
 
 
-def test_a_server_started_by_hand_outlives_a_sandbox(used_home: Path) -> None:
-    started = call_raceday(used_home, "db", "start")
+def test_a_server_started_by_hand_outlives_a_sandbox(shared_home: Path) -> None:
+    started = call_raceday(shared_home, "db", "start")
     try:
         exports = [line.partition("=")[0] for line in started.stdout.splitlines()]
         assert exports == ["export DATABASE_URL", "export DAGSTER_PG_URL"], started.output
         for line in started.stdout.splitlines():  # libpq itself reads them, as psql does
             psycopg2.connect(*shlex.split(line.partition("=")[2])).close()
-        with hold_server(used_home):
+        with hold_server(shared_home):
             pass
-        assert call_raceday(used_home, "db", "status").exit_code == 0
-        assert call_raceday(used_home, "db", "stop").exit_code == 0
-        assert call_raceday(used_home, "db", "status").exit_code == 3
+        assert call_raceday(shared_home, "db", "status").exit_code == 0
+        assert call_raceday(shared_home, "db", "stop").exit_code == 0
+        assert call_raceday(shared_home, "db", "status").exit_code == 3
     finally:
-        EmbeddedPostgres(used_home).stop()
+        EmbeddedPostgres(shared_home).stop()

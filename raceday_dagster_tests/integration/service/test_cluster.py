@@ -17,6 +17,7 @@ import yaml
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 from sqlalchemy import NullPool, create_engine, make_url
 
+from benchmarks.cluster import launch as launch_races
 from benchmarks.cluster_servers import (
     Cluster,
     Machine,
@@ -25,6 +26,7 @@ from benchmarks.cluster_servers import (
     open_cluster,
     open_pgbouncer,
 )
+from benchmarks.live_day import HALF_RACES
 from raceday_dagster.dagster_plugins.forked_process import SOCKET
 from raceday_dagster.dagster_plugins.machines import DEAD_AFTER, MACHINE_TAG, is_lost, read_machines
 from raceday_dagster.errors import RacedayError, ServiceError
@@ -33,8 +35,8 @@ from raceday_dagster.sandbox.sandbox import find_instance_config
 from raceday_dagster.service.parts import answers_run_server
 from raceday_dagster.service.worker import run_worker
 from raceday_dagster_tests.integration.commands import find_free_port
-from raceday_dagster_tests.integration.postgres_fixture import CONNECTION_LIMIT, open_server_folder
-from raceday_dagster_tests.integration.race_day import ConnectionWatch, RaceDay, open_race_day, process_races_job
+from raceday_dagster_tests.integration.postgres_fixture import CONNECTION_LIMIT
+from raceday_dagster_tests.integration.race_day import ConnectionWatch, RaceDay, open_race_day
 from raceday_dagster_tests.waiting import wait_for
 
 pytestmark = [
@@ -44,24 +46,14 @@ pytestmark = [
 Status = dg.DagsterRunStatus
 NAMES = ("kea", "tui")
 ONE_SLOT = 5
-HALF_RACES = """
-SELECT race_id FROM races AS race
-WHERE last_poll_time IS NOT NULL AND NOT EXISTS (SELECT FROM entrants WHERE entrants.race_id = race.race_id)
-"""
 
 
 @pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    with open_server_folder() as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def day(embedded_postgres: EmbeddedPostgres, database_url: str, folder: Path) -> Iterator[RaceDay]:
+def day(embedded_postgres: EmbeddedPostgres, database_url: str, shared_home: Path) -> Iterator[RaceDay]:
     """A racing day in the environment of every machine, with its database behind a PgBouncer."""
     with (
         open_race_day(database_url) as day,
-        open_pgbouncer(folder / "pgbouncer", embedded_postgres, database_url) as pooled_url,
+        open_pgbouncer(shared_home / "pgbouncer", embedded_postgres, database_url) as pooled_url,
         pytest.MonkeyPatch.context() as environment,
     ):
         environment.setenv("DATABASE_URL", pooled_url)
@@ -71,18 +63,18 @@ def day(embedded_postgres: EmbeddedPostgres, database_url: str, folder: Path) ->
 
 
 @pytest.fixture(scope="module")
-def all_machines(day: RaceDay, embedded_postgres: EmbeddedPostgres, folder: Path) -> Iterator[Cluster]:
+def all_machines(day: RaceDay, embedded_postgres: EmbeddedPostgres, shared_home: Path) -> Iterator[Cluster]:
     """Two machines that take one run at a time."""
     dagster_url = embedded_postgres.create_database(
         "cluster", owner="dagster", connection_limit=DAGSTER_CONNECTION_LIMIT, synchronous_commit=False
     )
     with (
-        open_broker(folder) as broker,
+        open_broker(shared_home) as broker,
         pytest.MonkeyPatch.context() as environment,
     ):
         environment.setenv("DAGSTER_PG_URL", dagster_url)
         environment.setenv("BROKER_URL", broker.url)
-        with open_cluster(folder, broker, os.environ) as cluster:
+        with open_cluster(shared_home, broker, os.environ) as cluster:
             cluster.start_machines(*NAMES)
             yield cluster
     embedded_postgres.drop_database("cluster")
@@ -98,13 +90,7 @@ def cluster(all_machines: Cluster, day: RaceDay) -> Iterator[Cluster]:
 
 def launch(cluster: Cluster, race_ids: Sequence[str]) -> str:
     """A run of `process_races`, given to the broker."""
-    run = cluster.instance.create_run_for_job(
-        process_races_job(),
-        run_config={"ops": {"select_races": {"config": {"race_ids": list(race_ids)}}}},
-        job_code_origin=dg.reconstructable(process_races_job).get_python_origin(),
-    )
-    cluster.instance.launch_run(run.run_id, cast("Any", None))
-    return run.run_id
+    return launch_races(cluster.instance, race_ids)
 
 
 def read_run(cluster: Cluster, run_id: str) -> dg.DagsterRun:
@@ -255,23 +241,17 @@ def test_a_worker_refuses_to_start_without_what_it_needs(
         run_worker("moa", 2, {**given, "RACEDAY_HOME": str(tmp_path)}, print)
 
 
-def test_a_worker_refuses_the_name_of_another(all_machines: Cluster, tmp_path: Path) -> None:
-    with pytest.raises(ServiceError, match="another machine of this cluster is called kea"):
-        run_worker("kea", 2, {**all_machines.environment, "RACEDAY_HOME": str(tmp_path)}, print)
-
-
-def test_a_worker_says_that_its_broker_cannot_be_reached(
+def test_a_worker_refuses_the_name_and_the_home_of_another_and_a_broker_that_is_away(
     all_machines: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    own, home = {"RACEDAY_HOME": str(tmp_path)}, {"RACEDAY_HOME": str(all_machines.machines["kea"].home)}
+    with pytest.raises(ServiceError, match="another machine of this cluster is called kea"):
+        run_worker("kea", 2, {**all_machines.environment, **own}, print)
+    with pytest.raises(ServiceError, match="stop it first, or set RACEDAY_HOME"):
+        run_worker("moa", 2, {**all_machines.environment, **home}, print)
     monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{find_free_port()}/0")
     with pytest.raises(ServiceError, match=r"^BROKER_URL: the broker cannot be reached: .*refused"):
-        run_worker("moa", 2, {**os.environ, "RACEDAY_HOME": str(tmp_path)}, print)
-
-
-def test_a_worker_refuses_the_home_of_another(all_machines: Cluster) -> None:
-    home = all_machines.machines["kea"].home
-    with pytest.raises(ServiceError, match="stop it first, or set RACEDAY_HOME"):
-        run_worker("moa", 2, {**all_machines.environment, "RACEDAY_HOME": str(home)}, print)
+        run_worker("moa", 2, {**os.environ, **own}, print)
 
 
 def test_what_nobody_took_in_time_is_no_backlog_for_a_machine_that_joins(cluster: Cluster, day: RaceDay) -> None:

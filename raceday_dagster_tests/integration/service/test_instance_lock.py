@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 
 import pytest
 from sqlalchemy import StaticPool, create_engine, text
@@ -22,19 +23,31 @@ SOON_S = 20.0
 LOST = "lost the connection to Dagster's database; trying to reach it again"
 
 
+@dataclass(frozen=True)
+class Locks:
+    """Locks of one database, closed at the end, and what they say."""
+
+    url: str
+    stack: ExitStack
+    said: list[str] = field(default_factory=list)
+
+    def open(self, name: str, url: str = "") -> InstanceLock:
+        return self.stack.enter_context(closing(InstanceLock(url or self.url, self.said.append, name)))
+
+    def take(self, name: str) -> InstanceLock:
+        lock = self.open(name)
+        lock.take()
+        return lock
+
+    def read_holder(self) -> str:
+        holder = read_holder(self.url)
+        return "" if holder is None else holder.name
+
+
 @pytest.fixture
-def stack() -> Iterator[ExitStack]:
+def locks(empty_database_url: str) -> Iterator[Locks]:
     with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-def open_lock(stack: ExitStack, url: str, name: str, said: list[str]) -> InstanceLock:
-    return stack.enter_context(closing(InstanceLock(url, said.append, name)))
+        yield Locks(empty_database_url, stack)
 
 
 def cut(server: EmbeddedPostgres, name: str) -> None:
@@ -44,64 +57,48 @@ def cut(server: EmbeddedPostgres, name: str) -> None:
         assert connection.exec_driver_sql(question).scalars().all() == [True]
 
 
-def test_a_second_service_is_refused_with_the_name_of_the_first(
-    stack: ExitStack, empty_database_url: str, said: list[str]
-) -> None:
-    open_lock(stack, empty_database_url, "raceday up, pid 1 on a", said).take()
+def test_a_second_service_is_refused_with_the_name_of_the_first(locks: Locks) -> None:
+    locks.take("raceday up, pid 1 on a")
     with pytest.raises(ServiceError, match=r"in use by raceday up, pid 1 on a, since 20.* UTC"):
-        open_lock(stack, empty_database_url, "raceday up, pid 2 on b", said).take()
+        locks.take("raceday up, pid 2 on b")
 
 
-def test_the_lock_is_free_again_once_the_first_has_let_go(
-    stack: ExitStack, empty_database_url: str, said: list[str]
-) -> None:
-    with closing(InstanceLock(empty_database_url, said.append, "first")) as first:
-        first.take()
-    assert read_holder(empty_database_url) is None
-    open_lock(stack, empty_database_url, "second", said).take()
-    holder = read_holder(empty_database_url)
-    assert holder is not None
-    assert holder.name == "second"
+def test_the_lock_is_free_again_once_the_first_has_let_go(locks: Locks) -> None:
+    locks.take("first").close()
+    assert locks.read_holder() == ""
+    locks.take("second")
+    assert locks.read_holder() == "second"
 
 
-def test_a_lock_whose_connection_was_cut_is_taken_again(
-    stack: ExitStack, embedded_postgres: EmbeddedPostgres, empty_database_url: str, said: list[str]
-) -> None:
-    lock = open_lock(stack, empty_database_url, "kept", said)
-    lock.take()
+def test_a_lock_whose_connection_was_cut_is_taken_again(locks: Locks, embedded_postgres: EmbeddedPostgres) -> None:
+    lock = locks.take("kept")
     assert lock.look()
-    assert said == []
+    assert locks.said == []
     cut(embedded_postgres, "kept")
-    assert wait_for(lambda: lock.look() and bool(said), SOON_S)
-    assert said == [LOST, "Dagster's database is back"]
-    holder = read_holder(empty_database_url)
-    assert holder is not None
-    assert holder.name == "kept"
+    assert wait_for(lambda: lock.look() and bool(locks.said), SOON_S)
+    assert locks.said == [LOST, "Dagster's database is back"]
+    assert locks.read_holder() == "kept"
 
 
 def test_a_lock_that_somebody_else_took_meanwhile_ends_the_service(
-    stack: ExitStack, embedded_postgres: EmbeddedPostgres, empty_database_url: str, said: list[str]
+    locks: Locks, embedded_postgres: EmbeddedPostgres
 ) -> None:
-    lock = open_lock(stack, empty_database_url, "robbed", said)
-    lock.take()
+    lock = locks.take("robbed")
     cut(embedded_postgres, "robbed")
-    open_lock(stack, empty_database_url, "rival", said).take()
+    locks.take("rival")
     with pytest.raises(ServiceError, match="could not be reached, and is now in use by rival"):
         wait_for(lambda: not lock.look(), SOON_S)
-    assert said == [LOST]
+    assert locks.said == [LOST]
 
 
-def test_a_lock_on_a_server_that_was_demoted_is_taken_elsewhere(
-    stack: ExitStack, empty_database_url: str, said: list[str]
-) -> None:
-    lock = open_lock(stack, empty_database_url, "demoted", said)
-    lock.take()
+def test_a_lock_on_a_server_that_was_demoted_is_taken_elsewhere(locks: Locks) -> None:
+    lock = locks.take("demoted")
     assert lock._connection is not None
     # This session is all of the server that the service sees; one that is opened anew leads to another.
     lock._connection.exec_driver_sql("SET default_transaction_read_only = on")
     lock._ask_at_s = 0.0
-    assert wait_for(lambda: lock.look() and len(said) == 2, SOON_S)
-    assert said == [
+    assert wait_for(lambda: lock.look() and len(locks.said) == 2, SOON_S)
+    assert locks.said == [
         "Dagster's database takes no writes any more, as a standby; trying to reach it again",
         "Dagster's database is back",
     ]
@@ -109,10 +106,9 @@ def test_a_lock_on_a_server_that_was_demoted_is_taken_elsewhere(
 
 
 def test_a_server_that_stands_still_holds_up_neither_the_look_nor_the_end(
-    stack: ExitStack, empty_database_url: str, said: list[str], monkeypatch: pytest.MonkeyPatch
+    locks: Locks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock = open_lock(stack, empty_database_url, "still", said)
-    lock.take()
+    lock = locks.take("still")
     monkeypatch.setattr(instance_lock, "_TAKES_WRITES", text("SELECT pg_sleep(2) IS NOT NULL"))
     lock._ask_at_s = 0.0
     assert all(lock.look() for _ in range(100))
@@ -120,37 +116,34 @@ def test_a_server_that_stands_still_holds_up_neither_the_look_nor_the_end(
     lock.close()
     assert lock._is_asking, "the end has waited for the answer"
     assert wait_for(lambda: not lock._is_asking, SOON_S)
-    assert said == []
+    assert locks.said == []
 
 
-def test_a_standby_alone_is_refused_in_one_line(stack: ExitStack, empty_database_url: str, said: list[str]) -> None:
-    url = f"{empty_database_url}&options=-c%20default_transaction_read_only%3Don"
+def test_a_standby_alone_is_refused_in_one_line(locks: Locks) -> None:
+    standby = locks.open("standby", f"{locks.url}&options=-c%20default_transaction_read_only%3Don")
     with pytest.raises(StorageError, match="takes no writes: it is a standby"):
-        open_lock(stack, url, "standby", said).take()
+        standby.take()
 
 
-def test_a_pooler_that_hands_one_session_round_is_refused_in_one_line(
-    stack: ExitStack, empty_database_url: str, said: list[str]
-) -> None:
-    lock = open_lock(stack, empty_database_url, "pooled", said)
-    lock._engine = create_engine(empty_database_url, poolclass=StaticPool, isolation_level="AUTOCOMMIT")
-    stack.callback(lock._engine.dispose)
+def test_a_pooler_that_hands_one_session_round_is_refused_in_one_line(locks: Locks) -> None:
+    lock = locks.open("pooled")
+    lock._engine = create_engine(locks.url, poolclass=StaticPool, isolation_level="AUTOCOMMIT")
+    locks.stack.callback(lock._engine.dispose)
     with pytest.raises(ServiceError, match=r"DAGSTER_PG_URL, database .* is a pooler that shares sessions"):
         lock.take()
-    wait_for(lambda: read_holder(empty_database_url) is None, 10)  # a session that was closed is gone a moment later
+    wait_for(lambda: not locks.read_holder(), 10)  # a session that was closed is gone a moment later
 
 
 def test_something_to_read_on_a_connection_that_answers_is_no_loss(
-    stack: ExitStack, empty_database_url: str, said: list[str], monkeypatch: pytest.MonkeyPatch
+    locks: Locks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock = open_lock(stack, empty_database_url, "told", said)
-    lock.take()
+    lock = locks.take("told")
     monkeypatch.setattr(instance_lock, "_has_news", lambda _connection: True)
     assert lock.look()
     wait_for(lambda: not lock._is_asking, SOON_S)
     monkeypatch.undo()
     assert lock.look()
-    assert said == []
+    assert locks.said == []
 
 
 @contextmanager
@@ -198,11 +191,11 @@ LOGGED_IN = (
     ids=["at once", "after the login"],
 )
 def test_a_database_that_takes_connections_and_never_answers_is_one_line(
-    stack: ExitStack, said: list[str], monkeypatch: pytest.MonkeyPatch, greeting: bytes, reason: str
+    locks: Locks, monkeypatch: pytest.MonkeyPatch, greeting: bytes, reason: str
 ) -> None:
     monkeypatch.setattr(instance_lock, "REACH_WITHIN_S", 0.0)
     with serve_silence(greeting) as port:
-        lock = open_lock(stack, f"postgresql://u:p@127.0.0.1:{port}/d?sslmode=disable&gssencmode=disable", "me", said)
+        lock = locks.open("me", f"postgresql://u:p@127.0.0.1:{port}/d?sslmode=disable&gssencmode=disable")
         with pytest.raises(StorageError, match=reason):
             lock.take()
         assert not lock.look()

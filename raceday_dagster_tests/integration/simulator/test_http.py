@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ import pytest
 import requests
 
 from raceday_dagster.simulator.day import RaceDay
-from raceday_dagster.simulator.faults import KINDS
 from raceday_dagster.simulator.running import RunningSimulator, SimulatorError, running_simulator
 from raceday_dagster_tests.waiting import wait_for
 
@@ -90,56 +88,24 @@ def test_the_clock_moves_a_race_through_its_life(simulator: RunningSimulator) ->
     assert simulator.now() == NOW + timedelta(seconds=300 + 165 + 240 + 600)
 
 
-def test_the_clock_runs_at_the_speed_it_is_given(simulator: RunningSimulator) -> None:
-    simulator.set_clock(now=NOW, speed=10_000)
-    assert simulator.now() > NOW
-    with pytest.raises(SimulatorError, match="speed"):
-        simulator.set_clock(speed=-1)
-
-
 BROKEN_ANSWERS: dict[str, Any] = {
     "latency": lambda response: response.json()["data"]["race"]["status"] == "Open",
     "status": lambda response: response.status_code == 503 and "retry-after" not in response.headers,
-    "redirect": lambda response: (response.status_code, response.headers["location"]) == (302, "/elsewhere"),
     "html": lambda response: response.status_code == 200 and response.headers["content-type"].startswith("text/html"),
-    "garbage": lambda response: not _is_json(response),
-    "nan": lambda response: b"NaN" in response.content,
-    "wrong_type": lambda response: response.json()["data"]["runners"][0]["odds"]["fixed_win"] == "not a number",
-    "missing_race": lambda response: "race" not in response.json()["data"],
-    "data_error": lambda response: response.json()["data"]["error"] != "",
-    "nul": lambda response: "\x00" in response.json()["data"]["runners"][0]["name"],
-    "hostile": lambda response: "DROP TABLE" in response.json()["data"]["runners"][0]["name"],
-    "duplicate_keys": lambda response: response.json()["data"]["race"]["status"] == "Abandoned",
+    "garbage": lambda response: response.content == b'{"header": {"title": "Event',
     "old_answer": lambda response: response.json()["header"]["generated_time"].startswith("2025-07-17T00:55:00"),
-    "huge": lambda response: len(response.content) > 5_000_000,
-    "gzip_bomb": lambda response: (
-        int(response.headers["content-length"]) < 100_000 < 50_000_000 < len(response.content)
-    ),
 }
-CUT_ANSWERS = {"truncated", "reset", "drip_body", "drip_headers"}
-
-
-def _is_json(response: requests.Response) -> bool:
-    try:
-        response.json()
-    except requests.JSONDecodeError:
-        return False
-    return True
-
-
-def test_every_kind_of_fault_is_shown_here() -> None:
-    assert {*BROKEN_ANSWERS, *CUT_ANSWERS, "hold", "answer", "refusal"} == KINDS.keys()
 
 
 @pytest.mark.parametrize("kind", BROKEN_ANSWERS)
-def test_a_fault_breaks_one_answer_and_leaves_the_next(simulator: RunningSimulator, kind: str) -> None:
+def test_a_fault_breaks_as_many_answers_as_it_is_to_and_leaves_the_next(simulator: RunningSimulator, kind: str) -> None:
     params = {"ms": 5} if kind == "latency" else {}
-    rule = simulator.add_fault(RACE.race_id, kind, times=1, **params)
+    rule = simulator.add_fault(RACE.race_id, kind, times=2, **params)
     other = ask(simulator, f"/racing/events/{DAY.races[1].race_id}")
     assert other.status_code == 200
     assert simulator.fired(rule) == 0
-    assert BROKEN_ANSWERS[kind](ask(simulator))
-    assert simulator.fired(rule) == 1
+    assert all(BROKEN_ANSWERS[kind](ask(simulator)) for _ in range(2))
+    assert simulator.fired(rule) == 2
     assert ask(simulator).json()["data"]["race"]["status"] == "Open"
 
 
@@ -147,33 +113,13 @@ def test_a_status_can_say_when_to_come_back(simulator: RunningSimulator) -> None
     simulator.add_fault(RACE.race_id, "status", code=429, retry_after="7")
     response = ask(simulator)
     assert (response.status_code, response.headers["retry-after"]) == (429, "7")
+
+
+def test_what_makes_no_sense_is_refused(simulator: RunningSimulator) -> None:
     with pytest.raises(SimulatorError, match="unknown kind"):
         simulator.add_fault(RACE.race_id, "nonsense")
-
-
-@pytest.mark.parametrize(
-    ("kind", "error"),
-    [("truncated", requests.exceptions.ChunkedEncodingError), ("reset", requests.exceptions.ConnectionError)],
-)
-def test_a_connection_ends_too_early(simulator: RunningSimulator, kind: str, error: type[Exception]) -> None:
-    rule = simulator.add_fault(RACE.race_id, kind, times=1)
-    with pytest.raises(error):
-        ask(simulator)
-    assert simulator.fired(rule) == 1
-    assert ask(simulator).status_code == 200
-
-
-@pytest.mark.parametrize("kind", ["drip_body", "drip_headers"])
-def test_an_answer_comes_drop_by_drop(simulator: RunningSimulator, kind: str) -> None:
-    rule = simulator.add_fault(RACE.race_id, kind, times=1, bytes_per_s=200)
-    host, _, port = simulator.api_url.removeprefix("http://").partition("/")[0].partition(":")
-    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
-        connection.sendall(f"GET /affiliates/v1{EVENT} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-        pieces = [connection.recv(65536) for _ in range(5)]
-    head_ended = b"\r\n\r\n" in b"".join(pieces)
-    assert head_ended == (kind == "drip_body")
-    assert all(0 < len(piece) < 400 for piece in pieces)
-    assert simulator.fired(rule) == 1
+    with pytest.raises(SimulatorError, match="speed"):
+        simulator.set_clock(speed=-1)
 
 
 def test_five_held_requests_gather_and_are_released_together(simulator: RunningSimulator) -> None:
@@ -186,13 +132,6 @@ def test_five_held_requests_gather_and_are_released_together(simulator: RunningS
         assert [answer.result().status_code for answer in answers] == [200] * 5
     seen = simulator.requests()
     assert (seen["in_flight"], seen["total"]) == (0, 5)
-
-
-def test_a_held_client_that_leaves_is_no_longer_in_flight(simulator: RunningSimulator) -> None:
-    simulator.add_fault(RACE.race_id, "hold")
-    with pytest.raises(requests.exceptions.Timeout):
-        requests.get(simulator.api_url + EVENT, timeout=0.2)
-    wait_for(lambda: simulator.requests()["in_flight"] == 0)
 
 
 def test_the_latency_of_events_holds_up_no_other_answer_and_no_end_and_a_signal_frees_the_port() -> None:

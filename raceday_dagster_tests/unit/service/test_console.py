@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import closing
@@ -182,7 +183,7 @@ def test_printed_lines_come_in_order_and_what_the_encoding_lacks_is_escaped() ->
         say("é")
     os.close(write)
     with open(read, "rb") as said:
-        assert said.read() == b"\\u014ctaki R1\n\xe9\n"
+        assert re.sub(rb"\d\d:\d\d:\d\d ", b"", said.read()) == b"\\u014ctaki R1\n\xe9\n"
 
 
 def test_a_terminal_that_stands_still_holds_nobody_up() -> None:
@@ -192,7 +193,7 @@ def test_a_terminal_that_stands_still_holds_nobody_up() -> None:
         for _ in range(2 * MOST_WAITING):
             say(long)
     with open(read, "rb") as said:
-        assert said.read(1001) == f"{long}\n".encode()
+        assert said.readline().endswith(f"{long}\n".encode())
 
 
 def test_a_terminal_that_is_gone_costs_only_its_lines() -> None:

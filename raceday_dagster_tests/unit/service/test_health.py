@@ -70,21 +70,6 @@ def test_a_live_race_fails_after_three_intervals_without_a_new_answer(
     assert (check.verdict == "FAIL") is late
 
 
-def test_a_late_race_fails_and_is_named_with_the_age_of_its_poll() -> None:
-    (check,) = judge(
-        build_race(start_in_s=60, polled_ago_s=90), build_race(start_in_s=90, polled_ago_s=5, title="B R2")
-    )
-    assert check.verdict == "FAIL"
-    assert "Ellerslie R1 (last good poll 90 s ago)" in check.text
-    assert "B R2" not in check.text
-
-
-def test_a_service_that_has_just_started_is_only_warned_of() -> None:
-    (check,) = judge(build_race(start_in_s=60, polled_ago_s=None), up_since=JUST_NOW)
-    assert check.verdict == "warning"
-    assert is_healthy([check])
-
-
 def test_no_live_race_is_fine() -> None:
     assert judge() == [Check("ok", "polls: no race is live (in its last 5 minutes, or started and not over)")]
 
@@ -102,9 +87,10 @@ def test_many_late_races_are_not_all_named() -> None:
     assert "A R4 (no good poll yet) and 4 more" in check.text
 
 
-def test_polls_that_fail_are_no_polls_and_the_newest_reason_is_named() -> None:
+def test_a_late_race_alone_is_named_with_the_age_of_its_good_poll_and_the_newest_reason() -> None:
     refused = "the API refused\x1b[2J the connection"
-    (check,) = judge(build_race(start_in_s=-60, polled_ago_s=90, error=refused))
+    fine = build_race(start_in_s=90, polled_ago_s=5, title="B R2")
+    (check,) = judge(build_race(start_in_s=-60, polled_ago_s=90, error=refused), fine)
     assert str(check) == (
         "FAIL    polls: Ellerslie R1 (last good poll 90 s ago); the newest error: the API refused [2J the connection; "
         "look at the newest runs and at logs/run-server.log"
@@ -127,6 +113,9 @@ def test_a_service_that_has_just_started_is_only_warned_of_what_it_has_not_done_
         "warning sensor: the service has just started; due_races has not run yet"
     ]
     assert judge_day(False, NOW, JUST_NOW).verdict == "warning"
+    (polls,) = judge(build_race(start_in_s=60, polled_ago_s=None), up_since=JUST_NOW)
+    assert polls.verdict == "warning"
+    assert is_healthy([polls])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from raceday_dagster.errors import RacedayError
+from raceday_dagster.sandbox.sandbox import IDENTITY
 from raceday_dagster.service.environment import open_environment
 from raceday_dagster.service.parts import Web, check_address
 from raceday_dagster.service.service_files import (
@@ -22,7 +23,6 @@ from raceday_dagster.service.supervisor import StopRequests
 from raceday_dagster.service.up import taking_stops
 
 NOW = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
-IDENTITY = {"NZTAB_FROM_EMAIL": "a@b.nz", "NZTAB_PARTNER_NAME": "A", "NZTAB_PARTNER_ID": "A"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

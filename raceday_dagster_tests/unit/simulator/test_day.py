@@ -41,15 +41,10 @@ def test_the_same_seed_gives_the_same_day_and_another_seed_another() -> None:
 
     assert describe(RaceDay(7, WINTER)) == describe(RaceDay(7, WINTER))
     assert describe(RaceDay(7, WINTER)) != describe(RaceDay(8, WINTER))
+    runners = [runner.entrant_id for race in RaceDay(7, WINTER).races for runner in draw_field(race)]
+    assert len(set(runners)) == len(runners)
     ids = {race.race_id for race in RaceDay(7, WINTER).races}
     assert not ids & {race.race_id for race in RaceDay(7, WINTER + timedelta(days=1)).races}
-
-
-def test_ids_are_unique() -> None:
-    day = RaceDay(3, WINTER)
-    runners = [runner.entrant_id for race in day.races for runner in draw_field(race)]
-    ids = [race.race_id for race in day.races] + [meeting.meeting_id for meeting in day.meetings] + runners
-    assert len(set(ids)) == len(ids)
 
 
 @pytest.mark.parametrize("day", [WINTER, date(2026, 4, 5), date(2025, 9, 28)], ids=["winter", "back", "forward"])
@@ -78,8 +73,6 @@ def test_a_larger_day_repeats_the_programme_with_other_ids_and_begins_like_the_o
     assert len({race.race_id for race in larger.races}) == len(larger.races)
     assert [meeting.meeting_id for meeting in larger.meetings[:16]] == [each.meeting_id for each in ordinary.meetings]
     assert [meeting.slot for meeting in larger.meetings[16:32]] == [each.slot for each in ordinary.meetings]
-    with pytest.raises(ValueError, match="at least one meeting"):
-        RaceDay(1, WINTER, meetings=0)
 
 
 def test_a_given_first_start_keeps_five_races_within_about_ten_minutes_all_day() -> None:
@@ -100,11 +93,6 @@ def test_a_given_first_start_changes_nothing_but_the_starts() -> None:
     assert {race.race_id: race.name for race in day.races} == {race.race_id: race.name for race in shifted.races}
     for meeting in shifted.meetings:
         assert all(one.starts_at < next_one.starts_at for one, next_one in pairwise(meeting.races))
-
-
-def test_a_first_start_without_a_zone_is_refused() -> None:
-    with pytest.raises(ValueError, match="time zone"):
-        RaceDay(1, WINTER, datetime(2025, 7, 17, 11))  # noqa: DTZ001 - the point of the test
 
 
 def test_today_is_the_servers_and_counted_in_utc() -> None:

@@ -38,25 +38,19 @@ def test_scratched_runners_keep_stale_odds_and_carry_the_epoch(runners: list[dic
     assert all(runner["scratch_time"] == 0 for runner in runners if not runner["is_scratched"])
 
 
-def test_emergencies_and_others_have_no_gate(runners: list[dict[str, Any]]) -> None:
-    gateless = [runner for runner in runners if runner["barrier"] == 0]
-    assert any(runner.get("is_emergency") for runner in gateless)
-    assert any(runner.get("barrier_position") == "Fr-" for runner in runners)
-
-
-def test_harness_positions_come_in_every_spelling_and_nowhere_else(events: list[dict[str, Any]]) -> None:
+def test_gates_are_missing_or_spelled_in_every_way_of_harness_racing(events: list[dict[str, Any]]) -> None:
     seen = set()
     for event in events:
         for runner in event["runners"]:
             assert ("barrier_position" in runner) == (event["race"]["type"] == "H")
             seen.add(re.sub(r"\d+", "#", runner.get("barrier_position", "")))
     assert seen >= {"Fr#", "Sr#", "Fr-", "FT", "#m"}
+    assert any(row["barrier"] == 0 and row.get("is_emergency") for event in events for row in event["runners"])
 
 
 def test_no_price_is_zero_and_pool_prices_may_be_absent(runners: list[dict[str, Any]]) -> None:
     assert any(runner["odds"]["fixed_win"] == 0 and not runner["is_scratched"] for runner in runners)
     assert any("pool_win" not in runner["odds"] for runner in runners)
-    assert any(isinstance(runner["odds"]["fixed_win"], int) for runner in runners)
 
 
 def test_silks_are_missing_for_greyhounds_and_only_alternative_for_some_trotters(
@@ -138,12 +132,4 @@ def test_a_race_after_midnight_has_the_next_calendar_date(events: list[dict[str,
 def test_protests_substitutions_and_derivatives_turn_up(events: list[dict[str, Any]]) -> None:
     assert any(event["race"].get("protest") for event in events)
     assert any(event.get("substitutions") for event in events)
-    assert any(event["derivatives"] is None for event in events)
-    assert any(event["derivatives"] for event in events)
-
-
-def test_counts_of_the_field_agree_with_the_runners(events: list[dict[str, Any]]) -> None:
-    for event in events:
-        assert event["race"]["entrant_count"] == len(event["runners"])
-        assert event["race"]["field_size"] == sum(not runner["is_scratched"] for runner in event["runners"])
-        assert {"results", "dividends"} <= event.keys() or event["race"]["status"] != "Final"
+    assert {event["derivatives"] is None for event in events} == {False, True}

@@ -5,19 +5,17 @@ The service is that of ``test_up``, which comes afterwards and breaks it.
 
 from __future__ import annotations
 
-import base64
-import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 import requests
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from benchmarks.live_day import LiveDay
 from raceday_dagster_tests.integration.commands import make_environment
@@ -43,10 +41,11 @@ def web(live_day: LiveDay, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     environment = make_environment(**{name: shared[name] for name in ("DAGSTER_HOME", "DAGSTER_PG_URL")})
     workspace, log = live_day.home / "service" / "workspace.yaml", tmp_path_factory.mktemp("web") / "web.log"
     with (
+        ExitStack() as pages,  # which are left when the server has ended
         run_webserver(workspace, environment, log, "--read-only", "--allow-host", NAME) as web,
-        open_websocket(web) as answered,
     ):
-        assert answered == "HTTP/1.1 101 Switching Protocols"
+        address = f"{web.url.replace('http', 'ws', 1)}/graphql"
+        pages.enter_context(connect(address, subprotocols=[Subprotocol("graphql-ws")]))
         yield web
 
 
@@ -70,25 +69,6 @@ def run_webserver(workspace: Path, environment: Mapping[str, str], log: Path, *a
     finally:
         process.kill()
         process.wait()
-
-
-@contextmanager
-def open_websocket(web: Web) -> Iterator[str]:
-    """A websocket after its opening handshake: the first line of the answer."""
-    address = urlsplit(web.url)
-    asked = {
-        "Host": address.netloc,
-        "Upgrade": "websocket",
-        "Connection": "Upgrade",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Protocol": "graphql-ws",
-        "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
-    }
-    lines = ["GET /graphql HTTP/1.1", *(f"{name}: {value}" for name, value in asked.items()), "", ""]
-    with socket.create_connection((address.hostname, address.port), timeout=ANSWER_S) as connection:
-        connection.sendall("\r\n".join(lines).encode())
-        with connection.makefile("rb") as answer:
-            yield answer.readline().decode().strip()
 
 
 def test_the_ui_is_served_and_cannot_be_framed(web: Web) -> None:
