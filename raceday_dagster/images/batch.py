@@ -62,10 +62,8 @@ def describe_images(
 
 
 @contextmanager
-def open_stages(
-    settings: Settings, *, folder: Path | None = None, descriptions: Descriptions | None = None
-) -> Iterator[ImageStages]:
-    """What the stages of a batch share, open for the length of the block; ``folder``: where temporary images are kept.
+def open_stages(settings: Settings, *, descriptions: Descriptions | None = None) -> Iterator[ImageStages]:
+    """What the stages of a batch share, open for the length of the block.
 
     Raises:
         ImagesError: As ``describe_images``.
@@ -80,7 +78,7 @@ def open_stages(
 
     url = check_addresses(settings)
     vision = VisionApi(url, settings.vision_api_key, settings.vision_model)
-    with TemporaryUrls(settings.image_base_url, listen=settings.image_listen, folder=folder) as urls:
+    with TemporaryUrls(settings.image_base_url, listen=settings.image_listen) as urls:
         stages = ImageStages(urls, vision, rules=Rules.of(settings), descriptions=descriptions)
         try:
             yield stages

@@ -102,7 +102,7 @@ class ImageStages:
         return image.model_copy(update={"timings": timings})
 
     def clean_up(self, image: ImageInProgress) -> ImageResult:
-        """Ends the temporary URL, removes its file, says what the image came to, and has that kept."""
+        """Ends the temporary URL, says what the image came to, and has that kept."""
         if image.temporary_name is not None:
             self._urls.withdraw(image.temporary_name)
         total_ms = _ms(self._monotonic() - image.started_s)
@@ -142,11 +142,7 @@ class ImageStages:
         if known is not None:
             return image.model_copy(update={"description": known, "is_known": True})
         self._left_s(image, "compress")
-        try:
-            name = self._urls.publish(jpeg)
-        except OSError as error:
-            raise ImageError(f"cannot be kept: {error.strerror}", stage="compress", retryable=True) from error
-        return image.model_copy(update={"temporary_name": name})
+        return image.model_copy(update={"temporary_name": self._urls.publish(jpeg)})
 
     def _ask(self, image: ImageInProgress, url: str) -> tuple[ImageInProgress, Description]:
         faults: list[str] = []

@@ -41,17 +41,10 @@ def day(database_url: str) -> Iterator[RaceDay]:
 
 
 @pytest.fixture(autouse=True)
-def temporary_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, day: RaceDay, database_url: str
-) -> Iterator[Path]:
-    """Where temporary images are kept; nothing is described yet, and nothing is left behind."""
-    folder = tmp_path / "temporary"
-    monkeypatch.setattr("raceday_dagster.images.temporary_urls.choose_folder", lambda: folder)
+def nothing_described(day: RaceDay, database_url: str) -> None:
     order(database_url, "DELETE FROM image_descriptions")
     day.simulator.clear_faults()
     day.simulator.clear_requests()
-    yield folder
-    assert not folder.exists() or list(folder.iterdir()) == []
 
 
 def draw(folder: Path, count: int) -> list[str]:
