@@ -266,7 +266,6 @@ def images(
     describe = partial(
         run_images,
         csv_path=csv_path,
-        environment=os.environ,
         max_concurrent=max_concurrent,
         timeout_s=timeout_s,
         retries=retries,
