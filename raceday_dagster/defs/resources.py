@@ -27,7 +27,7 @@ from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster.store.schema.check import check_schema
 from raceday_dagster.workers.entry import Calculation, name_calculation
 from raceday_dagster.workers.pool import TransformWorkers
-from raceday_dagster.workers.worker import WorkerProcess, start_by_fork_server
+from raceday_dagster.workers.worker import Interpreter, WorkerProcess
 
 _proven: set[SecretStr] = set()
 """Databases that were found to have our schema, in this process. Dagster's command line makes the resources a second
@@ -123,7 +123,7 @@ class RaceStoreResource(dg.ConfigurableResource[RaceStore]):
 
 def start_by_run_server(pipe: Connection, calculation: Calculation | None) -> WorkerProcess:
     """A worker from the run server that forked this run: a fork of a fork would begin without its imports. When that
-    server is gone, one from a fork server of this run's own.
+    server is gone, one in an interpreter of its own.
 
     Raises:
         OSError: There was no process to be had.
@@ -133,7 +133,7 @@ def start_by_run_server(pipe: Connection, calculation: Calculation | None) -> Wo
     except RunServerError:
         raise  # A process may hold this pipe: another one gets a pipe of its own.
     except OSError:
-        return start_by_fork_server(pipe, calculation)
+        return Interpreter(pipe, calculation)
 
 
 class TransformWorkersResource(dg.ConfigurableResource[TransformWorkers]):
@@ -148,7 +148,7 @@ class TransformWorkersResource(dg.ConfigurableResource[TransformWorkers]):
     @contextmanager
     def yield_for_execution(self, _context: dg.InitResourceContext) -> Iterator[TransformWorkers]:
         """The workers, not started; ``Refused`` where a setting is wrong."""
-        start_process = start_by_run_server if is_forked_run() else start_by_fork_server
+        start_process = start_by_run_server if is_forked_run() else Interpreter
         with TransformWorkers(_read_settings(self).transform_workers, start_process=start_process) as workers:
             yield workers
 

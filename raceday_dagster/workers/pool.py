@@ -31,7 +31,7 @@ from raceday_dagster.workers.entry import (
     encode,
     load_calculation,
 )
-from raceday_dagster.workers.worker import StartProcess, Worker, WorkerDied, start_by_fork_server
+from raceday_dagster.workers.worker import Interpreter, StartProcess, Worker, WorkerDied
 
 WINDOW_S = 60.0
 FIRST_DELAY_S = 0.05
@@ -57,7 +57,7 @@ class WorkerMetrics(Record):
 class TransformWorkers:
     """Runs the calculation in up to ``size`` processes; 0 runs it in the calling thread.
 
-    A worker that is forked costs ten times what a race costs it, so ``transform`` begins with one of them, and with
+    To start a worker costs many times what a race costs it, so ``transform`` begins with one of them, and with
     another whenever a race has had to wait for ``grow_after_s``. None begins before ``start`` or ``transform``.
 
     Args:
@@ -79,7 +79,7 @@ class TransformWorkers:
         max_restarts_per_minute: int = 10,
         grow_after_s: float = 0.25,
         calculation: Calculation | None = None,
-        start_process: StartProcess = start_by_fork_server,
+        start_process: StartProcess = Interpreter,
     ) -> None:
         if size < 0 or task_timeout_s <= 0 or max_attempts < 1 or max_restarts_per_minute < 1:
             raise ValueError("size must be 0 or more, and the limits more than 0")
