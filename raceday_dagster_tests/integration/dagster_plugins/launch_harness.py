@@ -21,13 +21,14 @@ from raceday_dagster.dagster_plugins.forked_process import SOCKET
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.dagster_plugins.run_launcher import RunWorker, find_run_worker
 from raceday_dagster.dagster_plugins.storage import normalise_url
+from raceday_dagster_tests.integration.dagster_plugins import launch_jobs
 from raceday_dagster_tests.waiting import wait_for
 
 SOON_S = 30.0
 """Generous: what is waited for takes a second, and never comes if something is broken."""
 START_S = 90.0
 """For an interpreter and its imports on a machine under load."""
-JOBS = "raceday_dagster_tests.integration.dagster_plugins.launch_jobs"
+JOBS = launch_jobs.__name__
 LOCATION = "tested"
 DAGSTER_YAML = Path(__file__).parents[3] / "dagster.yaml"
 
@@ -99,25 +100,12 @@ class Launches:
         request = self.workspace.create_request_context()
         (repository,) = request.get_code_location(LOCATION).get_repositories().values()
         job = repository.get_full_job(job_name)
-        return self.instance.create_run(
-            job_name=job_name,
-            run_id=None,
+        return self.instance.create_run_for_job(
+            launch_jobs.defs.resolve_job_def(job_name),
             run_config=run_config,
-            status=dg.DagsterRunStatus.NOT_STARTED,
             tags={LANE_TAG: LIVE} if live else {},
-            root_run_id=None,
-            parent_run_id=None,
-            step_keys_to_execute=None,
-            execution_plan_snapshot=None,
-            job_snapshot=job.job_snapshot,
-            parent_job_snapshot=None,
-            asset_selection=None,
-            asset_check_selection=None,
-            resolved_op_selection=None,
-            op_selection=None,
             remote_job_origin=job.get_remote_origin(),
             job_code_origin=job.get_python_origin(),
-            asset_graph=None,
         ).run_id
 
     def submit(self, run_id: str) -> None:

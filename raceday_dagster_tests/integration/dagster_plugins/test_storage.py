@@ -253,16 +253,14 @@ def test_a_database_that_goes_away_is_one_error_of_ours_and_no_line_in_the_logs(
 
 
 FORKING_RUN = """
-import logging, os, time
+import os
 import dagster as dg, sqlalchemy as sa
+from raceday_dagster_tests.integration.dagster_plugins.storage_contract_fixture import entry
 def backend():
     with log._engine.connect() as connection:
         return connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
 def say(message):
-    log.store_event(dg.EventLogEntry(
-        error_info=None, level=logging.INFO, user_message=message, run_id="forking", timestamp=time.time(),
-        step_key="step", job_name="job", dagster_event=None,
-    ))
+    log.store_event(entry("forking", step="step", message=message))
 with dg.DagsterInstance.get() as instance:
     log = instance.event_log_storage
     child, before = None, backend()
