@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import requests
 
 from raceday_dagster.images import ImageBatch, build_silk_source, describe_images
 from raceday_dagster.settings import Settings
@@ -93,24 +92,6 @@ def test_ac7_what_would_come_again_is_never_retried(
     assert simulator.fired(rule) == 1
 
 
-@pytest.mark.parametrize("text", ["", "I see a horse.", '{"title": "short", "keywords": "a, b", "category": "7"}'])
-def test_an_invalid_answer_is_asked_for_once_more_and_then_fails(
-    text: str, settings: Settings, simulator: RunningSimulator, pictures: Path
-) -> None:
-    rule = simulator.add_fault(VISION, "answer", text=text)
-    (failed,) = describe_images([pictures / "1.png"], settings=settings).errors
-    assert (failed.error.stage, simulator.fired(rule)) == ("validate", 2)
-
-
-def test_a_wrong_answer_costs_one_image_of_the_batch(
-    settings: Settings, simulator: RunningSimulator, pictures: Path
-) -> None:
-    simulator.add_fault(VISION, "refusal", times=2)
-    (pictures / "4.png").write_bytes(b"text that is called an image")
-    batch = describe_images([pictures], settings=settings)
-    assert (batch.successes, batch.failures) == (7, 3)
-
-
 def test_an_api_that_cannot_fetch_the_image_says_so(simulator: RunningSimulator, pictures: Path) -> None:
     settings = Settings.from_environment(
         {"VISION_API_URL": simulator.vision_url, "IMAGE_BASE_URL": "http://127.0.0.1:9/images"}
@@ -149,13 +130,3 @@ def test_silks_fall_back_to_the_url_that_is_there(settings: Settings, simulator:
     silk = build_silk_source("R5 3", urls, private_host=base.removeprefix("http://"))
     batch: ImageBatch = describe_images([silk], settings=settings)
     assert batch.results[0].facts.size_before == (64, 64)
-
-
-def test_the_url_of_a_silk_in_an_answer_for_a_race_leads_to_its_image(simulator: RunningSimulator) -> None:
-    day = "date_from=2025-07-17&date_to=2025-07-17&category=T"
-    meetings = requests.get(f"{simulator.api_url}/racing/meetings?{day}", timeout=20).json()["data"]["meetings"]
-    race_id = meetings[0]["races"][0]["id"]
-    runner = requests.get(f"{simulator.api_url}/racing/events/{race_id}", timeout=20).json()["data"]["runners"][0]
-    answer = requests.get(runner["silk_url_64x64"], timeout=20)
-    assert answer.headers["content-type"] == "image/png"
-    assert answer.content == requests.get(runner["silk_url_64x64"], timeout=20).content
