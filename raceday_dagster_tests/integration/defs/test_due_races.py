@@ -29,11 +29,7 @@ from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.racing.first_load import is_schedules_turn
 from raceday_dagster.simulator.running import running_simulator
 from raceday_dagster_tests.integration.postgres_fixture import CONNECTION_LIMIT
-from raceday_dagster_tests.integration.race_day import (
-    IDENTITY,
-    daily_baseline_job,
-    process_races_job,
-)
+from raceday_dagster_tests.integration.race_day import IDENTITY, resolve_job, run_job
 from raceday_dagster_tests.waiting import wait_for
 
 NO_DATABASE = "postgresql://raceday:hidden@127.0.0.1:1/none"
@@ -77,12 +73,7 @@ class DayFromNow:
     def execute(self, request: dg.RunRequest, due_at: datetime) -> dg.JobExecutionResult:
         """Carries out a request, whose races are due at another time."""
         config = {"race_ids": read_races(request), "due_at": due_at.isoformat()}
-        return dg.execute_job(
-            dg.reconstructable(process_races_job),
-            instance=self.instance,
-            run_config={"ops": {"select_races": {"config": config}}},
-            tags=dict(request.tags),
-        )
+        return run_job(self.instance, "process_races", tags=request.tags, select_races=config)
 
     def ask(self, question: str, **values: Any) -> list[Any]:
         with self.engine.begin() as connection:
@@ -100,7 +91,7 @@ class DayFromNow:
     def begin_run(self, race_ids: Sequence[str], **tags: str) -> str:
         """A run of the live lane that has started and says nothing more."""
         run = self.instance.create_run_for_job(
-            process_races_job(),
+            resolve_job("process_races"),
             run_config={"ops": {"select_races": {"config": {"race_ids": list(race_ids)}}}},
             tags={LANE_TAG: LIVE, **tags},
             status=dg.DagsterRunStatus.STARTED,
@@ -158,8 +149,8 @@ def load_day(instance: dg.DagsterInstance, engine: Engine, now: datetime) -> Day
         assert "daily_baseline loads a racing day" in (empty.skip_message or "")
         asked = request_first_load(SensorReader(context), now)
     assert isinstance(asked, dg.RunRequest)
-    job = dg.reconstructable(daily_baseline_job)
-    assert dg.execute_job(job, instance=instance, run_config=dict(asked.run_config)).success
+    day = asked.run_config["ops"]["fetch_meetings"]["config"]
+    assert run_job(instance, "daily_baseline", fetch_meetings=day).success
     return DayFromNow(instance, engine, asked)
 
 

@@ -145,7 +145,6 @@ def test_every_overdue_race_is_named_in_one_alert_each_time(day: RaceDay, capfd:
         errors = [event.user_message for event in day.instance.all_logs(result.run_id) if event.level == 40]
         assert any(all(race_id in message for race_id in overdue) for message in errors)
     assert day.simulator.fired(rule) == 4
-    day.simulator.clear_faults()
 
 
 def make_overdue(day: RaceDay) -> list[str]:
