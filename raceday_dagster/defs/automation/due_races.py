@@ -8,13 +8,14 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import dagster as dg
 
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.cadence import (
+    LAST_MINUTES,
     MINUTE,
     LiveBatch,
     PolledRace,
@@ -146,6 +147,7 @@ def request_batches(
         return dg.SkipReason(f"{len(plan.race_ids)} races are due, but {reason}")
     batches = shards.divide(plan.race_ids, places)
     due_at = (plan.due_at or stored.read_at).isoformat()
+    live = {race.race_id for race in stored.races if race.start_time - stored.read_at - LEAD <= LAST_MINUTES}
     scheduled = [race_id for race_ids in batches for race_id in race_ids]
     report_intervals(stored, scheduled)
     log.info("scheduler_race_scheduled", scheduled=len(scheduled), runs=len(batches), due_at=due_at, **counts)
@@ -154,11 +156,17 @@ def request_batches(
     return [
         dg.RunRequest(
             run_key=build_run_key(race_ids, stored, lost_keys),
-            run_config={"ops": {"select_races": {"config": {"race_ids": race_ids, "due_at": due_at}}}},
+            run_config=build_run_config(race_ids, due_at, len(live.intersection(race_ids))),
             tags={LANE_TAG: LIVE, DUE_TAG: due_at, "dagster/max_runtime": str(LONGEST_RUN_S)},
         )
         for race_ids in batches
     ]
+
+
+def build_run_config(race_ids: Sequence[str], due_at: str, live_races: int) -> dict[str, Any]:
+    """The config of a run of ``process_races``; the first races are the ``live_races``."""
+    config = {"race_ids": race_ids, "due_at": due_at, "live_races": live_races}
+    return {"ops": {"select_races": {"config": config}}}
 
 
 def report_intervals(stored: Stored, race_ids: Collection[str]) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
 
@@ -57,6 +57,9 @@ UNFINISHED = [
 SHORTEST_PAUSE_S = 0.001
 LONGEST_WAIT_S = 5.0
 """Longest wait for ``due_at``; short enough for a run that is asked to end while it waits."""
+HEAD_START = timedelta(seconds=0.1)
+"""Of the races in their last minutes: five answers that come at once share one interpreter and two processors, and the
+races that are bet on would wait for the others' calculations."""
 
 
 class Batch(Record):
@@ -81,6 +84,12 @@ class SelectRaces(dg.Config):
         default="",
         description="When the races fall due, as an instant with its zone: the first fetch waits for it, at most 5 s. "
         "Empty, or past: no wait.",
+    )
+    live_races: int = Field(
+        default=0,
+        ge=0,
+        description="How many of the first races are in their last five minutes or have started. If any, the others "
+        "are asked about 0.1 s after due_at.",
     )
 
 
@@ -112,6 +121,16 @@ def describe_run(context: dg.OpExecutionContext) -> PollRun:
     """The run of a step, as the ledger keeps it."""
     due_at = parse_due_at(str(_read_selection(context.run.run_config).get("due_at") or ""))
     return PollRun(run_id=context.run_id, lane=context.run.tags.get(LANE_TAG), due_at=due_at)
+
+
+def find_request_time(run_config: Mapping[str, Any], race_id: str) -> datetime | None:
+    """Before when the API is not asked about a race: ``HEAD_START`` after the others of its batch fell due, if some of
+    them are in their last minutes and it is not; ``None`` for any other race."""
+    selection = _read_selection(run_config)
+    due_at, live_races = parse_due_at(str(selection.get("due_at") or "")), int(selection.get("live_races") or 0)
+    if due_at is None or not live_races or race_id in selection["race_ids"][:live_races]:
+        return None
+    return due_at + HEAD_START
 
 
 def _read_selection(run_config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import dagster as dg
 
-from raceday_dagster.defs.ops.batch import describe_run
+from raceday_dagster.defs.ops.batch import describe_run, find_request_time, wait_until
 from raceday_dagster.defs.reporting import ProgressBoard, end_race, fail_race, skip_race
 from raceday_dagster.errors import FetchError, TransformError, WriteError
 from raceday_dagster.fetch.client import RacingApi
@@ -71,6 +71,8 @@ def fetch_race(
     progress_board: dg.ResourceParam[ProgressBoard],
 ) -> FetchOutcome:
     transform_workers.start(1)  # it gets ready while the API answers
+    if request_at := find_request_time(context.run.run_config, race_id):
+        wait_until(request_at)
     log = get_logger(race_id=race_id, run_id=context.run_id)
     progress_board.start_item()
     started_s = time.monotonic()

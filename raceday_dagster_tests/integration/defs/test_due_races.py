@@ -24,6 +24,7 @@ from raceday_dagster.defs.automation.sensors import (
     first_baseline,
     request_first_load,
 )
+from raceday_dagster.defs.ops.batch import HEAD_START
 from raceday_dagster.racing.cadence import floor_to_grid
 from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.racing.first_load import is_schedules_turn
@@ -72,7 +73,7 @@ class DayFromNow:
 
     def execute(self, request: dg.RunRequest, due_at: datetime) -> dg.JobExecutionResult:
         """Carries out a request, whose races are due at another time."""
-        config = {"race_ids": read_races(request), "due_at": due_at.isoformat()}
+        config = {"race_ids": read_races(request), "due_at": due_at.isoformat(), "live_races": 1}
         return run_job(self.instance, "process_races", tags=request.tags, select_races=config)
 
     def ask(self, question: str, **values: Any) -> list[Any]:
@@ -177,7 +178,10 @@ def test_a_tick_looks_ahead_and_the_run_polls_each_race_when_it_is_due_and_none_
     assert result.success
     polls = day.ask("SELECT race_id, polled_at FROM race_polls WHERE run_id = :run", run=result.run_id)
     assert sorted(poll["race_id"] for poll in polls) == sorted(read_races(asked))
-    assert all(poll["polled_at"] >= due_at for poll in polls)
+    live, *others = read_races(asked)
+    polled_at = {poll["race_id"]: poll["polled_at"] for poll in polls}
+    assert polled_at[live] >= due_at
+    assert all(polled_at[race_id] >= due_at + HEAD_START for race_id in others)
     metadata = [event.step_output_data.metadata for event in result.all_events if event.is_successful_output]
     (said,) = [figures for figures in metadata if "waited_ms" in figures]
     assert said["due_at"].value == due_at.isoformat()

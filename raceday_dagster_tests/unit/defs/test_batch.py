@@ -1,11 +1,20 @@
 """Both ends of a batch: the wait between an early launch and the moment its races fall due, and when its run is red."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 import pytest
 
-from raceday_dagster.defs.ops.batch import LONGEST_WAIT_S, FailRunWhen, is_failed, parse_due_at, wait_until
+from raceday_dagster.defs.ops.batch import (
+    HEAD_START,
+    LONGEST_WAIT_S,
+    FailRunWhen,
+    find_request_time,
+    is_failed,
+    parse_due_at,
+    wait_until,
+)
 from raceday_dagster_tests.unit.racing.test_outcomes import end_batch, end_race
 
 NOW = datetime(2026, 9, 26, 2, 0, tzinfo=UTC)
@@ -56,6 +65,26 @@ def test_no_instant_and_no_clock_make_it_wait_longer_than_it_may(pace: float) ->
     clock = Clock(pace)
     assert wait(clock, 3_600)["waited_ms"] == 1_000 * LONGEST_WAIT_S
     assert sum(clock.slept) == LONGEST_WAIT_S
+
+
+@pytest.mark.parametrize(
+    ("selection", "waits"),
+    [
+        ({"live_races": 2}, [False, False, True]),
+        ({"live_races": 3}, [False, False, False]),
+        ({"live_races": 0}, [False, False, False]),
+        ({}, [False, False, False]),
+        ({"live_races": 1, "due_at": ""}, [False, False, False]),
+    ],
+)
+def test_a_race_leaves_those_in_their_last_minutes_a_head_start(selection: dict[str, Any], waits: list[bool]) -> None:
+    config = {"race_ids": ["a", "b", "c"], "due_at": NOW.isoformat(), **selection}
+    asked = [find_request_time({"ops": {"select_races": {"config": config}}}, race_id) for race_id in "abc"]
+    assert asked == [NOW + HEAD_START if wait else None for wait in waits]
+
+
+def test_a_race_of_a_run_without_a_selection_is_asked_about_at_once() -> None:
+    assert find_request_time({}, "a") is None
 
 
 @pytest.mark.parametrize("text", ["2026-09-26T02:00:00+00:00", "2026-09-26T02:00:00Z", "2026-09-26T14:00:00+12:00"])

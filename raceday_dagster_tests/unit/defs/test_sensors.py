@@ -111,11 +111,13 @@ def test_with_nothing_due_the_tick_says_how_many_are_watched_and_when_the_next_i
 
 def test_all_races_due_make_one_run_the_earliest_start_first() -> None:
     day = Day(SLOT)
-    day.add_race("later", start_in_s=200, polled_at=SLOT - 15 * SECOND)
-    day.add_race("sooner", start_in_s=100)
+    day.add_race("later", start_in_s=301, polled_at=SLOT - 60 * SECOND)
+    day.add_race("sooner", start_in_s=300)
+    day.add_race("started", start_in_s=-100)
     day.add_race("not due", start_in_s=50, polled_at=SLOT)
     request = day.request()
-    assert read_config(request) == {"race_ids": ["sooner", "later"], "due_at": SLOT.isoformat()}
+    wanted = {"race_ids": ["started", "sooner", "later"], "due_at": SLOT.isoformat(), "live_races": 2}
+    assert read_config(request) == wanted
     assert request.tags == {LANE_TAG: LIVE, "raceday/due_at": SLOT.isoformat(), "dagster/max_runtime": "300"}
     assert day.slept == []
 
