@@ -24,7 +24,6 @@ from raceday_dagster.racing.outcomes import (
     ProcessResult,
     RaceError,
     Timings,
-    WorkerUse,
 )
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.race_store import Poll, PollRun, RaceStore
@@ -119,7 +118,6 @@ def run_threads(race_ids: Sequence[str], concurrency: int) -> str:
         workers.start(1)
         with ThreadPoolExecutor(concurrency) as threads:
             races = list(threads.map(lambda race_id: _poll(run, race_id, api, workers, store), race_ids))
-        used = workers.metrics()
         outcome = BatchOutcome.of(
             races,
             started_at=started_at,
@@ -127,12 +125,7 @@ def run_threads(race_ids: Sequence[str], concurrency: int) -> str:
             requested_concurrency=concurrency,
             effective_concurrency=concurrency,
             db_pool=store.gauge.read_use(),
-            workers=WorkerUse(
-                total=used.total,
-                busy_peak=used.busy_peak,
-                queue_depth_peak=used.queue_depth_peak,
-                restarts=used.restarts,
-            ),
+            workers=workers.metrics().use,
         )
         store.record_batch(run, outcome)
     return run.run_id

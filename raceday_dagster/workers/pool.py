@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from raceday_dagster.errors import TransformError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.events import RaceEvent
+from raceday_dagster.racing.outcomes import WorkerUse
 from raceday_dagster.racing.records import Record
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.workers.entry import (
@@ -43,15 +44,12 @@ _task_ids = itertools.count(1)
 
 
 class WorkerMetrics(Record):
-    """The workers at this moment, and their peaks so far. One that is not ready yet is neither busy nor idle."""
+    """The workers at this moment, and their use so far. One that is not ready yet is neither busy nor idle."""
 
-    total: int
     busy: int
     idle: int
     queue_depth: int
-    busy_peak: int
-    queue_depth_peak: int
-    restarts: int
+    use: WorkerUse
 
 
 class TransformWorkers:
@@ -156,13 +154,15 @@ class TransformWorkers:
         """The workers at this moment."""
         with self._changed:
             return WorkerMetrics(
-                total=self._size,
                 busy=self._busy,
                 idle=len(self._idle),
                 queue_depth=len(self._queue),
-                busy_peak=self._busy_peak,
-                queue_depth_peak=self._queue_depth_peak,
-                restarts=self._restarts.total,
+                use=WorkerUse(
+                    total=self._size,
+                    busy_peak=self._busy_peak,
+                    queue_depth_peak=self._queue_depth_peak,
+                    restarts=self._restarts.total,
+                ),
             )
 
     def stop(self, timeout_s: float = 5.0) -> None:
