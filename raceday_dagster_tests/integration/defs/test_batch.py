@@ -173,14 +173,6 @@ def test_an_empty_batch_is_a_success_that_says_what_to_do(day: RaceDay) -> None:
     assert any("daily_baseline" in message for message in said)
 
 
-def test_a_concurrency_of_zero_is_refused_in_one_clear_sentence(day: RaceDay) -> None:
-    result = day.poll(day.race_ids[:1], max_concurrent=0)
-    assert not result.success
-    (failure,) = [event for event in result.all_events if event.is_run_failure]
-    assert "max_concurrent must be 1 or more, not 0" in str(failure)
-    assert day.simulator.requests()["total"] == 0
-
-
 def test_a_concurrency_above_the_pool_is_lowered_and_said(
     day: RaceDay,
     embedded_postgres: EmbeddedPostgres,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from multiprocessing.connection import Connection
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from raceday_dagster.racing.outcomes import WorkerUse
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.transform.race import transform_race
 from raceday_dagster.workers.entry import Calculation
-from raceday_dagster.workers.pool import LONGEST_DELAY_S, RestartBudget, TransformWorkers
+from raceday_dagster.workers.pool import LONGEST_DELAY_S, RestartBudget
 from raceday_dagster_tests.unit.transform.golden_race import golden_event, open_event
 from raceday_dagster_tests.unit.workers.worker_threads import ThreadProcess, WorkerTest, read_log, worker_test
 from raceday_dagster_tests.waiting import PATIENCE_S, wait_for
@@ -245,12 +244,6 @@ def test_inline_workers_count_their_callers(worker_test: WorkerTest) -> None:
     call.result(PATIENCE_S)
     assert (workers.metrics().busy, workers.metrics().idle) == (0, 0)
     assert workers.metrics().use == WorkerUse(total=0, busy_peak=1, queue_depth_peak=0, restarts=0)
-
-
-@pytest.mark.parametrize("limits", [{"size": -1}, {"task_timeout_s": 0}, {"max_attempts": 0}])
-def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="size must be 0 or more"):
-        TransformWorkers(**{"size": 1, **limits})
 
 
 def test_restarts_slow_down() -> None:
