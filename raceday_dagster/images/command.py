@@ -18,7 +18,6 @@ from raceday_dagster.errors import ImagesError
 from raceday_dagster.images.batch import describe_images
 from raceday_dagster.images.records import ImageProgress, ImageResult
 from raceday_dagster.images.sources import ImageSource, find_sources
-from raceday_dagster.settings import Settings
 
 if TYPE_CHECKING:
     from raceday_dagster.images.stages import Descriptions
@@ -47,7 +46,6 @@ def run_images(
         SettingsError: A variable is wrong.
     """
     sources = find_sources(places)
-    settings = Settings.from_environment()
     ended: tuple[ImageResult, ...] = ()
     code = INTERRUPTED
     bar = _build_bar()
@@ -67,7 +65,6 @@ def run_images(
                     timeout_s=timeout_s,
                     retries=retries,
                     on_progress=follow,
-                    settings=settings,
                     descriptions=descriptions,
                 )
             ended, code = batch.items, int(batch.failures > 0)

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from raceday_dagster.dagster_plugins.forked_process import SOCKET_VARIABLE
-from raceday_dagster.defs.resources import start_by_run_server
+from raceday_dagster.defs.resources import start_worker_process
 from raceday_dagster.errors import TransformError
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.transform.race import transform_race
@@ -216,10 +216,11 @@ def test_worker_ends_with_its_pipe_also_in_an_endless_calculation(worker_test: W
     assert [process.exitcode for process in processes] == [0]
 
 
-def test_worker_of_a_run_whose_server_is_gone_has_an_interpreter_of_its_own(
-    worker_test: WorkerTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("server", ["", "gone"])
+def test_worker_of_a_run_without_a_run_server_has_an_interpreter_of_its_own(
+    worker_test: WorkerTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: str
 ) -> None:
-    monkeypatch.setenv(SOCKET_VARIABLE, str(tmp_path / "gone"))
-    workers = worker_test.open(1, calculations.never_end, start_process=start_by_run_server)
+    monkeypatch.setenv(SOCKET_VARIABLE, str(tmp_path / server) if server else "")
+    workers = worker_test.open(1, calculations.never_end, start_process=start_worker_process)
     assert workers.transform(golden_event()) == transform_race(golden_event())
     assert workers.metrics().use.restarts == 0
