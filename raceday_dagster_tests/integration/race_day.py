@@ -84,9 +84,10 @@ class RaceDay:
         return run_job(self.instance, job, **given)
 
     def ask(self, question: str, **values: Any) -> list[Any]:
-        """Rows of a query, over a connection of its own."""
-        with self.engine.connect() as connection:
-            return list(connection.execute(text(question), values).mappings())
+        """Rows of a query, or of a statement that is committed, over a connection of its own."""
+        with self.engine.begin() as connection:
+            result = connection.execute(text(question), values)
+            return list(result.mappings()) if result.returns_rows else []
 
     def remove_partition(self, race_id: str) -> str:
         """Removes a race from the partitions; returns the name it had there."""

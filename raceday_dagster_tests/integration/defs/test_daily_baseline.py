@@ -7,7 +7,6 @@ from datetime import date
 
 import dagster as dg
 import pytest
-from sqlalchemy import text
 
 from raceday_dagster_tests.integration.defs.day_runs import (
     NEXT_DAY,
@@ -140,9 +139,8 @@ def test_the_next_day_reads_the_races_again_that_are_not_complete(day: RaceDay, 
     """Also those that are final without a result, as an evening backfill that failed leaves them."""
     assert loaded.success
     lost, *_others = [row["race_id"] for row in day.ask("SELECT race_id FROM races WHERE status = 'final'")]
-    with day.engine.begin() as connection:
-        connection.execute(text("DELETE FROM meetings WHERE country = 'AUS'"))  # one country's tell it all
-        connection.execute(text("DELETE FROM race_results WHERE race_id = :race_id"), {"race_id": lost})
+    day.ask("DELETE FROM meetings WHERE country = 'AUS'")  # one country's tell it all
+    day.ask("DELETE FROM race_results WHERE race_id = :race_id", race_id=lost)
     unfinished = {
         row["race_id"] for row in day.ask("SELECT race_id FROM races WHERE status IN ('open', 'closed', 'interim')")
     }
@@ -163,8 +161,7 @@ def test_a_past_day_whose_races_are_all_over_is_loaded_by_its_date(
     day: RaceDay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RACE_COUNTRIES", "NZ")
-    with day.engine.begin() as connection:
-        connection.execute(text("TRUNCATE meetings, racing_days, money_flow_history, odds_history CASCADE"))
+    day.ask("TRUNCATE meetings, racing_days, money_flow_history, odds_history CASCADE")
     result = run_day(day, "daily_baseline")
     assert result.success
     (counts,) = day.ask(
