@@ -27,7 +27,7 @@ from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster.store.schema.check import check_schema
 from raceday_dagster.workers.entry import Calculation, name_calculation
 from raceday_dagster.workers.pool import TransformWorkers
-from raceday_dagster.workers.worker import Interpreter, WorkerProcess
+from raceday_dagster.workers.worker import WorkerProcess, start_by_fork_server
 
 _proven: set[SecretStr] = set()
 """Databases that were found to have our schema, in this process. Dagster's command line makes the resources a second
@@ -122,8 +122,8 @@ class RaceStoreResource(dg.ConfigurableResource[RaceStore]):
 
 
 def start_worker_process(pipe: Connection, calculation: Calculation | None) -> WorkerProcess:
-    """A worker from the run server that forked this run, with its imports; where no run server did, or it is gone, one
-    in an interpreter of its own.
+    """A worker from the run server that forked this run: a fork of a fork would begin without its imports. Where no run
+    server did, or it is gone, one from a fork server of this run's own.
 
     Raises:
         OSError: There was no process to be had.
@@ -133,7 +133,7 @@ def start_worker_process(pipe: Connection, calculation: Calculation | None) -> W
     except RunServerError:
         raise  # A process may hold this pipe: another one gets a pipe of its own.
     except OSError:
-        return Interpreter(pipe, calculation)
+        return start_by_fork_server(pipe, calculation)
 
 
 class TransformWorkersResource(dg.ConfigurableResource[TransformWorkers]):

@@ -32,7 +32,7 @@ from raceday_dagster.workers.entry import (
     encode,
     load_calculation,
 )
-from raceday_dagster.workers.worker import Interpreter, StartProcess, Worker, WorkerDied
+from raceday_dagster.workers.worker import StartProcess, Worker, WorkerDied, start_by_fork_server
 
 WINDOW_S = 60.0
 FIRST_DELAY_S = 0.05
@@ -55,7 +55,7 @@ class WorkerMetrics(Record):
 class TransformWorkers:
     """Runs the calculation in up to ``size`` processes; 0 runs it in the calling thread.
 
-    To start a worker costs many times what a race costs it, so ``transform`` begins with one of them, and with
+    A worker that is forked costs ten times what a race costs it, so ``transform`` begins with one of them, and with
     another whenever a race has had to wait for ``grow_after_s``. None begins before ``start`` or ``transform``.
 
     Args:
@@ -77,7 +77,7 @@ class TransformWorkers:
         max_restarts_per_minute: int = 10,
         grow_after_s: float = 0.25,
         calculation: Calculation | None = None,
-        start_process: StartProcess = Interpreter,
+        start_process: StartProcess = start_by_fork_server,
     ) -> None:
         self._size = size
         self._task_timeout_s = task_timeout_s

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import os
+import pickle
+import signal
 import socket
 import struct
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
 from typing import Protocol
 
-from raceday_dagster.workers.entry import Calculation, name_calculation
+from raceday_dagster.workers.entry import Calculation, name_calculation, serve_descriptor
+from raceday_dagster.workers.socket_folder import make_socket_folder
 
 START_TIMEOUT_S = 30.0
 """For an interpreter and its imports on a machine under load."""
 EXIT_TIMEOUT_S = 2.0
 """For the exit code of a process that has closed its pipe, or was killed."""
-PROGRAM = """
-import sys
-fd, calculation, *sys.path = sys.argv[1:]
-from raceday_dagster.workers.entry import serve_descriptor
-sys.exit(serve_descriptor(int(fd), calculation))
-"""
+PRELOAD = ["raceday_dagster.workers.preload"]
 
 
 class WorkerProcess(Protocol):
-    """What a worker needs of its process: much of what ``multiprocessing.Process`` has."""
+    """What a worker needs of its process; ``multiprocessing.Process`` has it."""
 
     @property
     def pid(self) -> int | None: ...
@@ -138,27 +136,64 @@ class Worker:
         return code
 
 
-class Interpreter(subprocess.Popen[bytes]):
-    """A worker in an interpreter of its own, which has nothing of this process but its pipe and where modules are."""
+def start_by_fork_server(pipe: Connection, calculation: Calculation | None) -> WorkerProcess:
+    """A worker from Python's standard fork server. It waits until that server has imported the calculation.
 
-    def __init__(self, pipe: Connection, calculation: Calculation | None) -> None:
-        fd = pipe.fileno()
-        super().__init__(
-            [sys.executable, "-c", PROGRAM, str(fd), name_calculation(calculation), *sys.path],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[fd],
-            process_group=0,  # Ctrl-C at a terminal is the parent's business from the first instruction on
-        )
+    Raises:
+        OSError: The server gave no process.
+    """
+    forkserver.set_forkserver_preload(PRELOAD)
+    make_socket_folder()
+    # What the server starts inherits the mask: Ctrl-C is the parent's business from the first instruction on.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        status, order = forkserver.connect_to_new_process([pipe.fileno()])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        with open(order, "wb") as stream:
+            stream.write(pickle.dumps({"sys_path": sys.path}))
+            stream.write(pickle.dumps(_Order(name_calculation(calculation))))
+        return _ForkedProcess(status)
+    except (EOFError, OSError) as error:
+        os.close(status)
+        raise ConnectionResetError("the fork server died") from error
 
-    @property
-    def exitcode(self) -> int | None:
-        """As ``multiprocessing`` has it."""
-        return self.poll()
+
+class _Order:
+    """What the fork server's child unpickles and starts, in place of a ``multiprocessing.Process``.
+
+    A ``Process`` would have the child run the main module of the calling program again: for ``dagster`` that is half a
+    second and a hundred megabytes a worker.
+    """
+
+    def __init__(self, calculation: str) -> None:
+        self._calculation = calculation
+
+    def _bootstrap(self, _parent: int) -> int:
+        descriptors = forkserver.get_inherited_fds()
+        assert descriptors is not None  # this is a child of the fork server
+        return serve_descriptor(descriptors[0], self._calculation)
+
+
+class _ForkedProcess:
+    """A child of the fork server, which tells us of it through ``status``: first its pid, in the end its exit code."""
+
+    def __init__(self, status: int) -> None:
+        self.pid = forkserver.read_signed(status)
+        self.exitcode: int | None = None
+        self._status = status
 
     def join(self, timeout: float | None = None) -> None:
-        """Waits for its end, however long it takes if no ``timeout`` is given."""
-        with suppress(subprocess.TimeoutExpired):
-            self.wait(timeout)
+        if self.exitcode is None and connection.wait([self._status], timeout):
+            try:
+                self.exitcode = forkserver.read_signed(self._status)
+            except EOFError:  # the server was killed
+                self.exitcode = 255
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """It holds nothing else."""
+        os.close(self._status)

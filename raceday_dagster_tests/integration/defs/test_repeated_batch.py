@@ -72,5 +72,6 @@ def test_a_batch_outlives_its_workers(day: RaceDay, capfd: pytest.CaptureFixture
 
 
 def find_workers() -> list[int]:
-    """Processes of the transform."""
-    return [child.pid for child in psutil.Process().children() if "serve_descriptor" in " ".join(child.cmdline())]
+    """Processes of the transform: the children of our fork server."""
+    servers = [child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())]
+    return [worker.pid for server in servers for worker in server.children()]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from raceday_dagster.defs.resources import start_worker_process
 from raceday_dagster.errors import TransformError
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.transform.race import transform_race
-from raceday_dagster.workers.entry import Calculation
-from raceday_dagster.workers.worker import Interpreter
+from raceday_dagster.workers.entry import Calculation, name_calculation
+from raceday_dagster.workers.worker import start_by_fork_server
+from raceday_dagster_tests.integration.postgres_fixture import open_server_folder
 from raceday_dagster_tests.integration.workers import calculations
 from raceday_dagster_tests.unit.transform.golden_race import golden_event, open_event
 from raceday_dagster_tests.unit.workers.worker_threads import WorkerTest, read_log, worker_test
@@ -75,9 +77,9 @@ def open_gate(gate: Path) -> None:
         pass
 
 
-def build_environment() -> dict[str, str]:
+def build_environment(**variables: str) -> dict[str, str]:
     path = os.pathsep.join(part for part in (str(REPOSITORY), os.environ.get("PYTHONPATH")) if part)
-    return {**os.environ, "PYTHONPATH": path}
+    return {**os.environ, "PYTHONPATH": path, **variables}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_worker_that_dies_is_replaced_and_only_its_own_race_is_done_again(
     death: Callable[..., RaceSnapshot],
     code: int,
 ) -> None:
-    workers = worker_test.open(2, death, task_timeout_s=PATIENCE_S, start_process=Interpreter)
+    workers = worker_test.open(2, death, task_timeout_s=PATIENCE_S, start_process=start_by_fork_server)
     workers.start()
     gate, attempts = make_gate(tmp_path), tmp_path / "attempts"
     attempts.mkdir()
@@ -120,7 +122,7 @@ def test_worker_that_dies_is_replaced_and_only_its_own_race_is_done_again(
 def test_race_that_takes_too_long_costs_its_worker_and_nobody_else(
     worker_test: WorkerTest, capsys: pytest.CaptureFixture[str], race_id: str
 ) -> None:
-    workers = worker_test.open(2, calculations.never_end, task_timeout_s=PATIENCE_S, start_process=Interpreter)
+    workers = worker_test.open(2, calculations.never_end, task_timeout_s=PATIENCE_S, start_process=start_by_fork_server)
     workers.start()
     wait_for(lambda: workers.metrics().idle == 2)
     endless = worker_test.call(workers, race_id, timeout_s=0.3)
@@ -137,7 +139,7 @@ def test_race_that_takes_too_long_costs_its_worker_and_nobody_else(
 def test_interrupt_reaches_the_parent_only(
     worker_test: WorkerTest, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    workers = worker_test.open(1, calculations.wait_at_gate, start_process=Interpreter)
+    workers = worker_test.open(1, calculations.wait_at_gate, start_process=start_by_fork_server)
     gate = make_gate(tmp_path)
     call = worker_test.call(workers, "race", name=str(gate))
     wait_for(lambda: workers.metrics().busy == 1)
@@ -149,7 +151,7 @@ def test_interrupt_reaches_the_parent_only(
 
 
 def test_stopping_leaves_no_worker(worker_test: WorkerTest, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    workers = worker_test.open(2, calculations.wait_at_gate, start_process=Interpreter)
+    workers = worker_test.open(2, calculations.wait_at_gate, start_process=start_by_fork_server)
     workers.start()
     wait_for(lambda: workers.metrics().idle == 2)
     running = worker_test.call(workers, "running", name=str(make_gate(tmp_path)))
@@ -162,47 +164,92 @@ def test_stopping_leaves_no_worker(worker_test: WorkerTest, capsys: pytest.Captu
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
-def test_worker_has_nothing_of_the_program_that_started_it(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
+def run_program(folder: Path, temporary: Path) -> subprocess.CompletedProcess[str]:
+    """``PROGRAM`` to its end, with a temporary directory of its own."""
+    program = folder / "program.py"
     program.write_text(PROGRAM)
     done = subprocess.run(
         [sys.executable, str(program)],
-        env=build_environment(),
+        env=build_environment(TMPDIR=str(temporary)),
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("folder", ["usual", "long" * 25])
+def test_worker_has_nothing_of_the_program_that_started_it(tmp_path: Path, folder: str) -> None:
+    temporary = tmp_path / folder
+    temporary.mkdir()
+    done = run_program(tmp_path, temporary)
     main, ours, theirs = done.stdout.splitlines()
     assert main == "main ran"
     # No orchestrator, no database driver, no development dependency was imported in the worker.
     assert theirs.startswith("theirs LookupError: modules [] sockets ["), done.stderr
     # A database connection among the sockets would outlive a kill of the parent, with its locks.
     assert not set(re.findall(r"\d+", ours)) & set(re.findall(r"\d+", theirs))
+    assert list(temporary.iterdir()) == []
 
 
-def test_workers_end_when_their_parent_is_killed() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", ORPHANS],
-        env=build_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as parent:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == "ready\n"
-        family = psutil.Process(parent.pid).children(recursive=True)
-        assert len(family) == 2, "two workers, one of them in an endless loop"
-        parent.kill()
-    assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
+def test_workers_end_when_their_parent_is_killed_and_the_next_process_removes_its_folder(tmp_path: Path) -> None:
+    with open_server_folder() as temporary:
+        with subprocess.Popen(
+            [sys.executable, "-c", ORPHANS],
+            env=build_environment(TMPDIR=str(temporary)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as parent:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "ready\n"
+            family = psutil.Process(parent.pid).children(recursive=True)
+            # Two workers, one of them in an endless loop, the fork server, and Python's resource tracker.
+            assert len(family) == 4
+            run_program(tmp_path, temporary)
+            (in_use,) = temporary.iterdir()
+            parent.kill()
+        assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
+        assert list(temporary.iterdir()) == [in_use]
+        run_program(tmp_path, temporary)
+        assert list(temporary.iterdir()) == []
 
 
-def test_worker_ends_with_its_pipe_also_in_an_endless_calculation(worker_test: WorkerTest) -> None:
-    processes: list[Interpreter] = []
+class OtherProcess:
+    """A worker that no fork server started: a new interpreter, which was given a descriptor and a name."""
 
-    def start(pipe: Connection, calculation: Calculation | None) -> Interpreter:
-        processes.append(Interpreter(pipe, calculation))
+    def __init__(self, pipe: Connection, calculation: Calculation | None) -> None:
+        program = "import sys; from raceday_dagster.workers.entry import serve_descriptor as serve; "
+        program += f"sys.exit(serve({pipe.fileno()}, {name_calculation(calculation)!r}))"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", program], env=build_environment(), pass_fds=[pipe.fileno()]
+        )
+        self.pid = self._process.pid
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._process.poll()
+
+    def join(self, timeout: float | None = None) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self) -> None:
+        pass
+
+
+def test_worker_from_elsewhere_works_and_ends_with_its_pipe_also_in_an_endless_calculation(
+    worker_test: WorkerTest,
+) -> None:
+    processes: list[OtherProcess] = []
+
+    def start(pipe: Connection, calculation: Calculation | None) -> OtherProcess:
+        processes.append(OtherProcess(pipe, calculation))
         return processes[-1]
 
     workers = worker_test.open(1, calculations.never_end, start_process=start)
@@ -216,11 +263,10 @@ def test_worker_ends_with_its_pipe_also_in_an_endless_calculation(worker_test: W
     assert [process.exitcode for process in processes] == [0]
 
 
-@pytest.mark.parametrize("server", ["", "gone"])
-def test_worker_of_a_run_without_a_run_server_has_an_interpreter_of_its_own(
-    worker_test: WorkerTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: str
+def test_worker_of_a_run_whose_server_is_gone_comes_from_a_fork_server(
+    worker_test: WorkerTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(SOCKET_VARIABLE, str(tmp_path / server) if server else "")
+    monkeypatch.setenv(SOCKET_VARIABLE, str(tmp_path / "gone"))
     workers = worker_test.open(1, calculations.never_end, start_process=start_worker_process)
     assert workers.transform(golden_event()) == transform_race(golden_event())
     assert workers.metrics().use.restarts == 0
