@@ -250,7 +250,7 @@ def images(path: tuple[str, ...], silks: bool, limit: int, **options: Any) -> No
 
     if silks == bool(path):
         raise click.UsageError("name images, or say --silks")
-    describe: Callable[..., int] = partial(run_images, environment=os.environ, **options)
+    describe: Callable[..., int] = partial(run_images, **options)
     sys.exit(_describe_silks(describe, limit) if silks else describe(path))
 
 

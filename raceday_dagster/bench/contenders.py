@@ -26,7 +26,6 @@ from raceday_dagster.racing.outcomes import (
     ProcessResult,
     Status,
     Timings,
-    WorkerUse,
 )
 from raceday_dagster.settings import Settings
 from raceday_dagster.store.race_store import Poll, PollRun, RaceStore
@@ -128,7 +127,7 @@ def run_threads(race_ids: Sequence[str], concurrency: int) -> str:
             requested_concurrency=concurrency,
             effective_concurrency=concurrency,
             db_pool=store.gauge.read_use(),
-            workers=WorkerUse.model_validate(workers.metrics(), from_attributes=True),
+            workers=workers.metrics().use,
         )
         store.record_batch(run, outcome)
     return run.run_id

@@ -194,12 +194,6 @@ class ForkedProcess:
         self._connection.close()
 
 
-def is_forked_run() -> bool:
-    """Whether this process was forked by a run server that, as far as can be seen, still works."""
-    path = os.environ.get(SOCKET_VARIABLE)
-    return bool(path) and Path(str(path)).is_socket()
-
-
 def fork_call(target: str, descriptor: int, *arguments: str) -> ForkedProcess:
     """Have the run server that forked this process fork another, which calls `target` (`module:function`).
 
@@ -209,7 +203,7 @@ def fork_call(target: str, descriptor: int, *arguments: str) -> ForkedProcess:
         arguments: Texts, 64 kB in all.
 
     Raises:
-        OSError: The run server is gone; the caller may start the process some other way.
+        OSError: No run server forked this process, or it is gone; the caller may start the process some other way.
         RunServerError: It took the request. Another process with this descriptor might be the second.
     """
     connection = connect(Path(os.environ.get(SOCKET_VARIABLE, "")))

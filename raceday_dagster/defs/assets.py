@@ -165,4 +165,4 @@ def build_table(violations: Sequence[Violation]) -> str:
     if not violations:
         return "none"
     rows = (build_row((each.race, each.problem)) for each in violations[:SHOWN_VIOLATIONS])
-    return "".join(("| race | |\n", "|---|---|\n", *rows))
+    return "| race | |\n|---|---|\n" + "".join(rows)

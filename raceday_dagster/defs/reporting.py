@@ -5,9 +5,9 @@ Must not decide anything: what a race or a batch came to is in the values of ``r
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import dagster as dg
@@ -32,8 +32,10 @@ from raceday_dagster.racing.outcomes import (
 from raceday_dagster.store.ledger import RecoveredRace
 from raceday_dagster.store.queries import FollowedRace
 
+ItemT = TypeVar("ItemT")
+
 SHOWN_ITEMS = 50
-"""Rows of the table in the UI; the tables race_polls and image_descriptions have them all."""
+"""Rows of a table in the UI; those of the database have them all."""
 FAILED_TAG = "raceday/failed"
 FAILED_RACES_TAG = "raceday/failed_races"
 LONGEST_TAG = 250
@@ -194,9 +196,7 @@ def build_table(outcome: BatchOutcome) -> str:
     head = "| race | id | status | fetch ms | transform ms | write ms | total ms | rows | quality | note |\n"
     rule = "|---|---|---|--:|--:|--:|--:|--:|--:|---|\n"
     races = sorted(outcome.races, key=lambda race: (race.status != "failed", -race.timings.total_ms))
-    rows = "".join(_build_row(race) for race in races[:SHOWN_ITEMS])
-    more = len(races) - SHOWN_ITEMS
-    return head + rule + rows + (f"\n… and {more} more in the table `race_polls`\n" if more > 0 else "")
+    return build_listing(head + rule, races, _list_cells, "race_polls")
 
 
 def log_summary(run_id: str, outcome: BatchOutcome) -> None:
@@ -352,23 +352,19 @@ def _count(outcome: BatchOutcome) -> dict[str, int | str]:
     return count_items(outcome, "race", name_race(outcome.slowest) if outcome.slowest else "")
 
 
-def _build_row(race: ProcessResult) -> str:
-    timings = race.timings
-    quality = "" if race.quality_score is None else str(race.quality_score)
-    note = f"{race.error.stage}: {race.error.message}" if race.error else ""
-    cells = (
-        *(
-            link_race(race.title, race.race_id),
-            race.race_id,
-            race.status,
-            timings.fetch_ms,
-            timings.transform_ms,
-            timings.write_ms,
-            timings.total_ms,
-        ),
-        *(race.row_counts.total, quality, note),
-    )
-    return build_row(cells)
+def _list_cells(race: ProcessResult) -> Iterator[object]:
+    yield from (link_race(race.title, race.race_id), race.race_id, race.status, *race.timings.model_dump().values())
+    yield from (race.row_counts.total, "" if race.quality_score is None else race.quality_score)
+    yield f"{race.error.stage}: {race.error.message}" if race.error else ""
+
+
+def build_listing(
+    head: str, items: Sequence[ItemT], list_cells: Callable[[ItemT], Iterable[object]], table: str
+) -> str:
+    """A Markdown table of the first items under its two lines of head; ``table``: where the others are found."""
+    rows = "".join(build_row(list_cells(item)) for item in items[:SHOWN_ITEMS])
+    more = len(items) - SHOWN_ITEMS
+    return head + rows + (f"\n… and {more} more in the table `{table}`\n" if more > 0 else "")
 
 
 def build_row(cells: Iterable[object]) -> str:

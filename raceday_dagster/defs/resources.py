@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field, SecretStr
 
-from raceday_dagster.dagster_plugins.forked_process import RunServerError, fork_call, is_forked_run
+from raceday_dagster.dagster_plugins.forked_process import RunServerError, fork_call
 from raceday_dagster.defs.failures import refusing_plainly
 from raceday_dagster.defs.reporting import ProgressBoard
 from raceday_dagster.defs.silks import StoredDescriptions
@@ -121,9 +121,9 @@ class RaceStoreResource(dg.ConfigurableResource[RaceStore]):
             yield store
 
 
-def start_by_run_server(pipe: Connection, calculation: Calculation | None) -> WorkerProcess:
-    """A worker from the run server that forked this run: a fork of a fork would begin without its imports. When that
-    server is gone, one from a fork server of this run's own.
+def start_worker_process(pipe: Connection, calculation: Calculation | None) -> WorkerProcess:
+    """A worker from the run server that forked this run: a fork of a fork would begin without its imports. Where no run
+    server did, or it is gone, one from a fork server of this run's own.
 
     Raises:
         OSError: There was no process to be had.
@@ -148,8 +148,7 @@ class TransformWorkersResource(dg.ConfigurableResource[TransformWorkers]):
     @contextmanager
     def yield_for_execution(self, _context: dg.InitResourceContext) -> Iterator[TransformWorkers]:
         """The workers, not started; ``Refused`` where a setting is wrong."""
-        start_process = start_by_run_server if is_forked_run() else start_by_fork_server
-        with TransformWorkers(_read_settings(self).transform_workers, start_process=start_process) as workers:
+        with TransformWorkers(_read_settings(self).transform_workers, start_process=start_worker_process) as workers:
             yield workers
 
 

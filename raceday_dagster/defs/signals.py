@@ -3,12 +3,12 @@
 A batch is complete without any of this. What fails here is a warning and costs nobody anything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
 
-from raceday_dagster.defs.reporting import build_row
+from raceday_dagster.defs.reporting import build_listing
 from raceday_dagster.defs.webhook import send_webhook
 from raceday_dagster.errors import WriteError
 from raceday_dagster.logs import get_logger
@@ -19,8 +19,6 @@ from raceday_dagster.store.race_store import FoundSignals, RaceStore, StoredPoll
 
 NO_SIGNALS = FoundSignals((), ())
 DEADLINE_S = 2.0
-SHOWN_SIGNALS = 50
-"""Rows of the table in the UI; the table market_signals has them all."""
 UNITS = {"money": "points", "share": "points", "price": "%"}
 
 
@@ -80,10 +78,8 @@ def build_signal_metadata(found: FoundSignals) -> dict[str, Any]:
         return {}
     ranked = sorted(found.news, key=lambda signal: (not signal.is_alert, -abs(signal.change)))
     head = "| race | runner | kind | before | now | change | tier | note |\n|---|---|---|--:|--:|--:|---|---|\n"
-    rows = "".join(map(_build_row, ranked[:SHOWN_SIGNALS]))
-    more = len(ranked) - SHOWN_SIGNALS
-    table = head + rows + (f"\n… and {more} more in the table `market_signals`\n" if more > 0 else "")
-    return {"signals": len(found.signals), "new_signals": dg.MetadataValue.md(table if ranked else "none")}
+    table = build_listing(head, ranked, _list_cells, "market_signals") if ranked else "none"
+    return {"signals": len(found.signals), "new_signals": dg.MetadataValue.md(table)}
 
 
 def send_signals(context: dg.OpExecutionContext, news: Sequence[Signal], settings: Settings) -> None:
@@ -100,21 +96,12 @@ def send_signals(context: dg.OpExecutionContext, news: Sequence[Signal], setting
         context.log.warning(f"{len(alerts)} signals were not sent to SIGNAL_WEBHOOK_URL: {reason}")
 
 
-def _build_row(signal: Signal) -> str:
+def _list_cells(signal: Signal) -> Iterator[object]:
     notes = (
         ("strong", signal.is_strong),
         ("drifting", signal.kind == "price" and signal.change < 0),
         ("after a scratching", signal.after_scratching),
     )
-    return build_row(
-        (
-            signal.race,
-            f"{signal.runner_number} {signal.runner}",
-            signal.kind,
-            signal.value_before,
-            signal.value_now,
-            f"{signal.change:+} {UNITS[signal.kind]}",
-            signal.tier,
-            ", ".join(note for note, applies in notes if applies),
-        )
-    )
+    yield from (signal.race, f"{signal.runner_number} {signal.runner}", signal.kind)
+    yield from (signal.value_before, signal.value_now, f"{signal.change:+} {UNITS[signal.kind]}", signal.tier)
+    yield ", ".join(note for note, applies in notes if applies)

@@ -6,10 +6,9 @@ import importlib.util
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,7 +17,7 @@ from raceday_dagster.errors import ImagesError
 from raceday_dagster.images.records import ImageBatch, ImageProgress, ImageResult
 from raceday_dagster.images.sources import ImageSource, find_sources
 from raceday_dagster.logs import get_logger
-from raceday_dagster.racing.outcomes import ItemError, Status
+from raceday_dagster.racing.outcomes import ItemError
 from raceday_dagster.settings import Settings, is_on_this_machine
 
 if TYPE_CHECKING:
@@ -62,16 +61,13 @@ def describe_images(
 
 
 @contextmanager
-def open_stages(
-    settings: Settings, *, folder: Path | None = None, descriptions: Descriptions | None = None
-) -> Iterator[ImageStages]:
-    """What the stages of a batch share, open for the length of the block; ``folder``: where temporary images are kept.
+def open_stages(settings: Settings, *, descriptions: Descriptions | None = None) -> Iterator[ImageStages]:
+    """What the stages of a batch share, open for the length of the block.
 
     Raises:
         ImagesError: As ``describe_images``.
     """
-    missing = [name for name in ("PIL", "openai") if importlib.util.find_spec(name) is None]
-    if missing:
+    if any(importlib.util.find_spec(name) is None for name in ("PIL", "openai")):
         raise ImagesError("describing images needs the extra `images`: pip install 'raceday-dagster[images]'")
     from raceday_dagster.images.stages import ImageStages
     from raceday_dagster.images.temporary_urls import TemporaryUrls
@@ -80,7 +76,7 @@ def open_stages(
 
     url = check_addresses(settings)
     vision = VisionApi(url, settings.vision_api_key, settings.vision_model)
-    with TemporaryUrls(settings.image_base_url, listen=settings.image_listen, folder=folder) as urls:
+    with TemporaryUrls(settings.image_base_url, listen=settings.image_listen) as urls:
         stages = ImageStages(urls, vision, rules=Rules.of(settings), descriptions=descriptions)
         try:
             yield stages
@@ -102,30 +98,21 @@ def run_batch(
     An exception that ends the wait (Ctrl-C) interrupts the images under way, lets them clean up, and goes on.
     """
     started_at, began_s = datetime.now(UTC), time.monotonic()
-    board = _Board(len(sources), on_progress)
     at_once = max(1, min(max_concurrent, len(sources)))
-    ended: dict[int, ImageResult] = {}
+    ended: list[ImageResult] = []
     with ThreadPoolExecutor(at_once, thread_name_prefix="image") as threads:
-        waiting = iter(enumerate(sources))
-        running: dict[Future[ImageResult], int] = {}
-
-        def fill() -> None:
-            for number, source in islice(waiting, at_once - len(running)):
-                running[threads.submit(process_image, source, stages, timeout_s, retries)] = number
-
+        images = [threads.submit(process_image, source, stages, timeout_s, retries) for source in sources]
         try:
-            fill()
-            while running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    number = running.pop(future)
-                    ended[number], still = future.result(), len(running)
-                    fill()  # first: a slow callback keeps no place empty
-                    board.end(ended[number], processing=still)
+            for image in as_completed(images):
+                ended.append(image.result())
+                if on_progress is not None:
+                    _tell(on_progress, ended, total=len(sources), at_once=at_once)
         except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
             stages.interrupt()
             raise
     return ImageBatch.of(
-        (ended[number] for number in sorted(ended)),
+        (image.result() for image in images),
         started_at=started_at,
         batch_duration_ms=round((time.monotonic() - began_s) * 1000),
         requested_concurrency=max_concurrent,
@@ -146,32 +133,19 @@ def process_image(source: ImageSource, stages: ImageStages, timeout_s: float, re
     return stages.clean_up(image)
 
 
-class _Board:
-    """Counts the images of a batch that have ended, and tells whoever wants to know; used by one thread."""
-
-    def __init__(self, total: int, on_progress: OnProgress | None) -> None:
-        self._total = total
-        self._on_progress = on_progress
-        self._ended: Counter[Status] = Counter()
-        self._results: list[ImageResult] = []
-
-    def end(self, result: ImageResult, *, processing: int) -> None:
-        """One image has ended while ``processing`` others are at work."""
-        self._ended[result.status] += 1
-        self._results.append(result)
-        if self._on_progress is None:
-            return
-        counted = ImageProgress.of(
-            self._ended,
-            total=self._total,
-            processing=processing,
-            items_ms=sum(ended.total_ms for ended in self._results),
-            current=result.name,
-        )
-        try:
-            self._on_progress(counted.model_copy(update={"results": tuple(self._results)}))
-        except Exception as error:  # noqa: BLE001 - whatever a caller's callback does, the batch goes on
-            get_logger().error("progress_callback_failed", type=type(error).__name__, exc_info=error)
+def _tell(on_progress: OnProgress, ended: Sequence[ImageResult], *, total: int, at_once: int) -> None:
+    """Says where a batch stands when the last of ``ended`` has just left its place free."""
+    counted = ImageProgress.of(
+        Counter(result.status for result in ended),
+        total=total,
+        processing=min(at_once - 1, total - len(ended)),
+        items_ms=sum(result.total_ms for result in ended),
+        current=ended[-1].name,
+    )
+    try:
+        on_progress(counted.model_copy(update={"results": tuple(ended)}))
+    except Exception as error:  # noqa: BLE001 - whatever a caller's callback does, the batch goes on
+        get_logger().error("progress_callback_failed", type=type(error).__name__, exc_info=error)
 
 
 def check_addresses(settings: Settings) -> str:

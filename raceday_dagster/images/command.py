@@ -5,20 +5,19 @@ from __future__ import annotations
 import csv
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from raceday_dagster.errors import ImagesError
 from raceday_dagster.images.batch import describe_images
 from raceday_dagster.images.records import ImageProgress, ImageResult
 from raceday_dagster.images.sources import ImageSource, find_sources
-from raceday_dagster.settings import Settings
 
 if TYPE_CHECKING:
     from raceday_dagster.images.stages import Descriptions
@@ -31,15 +30,13 @@ def run_images(
     places: Iterable[str | Path | ImageSource],
     *,
     csv_path: Path | None,
-    environment: Mapping[str, str],
     max_concurrent: int = 5,
     timeout_s: float = 30,
     retries: int = 1,
     descriptions: Descriptions | None = None,
-    out: Console | None = None,
-    err: Console | None = None,
 ) -> int:
-    """Describes the images, shows how it goes on ``err`` and what came out on ``out``, and returns the exit code.
+    """Describes the images, shows how it goes on standard error and what came out on standard output, and returns the
+    exit code.
 
     0: all were described; 1: one failed; 130: Ctrl-C; 143: a SIGTERM. What was described until then is shown and
     written in every case.
@@ -49,38 +46,37 @@ def run_images(
         SettingsError: A variable is wrong.
     """
     sources = find_sources(places)
-    settings = Settings.from_environment(environment)
     ended: tuple[ImageResult, ...] = ()
     code = INTERRUPTED
-    err = err or Console(stderr=True, highlight=False)
-    with _writing(csv_path) as file, _Bar(len(sources), max_concurrent, err) as bar:
+    bar = _build_bar()
+    task = bar.add_task("", total=len(sources), failed=0, running=min(len(sources), max_concurrent), left="")
 
-        def follow(progress: ImageProgress) -> None:
-            nonlocal ended
-            ended = progress.results
-            bar.show(progress)
+    def follow(progress: ImageProgress) -> None:
+        nonlocal ended
+        ended = progress.results
+        _show(progress, bar, task)
 
+    with _writing(csv_path) as file:
         try:
-            batch = describe_images(
-                sources,
-                max_concurrent=max_concurrent,
-                timeout_s=timeout_s,
-                retries=retries,
-                on_progress=follow,
-                settings=settings,
-                descriptions=descriptions,
-            )
+            with bar:
+                batch = describe_images(
+                    sources,
+                    max_concurrent=max_concurrent,
+                    timeout_s=timeout_s,
+                    retries=retries,
+                    on_progress=follow,
+                    descriptions=descriptions,
+                )
             ended, code = batch.items, int(batch.failures > 0)
         except KeyboardInterrupt:
             pass  # what has ended so far is shown and written all the same
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else INTERRUPTED
         finally:
-            bar.close()
             if file is not None:
                 write_csv(ended, file)
             if ended:
-                show_table(ended, len(sources), out or Console(highlight=False))
+                show_table(ended, len(sources), Console(highlight=False))
     return code
 
 
@@ -119,46 +115,33 @@ def show_table(results: Sequence[ImageResult], total: int, out: Console) -> None
     )
 
 
-class _Bar:
-    """The progress bar; on what is no terminal, a line for each image."""
+def _build_bar() -> Progress:
+    """The progress bar on standard error, which shows nothing where that is no terminal."""
+    console = Console(stderr=True, highlight=False)
+    return Progress(
+        SpinnerColumn(),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} of {task.total:.0f} completed"),
+        TextColumn("{task.fields[failed]} failed, {task.fields[running]} running, {task.fields[left]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
-    def __init__(self, total: int, max_concurrent: int, console: Console) -> None:
-        self._console = console
-        self._progress = Progress(
-            SpinnerColumn(),
-            BarColumn(),
-            TextColumn("{task.completed:.0f} of {task.total:.0f} completed"),
-            TextColumn("{task.fields[failed]} failed, {task.fields[running]} running, {task.fields[left]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=total, failed=0, running=min(total, max_concurrent), left="")
 
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Takes the bar away; a second time does nothing."""
-        self._progress.stop()
-
-    def show(self, progress: ImageProgress) -> None:
-        """Where the batch stands."""
-        if not self._console.is_terminal:
-            how = "failed" if progress.results[-1].error else "described"
-            self._console.print(f"{progress.completed} of {progress.total}: {_plain(progress.current)} {how}")
-        left_s = round(progress.eta_ms / 1000)
-        self._progress.update(
-            self._task,
-            completed=progress.completed,
-            failed=progress.failed,
-            running=progress.processing,
-            left=f"{left_s // 60}:{left_s % 60:02d} left",
-        )
+def _show(progress: ImageProgress, bar: Progress, task: TaskID) -> None:
+    """Where the batch stands; on what is no terminal, a line for the image that has just ended."""
+    if not bar.console.is_terminal:
+        how = "failed" if progress.results[-1].error else "described"
+        bar.console.print(f"{progress.completed} of {progress.total}: {_plain(progress.current)} {how}")
+    left_s = round(progress.eta_ms / 1000)
+    bar.update(
+        task,
+        completed=progress.completed,
+        failed=progress.failed,
+        running=progress.processing,
+        left=f"{left_s // 60}:{left_s % 60:02d} left",
+    )
 
 
 @contextmanager

@@ -115,14 +115,21 @@ class SourceReader:
 
     def _exchange(self, url: str, private_host: str | None, ends_s: float) -> bytes | str | None:
         """One request: the body, where it is redirected to, or ``None`` when there is nothing."""
-        host, connection = self._build_connection(url, private_host, ends_s)
+        host, port, address = self._find_address(url, private_host, ends_s)
         parts = urlsplit(url)
         target = quote(parts.path or "/", safe=string.punctuation) + (
             "?" + quote(parts.query, safe=string.punctuation) if parts.query else ""
         )
+        connection = http.client.HTTPConnection(host, port)
         try:
-            with self._cutting(connection, ends_s, host):
-                connection.connect()
+            with self._cutting(host, ends_s) as watch:
+                timeout_s = min(CONNECT_TIMEOUT_S, max(ends_s - time.monotonic(), 0.001))
+                connection.sock = socket.create_connection((address, port), timeout=timeout_s)
+                watch(connection.sock)
+                connection.sock.settimeout(None)  # from here on the cut is what ends it
+                if parts.scheme == "https":
+                    tls = ssl.create_default_context()
+                    connection.sock = tls.wrap_socket(connection.sock, server_hostname=host)
                 connection.request(
                     "GET",
                     target,
@@ -153,8 +160,8 @@ class SourceReader:
             raise ImageError(f"{host} ended its answer early", stage="read", retryable=True)
         return data
 
-    def _build_connection(self, url: str, private_host: str | None, ends_s: float) -> tuple[str, _Connection]:
-        """A connection, not open yet, to an address of the URL's host that may be read."""
+    def _find_address(self, url: str, private_host: str | None, ends_s: float) -> tuple[str, int, str]:
+        """The host and port of a URL, and the address under which the host may be read."""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -166,10 +173,7 @@ class SourceReader:
         addresses = self._look_up(host, port, ends_s)
         if not may_be_private and not all(map(is_public, addresses)):
             raise ImageError(f"{host} is a loopback or private address: refused", stage="read")
-        address = str(addresses[0])
-        if parts.scheme == "http":
-            return host, _Connection(host, port, address, tls=None)
-        return host, _Connection(host, port, address, tls=ssl.create_default_context())
+        return host, port, str(addresses[0])
 
     def _look_up(self, host: str, port: int, ends_s: float) -> list[Address]:
         """A name's addresses in time: whoever asks stops waiting, the thread ends when the resolver answers."""
@@ -192,8 +196,9 @@ class SourceReader:
             raise ImageError(f"{host} is not known: {error.strerror}", stage="read", retryable=True) from error
 
     @contextmanager
-    def _cutting(self, connection: _Connection, ends_s: float, host: str) -> Iterator[None]:
-        """Shuts the connection when the time is over or the reader is closed, whatever the other side does."""
+    def _cutting(self, host: str, ends_s: float) -> Iterator[Callable[[socket.socket], None]]:
+        """Gives what is told of the connection, which is shut when the time is over or the reader is closed, whatever
+        the other side does."""
         cut = threading.Event()
         opened: list[socket.socket] = []
 
@@ -214,9 +219,8 @@ class SourceReader:
 
         timer = threading.Timer(max(ends_s - time.monotonic(), 0), fire)
         timer.daemon = True
-        connection.prepare(min(CONNECT_TIMEOUT_S, max(ends_s - time.monotonic(), 0.001)), watch)
         try:
-            yield
+            yield watch
         finally:
             timer.cancel()
             with self._lock:
@@ -228,29 +232,6 @@ class SourceReader:
                 raise ImageError("interrupted", stage="read", retryable=True)
             if cut.is_set():
                 raise ImageError(f"{host} did not answer in time", stage="read", retryable=True)
-
-
-class _Connection(http.client.HTTPConnection):
-    """A connection to one address that was looked at, under the name of its host."""
-
-    def __init__(self, host: str, port: int, address: str, *, tls: ssl.SSLContext | None) -> None:
-        super().__init__(host, port)
-        self._address = address
-        self._tls = tls
-
-    def prepare(self, connect_timeout_s: float, watch: Callable[[socket.socket], None]) -> None:
-        """How long connecting may take, and who is told of the socket."""
-        self._connect_timeout_s, self._watch = connect_timeout_s, watch
-
-    def connect(self) -> None:
-        sock = socket.create_connection((self._address, self.port), timeout=self._connect_timeout_s)
-        try:
-            self._watch(sock)
-            sock.settimeout(None)  # from here on the cut is what ends it
-            self.sock = sock if self._tls is None else self._tls.wrap_socket(sock, server_hostname=self.host)
-        except BaseException:
-            sock.close()
-            raise
 
 
 def _refusal(host: str, response: http.client.HTTPResponse) -> ImageError:

@@ -67,6 +67,10 @@ class ImageInProgress(Record):
     """The description is one that was kept: the image is not sent."""
     error: ItemError | None = None
 
+    def measure(self, **stage_ms: int) -> Self:
+        """The same image, with the milliseconds of a stage."""
+        return self.model_copy(update={"timings": self.timings.model_copy(update=stage_ms)})
+
     def fail(self, error: ImageError) -> Self:
         """The same image, failed."""
         return self.model_copy(update={"error": ItemError.of(error)})

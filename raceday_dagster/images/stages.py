@@ -19,7 +19,7 @@ from raceday_dagster.images.records import Description, ImageInProgress, ImageRe
 from raceday_dagster.images.sources import ImageSource
 from raceday_dagster.images.temporary_urls import TemporaryUrls
 from raceday_dagster.images.validation import Rules, build_prompt, read_description
-from raceday_dagster.images.vision import Vision
+from raceday_dagster.images.vision import VisionApi
 from raceday_dagster.racing.outcomes import ItemError
 
 RETRY_PAUSE_S = 1.0
@@ -48,7 +48,7 @@ class ImageStages:
     def __init__(
         self,
         urls: TemporaryUrls,
-        vision: Vision,
+        vision: VisionApi,
         *,
         reader: SourceReader | None = None,
         rules: Rules | None = None,
@@ -79,12 +79,8 @@ class ImageStages:
         try:
             image, data = self._try(image, "read", partial(self._reader.read, image.source))
             read_s = self._monotonic()
-            image = image.model_copy(
-                update={"timings": image.timings.model_copy(update={"read_ms": _ms(read_s - began_s)})}
-            )
-            image = self._publish(image, data)
-            timings = image.timings.model_copy(update={"compress_ms": _ms(self._monotonic() - read_s)})
-            return image.model_copy(update={"timings": timings})
+            image = self._publish(image.measure(read_ms=_ms(read_s - began_s)), data)
+            return image.measure(compress_ms=_ms(self._monotonic() - read_s))
         except ImageError as error:
             return image.fail(error)
 
@@ -98,18 +94,17 @@ class ImageStages:
             image = image.model_copy(update={"description": description})
         except ImageError as error:
             image = image.fail(error)
-        timings = image.timings.model_copy(update={"describe_ms": _ms(self._monotonic() - began_s)})
-        return image.model_copy(update={"timings": timings})
+        return image.measure(describe_ms=_ms(self._monotonic() - began_s))
 
     def clean_up(self, image: ImageInProgress) -> ImageResult:
-        """Ends the temporary URL, removes its file, says what the image came to, and has that kept."""
+        """Ends the temporary URL, says what the image came to, and has that kept."""
         if image.temporary_name is not None:
             self._urls.withdraw(image.temporary_name)
-        total_ms = _ms(self._monotonic() - image.started_s)
+        image = image.measure(total_ms=_ms(self._monotonic() - image.started_s))
         result = ImageResult(
             source=image.source,
             status="failed" if image.error else "skipped" if image.is_known else "success",
-            timings=image.timings.model_copy(update={"total_ms": total_ms}),
+            timings=image.timings,
             model=self._vision.model,
             facts=image.facts,
             description=image.description,
@@ -142,11 +137,7 @@ class ImageStages:
         if known is not None:
             return image.model_copy(update={"description": known, "is_known": True})
         self._left_s(image, "compress")
-        try:
-            name = self._urls.publish(jpeg)
-        except OSError as error:
-            raise ImageError(f"cannot be kept: {error.strerror}", stage="compress", retryable=True) from error
-        return image.model_copy(update={"temporary_name": name})
+        return image.model_copy(update={"temporary_name": self._urls.publish(jpeg)})
 
     def _ask(self, image: ImageInProgress, url: str) -> tuple[ImageInProgress, Description]:
         faults: list[str] = []

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import re
 import threading
-from typing import Any, Protocol
+from typing import Any
 
 import httpx2
 import openai
@@ -22,20 +22,6 @@ CONNECT_TIMEOUT_S = 5.0
 _RETRYABLE = {408, 425, 429}
 
 
-class Vision(Protocol):
-    """Whoever describes images."""
-
-    @property
-    def model(self) -> str:
-        """What describes them."""
-
-    def ask(self, image_url: str, prompt: str, timeout_s: float) -> str:
-        """The answer's text. Raises ``ImageError``, stage "describe"."""
-
-    def close(self) -> None:
-        """Cuts the calls under way."""
-
-
 class VisionApi:
     """The API; safe to share between threads.
 
@@ -44,17 +30,13 @@ class VisionApi:
     """
 
     def __init__(self, url: str, key: SecretStr | None, model: str) -> None:
-        self._model = model
+        self.model = model
+        """The model that is asked."""
         self._key = key.get_secret_value() if key else ""
         self._url = url
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-
-    @property
-    def model(self) -> str:
-        """The model that is asked."""
-        return self._model
 
     def ask(self, image_url: str, prompt: str, timeout_s: float) -> str:
         """The answer's text to the prompt about the image.
@@ -131,7 +113,7 @@ class VisionApi:
         """The body of the answer, as long as an answer may be."""
         image: Any = {"type": "image_url", "image_url": {"url": image_url, "detail": "low"}}
         async with self._client.chat.completions.with_streaming_response.create(
-            model=self._model,
+            model=self.model,
             messages=[{"role": "user", "content": [{"type": "text", "text": prompt}, image]}],
             max_completion_tokens=MAX_TOKENS,
             temperature=TEMPERATURE,

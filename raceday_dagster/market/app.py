@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date
-from typing import get_args
 
 from pydantic import SecretStr
 from starlette.applications import Starlette
@@ -23,7 +22,7 @@ from raceday_dagster.errors import DatabaseError, SettingsError
 from raceday_dagster.market.api import ReadHealth, find_race, make_api_routes
 from raceday_dagster.market.events import PollEvents
 from raceday_dagster.market.pages import HOME, read_static, render_day, render_message, render_race
-from raceday_dagster.market.sheet import View
+from raceday_dagster.market.sheet import VIEWS, View
 from raceday_dagster.market.views import MarketReader
 from raceday_dagster.store.images import PREVIEW_TYPE
 
@@ -70,6 +69,8 @@ def build_market_app(
     far_interval_s: int = 60,
 ) -> Starlette:
     """The application for a database; without one every page says so. Nothing connects before the first request.
+
+    Its ``state.end_streams`` ends the streams, so that its server can stop.
 
     Args:
         read_health: What the service says of itself, where one started this server.
@@ -123,11 +124,6 @@ def parse_day(text: str) -> date:
         raise HTTPException(404, f"{text[:100]} is no day: write it like 2026-01-31") from None
 
 
-def end_streams(app: Starlette) -> None:
-    """Ends the streams of an application that ``build_market_app`` made, so that its server can stop."""
-    app.state.end_streams()
-
-
 def _assemble(routes: list[Route], end: Callable[[], None]) -> Starlette:
     app = Starlette(
         routes=routes,
@@ -144,10 +140,7 @@ def _assemble(routes: list[Route], end: Callable[[], None]) -> Starlette:
 
 def _read_view(request: Request) -> View:
     wanted = request.query_params.get("view")
-    for view in get_args(View):
-        if wanted == view:
-            return view  # type: ignore[no-any-return]
-    return "win"
+    return next((view for view in VIEWS if view == wanted), "win")
 
 
 def _send_static(request: Request) -> Response:

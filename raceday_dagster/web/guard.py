@@ -44,14 +44,6 @@ class HostRule:
         return name in self.names or (self.any_address and _is_address(name))
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """Why a request goes no further, for the one who sent it."""
-
-    status: int
-    reason: str
-
-
 class WebGuard:
     """Passes on to ``app`` the requests that ``find_refusal`` lets through, and forbids frames in every answer."""
 
@@ -69,33 +61,36 @@ class WebGuard:
                 MutableHeaders(scope=message).setdefault("X-Frame-Options", "DENY")
             await send(message)
 
-        refusal = find_refusal(scope, self._hosts)
-        answer = self._app if refusal is None else PlainTextResponse(f"refused: {refusal.reason}\n", refusal.status)
+        answer = find_refusal(scope, self._hosts) or self._app
         await answer(scope, receive, send_unframed)
 
 
-def find_refusal(scope: Scope, hosts: HostRule) -> Refusal | None:
-    """Why the request of an ASGI http or websocket ``scope`` is refused; ``None`` when it is let through."""
+def find_refusal(scope: Scope, hosts: HostRule) -> PlainTextResponse | None:
+    """The refusal of an ASGI http or websocket ``scope``, which says why; ``None`` when it is let through."""
     headers = Headers(scope=scope)
     named = headers.getlist("host")
     if len(named) != 1 or not hosts.allows(named[0]):
-        return Refusal(403, "this host name is not served; --allow-host NAME adds one")
+        return _refuse(403, "this host name is not served; --allow-host NAME adds one")
     origins = {origin.lower() for origin in headers.getlist("origin")}
     ours = {f"{scheme}://{named[0].lower()}" for scheme in ("http", "https")}  # https: a proxy may speak it for us
     if not origins <= ours:
-        return Refusal(403, "the request comes from a page of another origin")
+        return _refuse(403, "the request comes from a page of another origin")
     sites = set(headers.getlist("sec-fetch-site"))
     if not sites <= {"same-origin", "none"} and not _opens_page(scope, headers):
-        return Refusal(403, "the request comes from a page of another site")
+        return _refuse(403, "the request comes from a page of another site")
     if scope["type"] == "websocket":
         return None
     if scope["method"] in {"GET", "HEAD"}:
         if _is_graphql(scope) and not _only_reads(QueryParams(scope["query_string"]).getlist("query")):
-            return Refusal(403, "GET answers queries only; a mutation needs POST")
+            return _refuse(403, "GET answers queries only; a mutation needs POST")
         return None
     if not origins and "same-origin" not in sites and not _has_careful_type(headers):
-        return Refusal(415, "send it as application/json or application/graphql")
+        return _refuse(415, "send it as application/json or application/graphql")
     return None
+
+
+def _refuse(status: int, reason: str) -> PlainTextResponse:
+    return PlainTextResponse(f"refused: {reason}\n", status)
 
 
 def _opens_page(scope: Scope, headers: Headers) -> bool:

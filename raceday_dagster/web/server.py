@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from functools import partial
 
 import click
 import uvicorn
@@ -28,7 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from raceday_dagster.errors import SettingsError
 from raceday_dagster.market.api import ReadHealth
-from raceday_dagster.market.app import build_market_app, end_streams, is_ours
+from raceday_dagster.market.app import build_market_app, is_ours
 from raceday_dagster.settings import Settings
 from raceday_dagster.web.address import AddressError, check_exposure, check_names, is_loopback, open_listener
 from raceday_dagster.web.guard import LOOPBACK_HOSTS, HostRule, WebGuard
@@ -111,7 +110,7 @@ def serve_ui(
             )
             host, port = listener.getsockname()[:2]
             click.echo(f"Dagster's UI: http://{f'[{host}]' if ':' in host else host}:{port}", err=True)
-            _Server(config, partial(end_streams, market)).run(sockets=[listener])
+            _Server(config, market.state.end_streams).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):

@@ -122,9 +122,8 @@ def serve_descriptor(fd: int, calculation: str = "") -> int:
     Returns:
         The exit code of the process.
     """
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C at a terminal reaches every process and is the parent's to obey
+    # Ctrl-C at a terminal reaches every process and is the parent's to obey.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_exit_when_closed, args=(fd,), name="exit-when-closed", daemon=True).start()
     with Connection(fd) as pipe:

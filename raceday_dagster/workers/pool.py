@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from raceday_dagster.errors import TransformError
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.events import RaceEvent
+from raceday_dagster.racing.outcomes import WorkerUse
 from raceday_dagster.racing.records import Record
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.workers.entry import (
@@ -43,15 +44,12 @@ _task_ids = itertools.count(1)
 
 
 class WorkerMetrics(Record):
-    """The workers at this moment, and their peaks so far. One that is not ready yet is neither busy nor idle."""
+    """The workers at this moment, and their use so far. One that is not ready yet is neither busy nor idle."""
 
-    total: int
     busy: int
     idle: int
     queue_depth: int
-    busy_peak: int
-    queue_depth_peak: int
-    restarts: int
+    use: WorkerUse
 
 
 class TransformWorkers:
@@ -81,8 +79,6 @@ class TransformWorkers:
         calculation: Calculation | None = None,
         start_process: StartProcess = start_by_fork_server,
     ) -> None:
-        if size < 0 or task_timeout_s <= 0 or max_attempts < 1 or max_restarts_per_minute < 1:
-            raise ValueError("size must be 0 or more, and the limits more than 0")
         self._size = size
         self._task_timeout_s = task_timeout_s
         self._max_attempts = max_attempts
@@ -156,13 +152,15 @@ class TransformWorkers:
         """The workers at this moment."""
         with self._changed:
             return WorkerMetrics(
-                total=self._size,
                 busy=self._busy,
                 idle=len(self._idle),
                 queue_depth=len(self._queue),
-                busy_peak=self._busy_peak,
-                queue_depth_peak=self._queue_depth_peak,
-                restarts=self._restarts.total,
+                use=WorkerUse(
+                    total=self._size,
+                    busy_peak=self._busy_peak,
+                    queue_depth_peak=self._queue_depth_peak,
+                    restarts=self._restarts.total,
+                ),
             )
 
     def stop(self, timeout_s: float = 5.0) -> None:
@@ -241,7 +239,13 @@ class TransformWorkers:
             self._close(worker, dead=False)
             raise task.abandon(f"worker {worker.worker_id} gave {late}", worker.worker_id) from late
         finally:
-            self._release(worker, fit=fit)
+            with self._changed:
+                self._busy -= 1
+                if fit:
+                    self._idle.append(worker)
+                elif not self._stopped:
+                    self._begin_worker(worker.worker_id)
+                self._changed.notify_all()
         return raw
 
     def _calculate_inline(self, task: _Task) -> RaceSnapshot:
@@ -260,15 +264,6 @@ class TransformWorkers:
     def _count_busy(self) -> None:
         self._busy += 1
         self._busy_peak = max(self._busy_peak, self._busy)
-
-    def _release(self, worker: Worker, *, fit: bool) -> None:
-        with self._changed:
-            self._busy -= 1
-            if fit:
-                self._idle.append(worker)
-            elif not self._stopped:
-                self._begin_worker(worker.worker_id)
-            self._changed.notify_all()
 
     def _close(self, worker: Worker, *, dead: bool) -> int | None:
         with self._changed:
@@ -395,15 +390,14 @@ class _Task:
     def abandon(self, reason: str, worker_id: int | None = None) -> TransformError:
         """The error to raise for a task that nobody finished: another try may."""
         self.log.error("worker_task_abandoned", attempts=self.attempts, reason=reason)
-        return self._name_worker(TransformError(reason, race_id=self._event.race_id, retryable=True), worker_id)
+        return self._build_error(reason, worker_id, retryable=True)
 
     def _fail(self, error: TaskError, worker_id: int | None = None) -> TransformError:
         """The error to raise for an answer that cannot be transformed, now or later."""
         self.log.error("worker_task_failed", worker_id=worker_id, error=error.model_dump())
-        failure = TransformError(f"{error.name}: {error.message}"[:200], race_id=self._event.race_id, retryable=False)
-        return self._name_worker(failure, worker_id)
+        return self._build_error(f"{error.name}: {error.message}"[:200], worker_id, retryable=False)
 
-    @staticmethod
-    def _name_worker(failure: TransformError, worker_id: int | None) -> TransformError:
-        failure.worker_id = worker_id
-        return failure
+    def _build_error(self, message: str, worker_id: int | None, *, retryable: bool) -> TransformError:
+        error = TransformError(message, race_id=self._event.race_id, retryable=retryable)
+        error.worker_id = worker_id
+        return error

@@ -30,16 +30,28 @@ HISTORY = ("money_flow_history", "odds_history")
 TABLES = ("meetings", "races", "entrants", "race_pools", "race_results", *HISTORY)
 
 
+def resolve_job(name: str) -> dg.JobDefinition:
+    return defs.resolve_job_def(name)
+
+
 def process_races_job() -> dg.JobDefinition:
-    return defs.resolve_job_def("process_races")
+    return resolve_job("process_races")
 
 
-def process_race_job() -> dg.JobDefinition:
-    return defs.resolve_job_def("process_race")
-
-
-def daily_baseline_job() -> dg.JobDefinition:
-    return defs.resolve_job_def("daily_baseline")
+def run_job(
+    instance: dg.DagsterInstance,
+    job: str,
+    *,
+    max_concurrent: int | None = None,
+    tags: Mapping[str, str] | None = None,
+    **configs: Mapping[str, Any],
+) -> dg.JobExecutionResult:
+    """One run of a job of ours as a run worker executes it, with configs of ops."""
+    run_config: dict[str, Any] = {"ops": {op: {"config": dict(config)} for op, config in configs.items()}}
+    if max_concurrent is not None:
+        run_config["execution"] = {"config": {"max_concurrent": max_concurrent}}
+    rebuilt = dg.build_reconstructable_job(__name__, "resolve_job", (job,))
+    return dg.execute_job(rebuilt, instance=instance, run_config=run_config, tags=dict(tags or {}))
 
 
 @dataclass(frozen=True)
@@ -56,19 +68,22 @@ class RaceDay:
         self, race_ids: Sequence[str], *, max_concurrent: int = 5, fail_run_when: str = "never"
     ) -> dg.JobExecutionResult:
         """One run of ``process_races``."""
-        run_config = {
-            "ops": {
-                "select_races": {"config": {"race_ids": list(race_ids)}},
-                "summarise_batch": {"config": {"fail_run_when": fail_run_when}},
-            },
-            "execution": {"config": {"max_concurrent": max_concurrent}},
-        }
-        return dg.execute_job(dg.reconstructable(process_races_job), instance=self.instance, run_config=run_config)
+        return self.run(
+            "process_races",
+            max_concurrent=max_concurrent,
+            select_races={"race_ids": list(race_ids)},
+            summarise_batch={"fail_run_when": fail_run_when},
+        )
+
+    def run(self, job: str, **given: Any) -> dg.JobExecutionResult:
+        """One run of a job, as ``run_job`` takes it."""
+        return run_job(self.instance, job, **given)
 
     def ask(self, question: str, **values: Any) -> list[Any]:
-        """Rows of a query, over a connection of its own."""
-        with self.engine.connect() as connection:
-            return list(connection.execute(text(question), values).mappings())
+        """Rows of a query, or of a statement that is committed, over a connection of its own."""
+        with self.engine.begin() as connection:
+            result = connection.execute(text(question), values)
+            return list(result.mappings()) if result.returns_rows else []
 
     def remove_partition(self, race_id: str) -> str:
         """Removes a race from the partitions; returns the name it had there."""

@@ -5,7 +5,6 @@ It remembers in its cursor, which Dagster keeps, whom it has told of what.
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 
 import dagster as dg
 from pydantic import SecretStr, ValidationError
@@ -41,18 +40,6 @@ OF_RACES: tuple[AlertEvent, ...] = ("race_without_answer", "race_unfinished")
 Send = Callable[[SecretStr, Mapping[str, object]], str | None]
 
 
-class Watch(Protocol):
-    """Where the sensor looks."""
-
-    def list_race_troubles(self, now: datetime) -> list[Trouble]:
-        """Live races without an answer, and races that are not over. Raises ``DatabaseError``."""
-        ...
-
-    def list_run_troubles(self, now: datetime) -> list[Trouble]:
-        """Jobs whose newest run failed, or one of whose runs has just failed; machines of a cluster that died."""
-        ...
-
-
 class InstanceWatch:
     """Looks at the database of the races and at Dagster's."""
 
@@ -61,7 +48,7 @@ class InstanceWatch:
         self._settings = settings
 
     def list_race_troubles(self, now: datetime) -> list[Trouble]:
-        """As ``Watch`` says."""
+        """Live races without an answer, and races that are not over. Raises ``DatabaseError``."""
         engine = build_engine(self._settings.require_database_url(), pool_max=1)
         chosen = {"countries": self._settings.race_countries, "categories": self._settings.race_categories}
         try:
@@ -92,11 +79,11 @@ class InstanceWatch:
         ]
 
     def list_run_troubles(self, now: datetime) -> list[Trouble]:
-        """As ``Watch`` says."""
-        machines = (
-            [] if self._settings.broker_url is None else find_machine_troubles(read_machines(self._instance), now)
-        )
-        return [*self._find_failed_jobs(now), *machines]
+        """Jobs whose newest run failed, or one of whose runs has just failed; machines of a cluster that died."""
+        troubles = list(self._find_failed_jobs(now))
+        if self._settings.broker_url is not None:
+            troubles += find_machine_troubles(read_machines(self._instance), now)
+        return troubles
 
     def _find_failed_jobs(self, now: datetime) -> Iterator[Trouble]:
         finished = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
@@ -136,7 +123,7 @@ def find_machine_troubles(machines: Mapping[str, Machine], now: datetime) -> lis
 
 
 def tell_troubles(
-    watch: Watch, memory: AlertMemory, now: datetime, webhook: SecretStr | None, send: Send = send_webhook
+    watch: InstanceWatch, memory: AlertMemory, now: datetime, webhook: SecretStr | None, send: Send = send_webhook
 ) -> tuple[AlertMemory, str]:
     """Looks, logs and sends what is new; returns what to remember, and one line on this look."""
     troubles = watch.list_run_troubles(now)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
-from typing import Protocol
 
 import dagster as dg
 
@@ -117,19 +116,7 @@ class SensorReader:
                 yield instance
 
 
-class LoadReader(Protocol):
-    """Where the sensor `first_baseline` looks."""
-
-    def is_listed(self, racing_day: date) -> bool:
-        """Whether the list of a racing day was stored."""
-        ...
-
-    def read_last_load(self) -> LoadAttempt | None:
-        """The newest run of `daily_baseline`, or the newest that is not over."""
-        ...
-
-
-def request_first_load(reader: LoadReader, now: datetime) -> dg.RunRequest | dg.SkipReason:
+def request_first_load(reader: SensorReader, now: datetime) -> dg.RunRequest | dg.SkipReason:
     """A run of `daily_baseline` for the racing day under way if nobody has loaded it; else why there is none."""
     racing_day = choose_current_racing_day(now)
     if is_schedules_turn(now):
@@ -189,17 +176,9 @@ def _build_batch(record: dg.RunRecord) -> LiveBatch:
     return LiveBatch(
         run_id=record.dagster_run.run_id,
         race_ids=find_races_in_config(record.dagster_run.run_config),
-        created_at=_read_utc(record.create_timestamp),
+        created_at=record.create_timestamp,
     )
 
 
 def _find_begin(record: dg.RunRecord) -> datetime:
-    return _read_utc(record.create_timestamp) if record.start_time is None else _from_epoch(record.start_time)
-
-
-def _read_utc(instant: datetime) -> datetime:
-    return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
-
-
-def _from_epoch(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+    return record.create_timestamp if record.start_time is None else datetime.fromtimestamp(record.start_time, UTC)

@@ -37,7 +37,6 @@ from raceday_dagster.racing.outcomes import (
     BatchResults,
     ProcessResult,
     RaceFacts,
-    WorkerUse,
 )
 from raceday_dagster.racing.records import Record
 from raceday_dagster.settings import Settings
@@ -295,7 +294,7 @@ def summarise_batch(
     race_store: dg.ResourceParam[RaceStore],
     transform_workers: dg.ResourceParam[TransformWorkers],
 ) -> Iterator[dg.Output[BatchOutcome]]:
-    workers = transform_workers.metrics()
+    workers = transform_workers.metrics().use
     is_live = context.run.tags.get(LANE_TAG) == LIVE
     stored = _read_stored(
         context, [race for race in races if not race.success or (is_live and is_over(race))], race_store
@@ -308,12 +307,7 @@ def summarise_batch(
         requested_concurrency=batch.requested_concurrency,
         effective_concurrency=batch.effective_concurrency,
         db_pool=race_store.gauge.read_use(),
-        workers=WorkerUse(
-            total=workers.total,
-            busy_peak=workers.busy_peak,
-            queue_depth_peak=workers.queue_depth_peak,
-            restarts=workers.restarts,
-        ),
+        workers=workers,
     )
     log_summary(context.run_id, outcome)
     warn_of_budgets(context, outcome)

@@ -17,7 +17,7 @@ from pydantic import Field
 from raceday_dagster.defs.failures import failing_plainly
 from raceday_dagster.defs.ops.batch import Batch, FailRunWhen, SummariseBatch, begin_batch, is_failed
 from raceday_dagster.defs.ops.day import ChosenDay, parse_racing_day
-from raceday_dagster.defs.reporting import FAILED_TAG, SHOWN_ITEMS, ProgressBoard, build_row, count_items
+from raceday_dagster.defs.reporting import FAILED_TAG, ProgressBoard, build_listing, count_items
 from raceday_dagster.defs.silks import find_silk_sources
 from raceday_dagster.images import ImageBatch, ImageResult, ImageSource, find_sources
 from raceday_dagster.images.records import ImageInProgress
@@ -178,27 +178,10 @@ def summarise_images(
 
 def build_image_table(outcome: ImageBatch) -> str:
     """A Markdown table of the batch's images: failed ones first, then the slowest."""
-    head = (
-        "image",
-        "status",
-        "read ms",
-        "compress ms",
-        "describe ms",
-        "total ms",
-        "bytes",
-        "sent",
-        "title, or why not",
-    )
+    head = "| image | status | read ms | compress ms | describe ms | total ms | bytes | sent | title, or why not |\n"
+    rule = "|---|---|---|---|---|---|---|---|---|\n"
     images = sorted(outcome.items, key=lambda image: (image.status != "failed", -image.total_ms))
-    more = len(images) - SHOWN_ITEMS
-    return "".join(
-        (
-            build_row(head),
-            build_row(["---"] * len(head)),
-            *(build_row(_list_cells(image)) for image in images[:SHOWN_ITEMS]),
-            f"\n… and {more} more in the table `image_descriptions`\n" if more > 0 else "",
-        )
-    )
+    return build_listing(head + rule, images, _list_cells, "image_descriptions")
 
 
 def _list_cells(image: ImageResult) -> Iterator[object]:

@@ -9,6 +9,7 @@ import dagster as dg
 from raceday_dagster.defs.assets import report_settled
 from raceday_dagster.defs.ops.day import build_list_op, order_races, reporting_failure
 from raceday_dagster.defs.partitions import register_races
+from raceday_dagster.defs.reporting import build_row
 from raceday_dagster.logs import get_logger
 from raceday_dagster.racing.calendar import NEW_ZEALAND, choose_current_racing_day
 from raceday_dagster.racing.events import RacingDay
@@ -92,14 +93,15 @@ def build_table(races: Sequence[OverdueRace], now: datetime) -> str:
     """A Markdown table of overdue races, the longest overdue first."""
     if not races:
         return "none"
+    head = "| race | meeting | number | start, New Zealand | hours ago | status |\n|---|---|--:|---|--:|---|\n"
     rows = (
-        f"| {race.race_id} | {_escape(race.meeting_name)} | {race.race_number} "
-        f"| {race.start_time.astimezone(NEW_ZEALAND):%a %H:%M} | {_count_hours(race, now)} | {race.status} |"
+        (
+            *(race.race_id, race.meeting_name, race.race_number),
+            *(f"{race.start_time.astimezone(NEW_ZEALAND):%a %H:%M}", _count_hours(race, now), race.status),
+        )
         for race in races
     )
-    return "\n".join(
-        ("| race | meeting | number | start, New Zealand | hours ago | status |", "|---|---|--:|---|--:|---|", *rows)
-    )
+    return head + "".join(map(build_row, rows))
 
 
 def _name(race: OverdueRace) -> str:
@@ -108,7 +110,3 @@ def _name(race: OverdueRace) -> str:
 
 def _count_hours(race: OverdueRace, now: datetime) -> float:
     return round((now - race.start_time) / timedelta(hours=1), 1)
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -13,7 +13,6 @@ from typing import Any
 
 import dagster as dg
 import psutil
-import sqlalchemy as sa
 from dagster._core.remote_representation.external import RemoteRepository
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import GrpcServerTarget
@@ -21,14 +20,15 @@ from dagster._core.workspace.load_target import GrpcServerTarget
 from raceday_dagster.dagster_plugins.forked_process import SOCKET
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
 from raceday_dagster.dagster_plugins.run_launcher import RunWorker, find_run_worker
-from raceday_dagster.dagster_plugins.storage import normalise_url
+from raceday_dagster_tests.integration.dagster_plugins import launch_jobs
+from raceday_dagster_tests.integration.postgres_fixture import ask
 from raceday_dagster_tests.waiting import wait_for
 
 SOON_S = 30.0
 """Generous: what is waited for takes a second, and never comes if something is broken."""
 START_S = 90.0
 """For an interpreter and its imports on a machine under load."""
-JOBS = "raceday_dagster_tests.integration.dagster_plugins.launch_jobs"
+JOBS = launch_jobs.__name__
 LOCATION = "tested"
 DAGSTER_YAML = Path(__file__).parents[3] / "dagster.yaml"
 
@@ -174,11 +174,8 @@ class Launches:
 
     def count_backends(self) -> int:
         """Connections to Dagster's database, without the one that asks."""
-        engine = sa.create_engine(normalise_url(self.url), poolclass=sa.NullPool)
         others = "datname = current_database() AND pid <> pg_backend_pid()"
-        with engine.connect() as connection:
-            count = connection.execute(sa.text(f"SELECT count(*) FROM pg_stat_activity WHERE {others}"))
-            return int(count.scalar_one())
+        return int(str(ask(self.url, f"SELECT count(*) FROM pg_stat_activity WHERE {others}")))
 
 
 @contextmanager

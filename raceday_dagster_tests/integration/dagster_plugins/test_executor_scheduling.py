@@ -20,12 +20,25 @@ def on_disk() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def test_five_steps_are_inside_at_once_and_never_a_sixth(instance: dg.DagsterInstance) -> None:
-    probe.reset(parties=5)
-    result = run(jobs.meeting_job, instance, ops={"fan_out": {"items": 10}})
+@pytest.mark.parametrize(
+    ("job", "execution", "peak"),
+    [
+        pytest.param(jobs.meeting_job, {}, 5, id="five by default"),
+        pytest.param(jobs.meeting_job, {"max_concurrent": 3}, 3, id="as the run's config says"),
+        pytest.param(jobs.meeting_job, {"max_concurrent": 1}, 1, id="one is serial"),
+        pytest.param(jobs.two_at_once_job, {}, 2, id="the builder's default"),
+        pytest.param(jobs.ceiling_job, {"max_concurrent": 50}, 3, id="lowered by a ceiling"),
+    ],
+)
+def test_so_many_steps_are_inside_at_once_and_never_one_more(
+    instance: dg.DagsterInstance, job: dg.JobDefinition, execution: dict[str, object], peak: int
+) -> None:
+    probe.reset(parties=peak)
+    result = run(job, instance, ops={"fan_out": {"items": 2 * peak}}, execution=execution)
     assert result.success
-    assert probe.peak == 5
-    assert sum(event.is_step_success for event in result.all_events) == 11
+    assert probe.peak == peak
+    assert sum(event.is_step_success for event in result.all_events) == 1 + 2 * peak
+    assert set(probe.happened) == ({"asked for 50"} if job is jobs.ceiling_job else set())
 
 
 def test_a_full_house_looks_for_no_steps(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,30 +54,6 @@ def test_a_full_house_looks_for_no_steps(instance: dg.DagsterInstance, monkeypat
     steps = 42
     assert steps <= len(asked) <= steps + 3
     assert set(asked) == {1}
-
-
-def test_max_concurrent_comes_from_the_run_config(instance: dg.DagsterInstance) -> None:
-    probe.reset(parties=3)
-    assert run(jobs.meeting_job, instance, ops={"fan_out": {"items": 6}}, execution={"max_concurrent": 3}).success
-    assert probe.peak == 3
-
-
-def test_the_default_of_max_concurrent_is_the_builders(instance: dg.DagsterInstance) -> None:
-    probe.reset(parties=2)
-    assert run(jobs.two_at_once_job, instance, ops={"fan_out": {"items": 4}}).success
-    assert probe.peak == 2
-
-
-def test_one_at_a_time_is_serial(instance: dg.DagsterInstance) -> None:
-    assert run(jobs.doubling_job, instance, execution={"max_concurrent": 1}).success
-    assert probe.peak == 1
-
-
-def test_a_ceiling_lowers_what_was_asked_for(instance: dg.DagsterInstance) -> None:
-    probe.reset(parties=3)
-    assert run(jobs.ceiling_job, instance, ops={"fan_out": {"items": 6}}, execution={"max_concurrent": 50}).success
-    assert probe.peak == 3
-    assert "asked for 50" in probe.happened
 
 
 @pytest.mark.parametrize("max_concurrent", [0, -1])

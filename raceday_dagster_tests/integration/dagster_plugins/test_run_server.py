@@ -29,7 +29,6 @@ from raceday_dagster.dagster_plugins.forked_process import (
     ask,
     connect,
     fork_call,
-    is_forked_run,
 )
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster_tests.integration.dagster_plugins.launch_harness import (
@@ -233,7 +232,6 @@ class TestRunServerThatWorks:
     def test_call_is_a_fork_that_is_given_a_descriptor_and_whose_exit_code_comes_back(
         self, server: RunServerProcess, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert is_forked_run()
         process, pipe = start_echo(3)
         with pipe:
             assert pipe.recv(100).decode() == f"{process.pid} {process.pid}", "it leads a session"
@@ -246,7 +244,8 @@ class TestRunServerThatWorks:
         process.close()
         for elsewhere in ("", str(server.log)):
             monkeypatch.setenv(SOCKET_VARIABLE, elsewhere)
-            assert not is_forked_run()
+            with pytest.raises(OSError, match=r"refused|directory|socket"):
+                fork_call(f"{JOBS}:echo", 0)
 
     def test_killed_call_closes_its_descriptor_whatever_was_forked_beside_it(self, server: RunServerProcess) -> None:
         process, pipe = start_echo(0)

@@ -1,7 +1,7 @@
 """What Dagster promises of runs, backfills, heartbeats and ticks, asked of its own storage and of ours alike."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -12,7 +12,7 @@ from dagster._core.errors import (
     DagsterSnapshotDoesNotExist,
 )
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
-from dagster._core.remote_origin import RemoteInstigatorOrigin, RemoteJobOrigin
+from dagster._core.remote_origin import RemoteInstigatorOrigin
 from dagster._core.scheduler.instigation import (
     InstigatorState,
     InstigatorStatus,
@@ -181,14 +181,6 @@ def test_records_are_ordered_by_what_was_asked(instance: dg.DagsterInstance) -> 
         assert [record.storage_id for record in again] == [record.storage_id for record in reversed(records)]
 
 
-def test_a_run_of_the_past_keeps_its_time(instance: dg.DagsterInstance) -> None:
-    run = dg.DagsterRun(job_name="old", run_id="old", status=Status.SUCCESS)
-    instance.run_storage.add_historical_run(run, run_creation_time=LONG_AGO)
-    add_run(instance)
-    (record,) = instance.get_run_records(dg.RunsFilter(created_before=LONG_AGO + timedelta(days=1)))
-    assert (record.dagster_run.run_id, record.create_timestamp) == ("old", LONG_AGO)
-
-
 def test_a_run_and_what_was_run_again_from_it_are_a_group(instance: dg.DagsterInstance) -> None:
     root = add_run(instance)
 
@@ -228,16 +220,6 @@ def test_a_deleted_run_takes_its_events_and_tags_along_and_no_others(instance: d
     assert dict(instance.run_storage.get_run_tags(["run"])) == {"run": {"kept"}}
 
 
-def test_wiped_runs_are_gone_with_what_belongs_to_them(instance: dg.DagsterInstance) -> None:
-    add_run(instance, tags={"a": "b"})
-    instance.add_daemon_heartbeat(DaemonHeartbeat(1.0, "SENSOR", "id"))
-    instance.wipe()
-    instance.run_storage.wipe_daemon_heartbeats()
-    assert instance.get_runs() == []
-    assert instance.run_storage.get_run_tag_keys() == []
-    assert instance.get_daemon_heartbeats() == {}
-
-
 def test_snapshots_of_a_job_and_its_plan_are_kept_once_and_the_run_is_found_by_them(
     instance: dg.DagsterInstance,
 ) -> None:
@@ -255,12 +237,6 @@ def test_snapshots_of_a_job_and_its_plan_are_kept_once_and_the_run_is_found_by_t
     assert {step.key for step in stored.steps} >= {"fan_out", "add_up"}
     assert not runs.has_execution_plan_snapshot("unknown")
     assert runs.get_run_ids(dg.RunsFilter(snapshot_id=job_id)) == [created.run_id]
-
-
-def test_a_run_can_be_moved_to_another_origin(instance: dg.DagsterInstance) -> None:
-    run, origin = add_run(instance), RemoteJobOrigin(REPOSITORY, "job")
-    instance.run_storage.replace_job_origin(run, origin)
-    assert instance.get_run_by_id(run.run_id).remote_job_origin == origin
 
 
 def test_cursors_of_the_daemon_are_kept_by_name(instance: dg.DagsterInstance) -> None:

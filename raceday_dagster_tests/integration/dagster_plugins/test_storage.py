@@ -21,9 +21,10 @@ from raceday_dagster.sandbox.postgres import EmbeddedPostgres
 from raceday_dagster_tests.integration.dagster_plugins import executor_jobs as jobs
 from raceday_dagster_tests.integration.dagster_plugins.executor_probe import probe, run
 from raceday_dagster_tests.integration.defs.maintenance_fixture import DAGSTER_YAML
-from raceday_dagster_tests.integration.postgres_fixture import make_database
+from raceday_dagster_tests.integration.postgres_fixture import ask, make_database
 
 SECRET = "s3cret-of-dagster"
+OTHERS = "datname = current_database() AND pid <> pg_backend_pid()"
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +54,7 @@ def _engine(instance: dg.DagsterInstance) -> sa.Engine:
 
 def _backends(url: str) -> int:
     """Connections to the database other than the one that asks."""
-    engine = sa.create_engine(storage.normalise_url(url), poolclass=sa.NullPool)
-    question = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    with engine.connect() as connection:
-        return int(connection.execute(sa.text(question)).scalar_one())
+    return int(str(ask(url, f"SELECT count(*) FROM pg_stat_activity WHERE {OTHERS}")))
 
 
 def test_a_run_of_five_steps_at_once_writes_its_events_over_the_pool_without_those_of_values_in_memory(
@@ -113,13 +111,7 @@ def test_a_child_process_makes_the_same_storage_from_the_reference(instance: dg.
 
 
 def _terminate_backends(url: str) -> None:
-    killer = sa.create_engine(storage.normalise_url(url), poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
-    statement = (
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    )
-    with killer.connect() as connection:
-        assert connection.execute(sa.text(statement)).scalar_one() >= 1
+    assert ask(url, f"SELECT bool_and(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {OTHERS}")
 
 
 def test_a_terminated_backend_is_replaced_and_nobody_notices(instance: dg.DagsterInstance, url: str) -> None:
@@ -164,10 +156,10 @@ def test_the_webserver_may_take_its_own_connections(instance: dg.DagsterInstance
 
 def test_the_webserver_does_not_notice_a_restart_either(instance: dg.DagsterInstance, url: str) -> None:
     instance.optimize_for_webserver(statement_timeout=5000, pool_recycle=60, max_overflow=20)
-    ask = (instance.get_runs, lambda: instance.all_logs("x"), instance.all_instigator_state)
+    looks = (instance.get_runs, lambda: instance.all_logs("x"), instance.all_instigator_state)
     for _ in range(2):
-        for question in ask:
-            question()
+        for look in looks:
+            look()
         _terminate_backends(url)
     with _engine(instance).connect() as connection:
         assert connection.connection.driver_connection.get_dsn_parameters()["keepalives_idle"] == "5"
@@ -246,23 +238,21 @@ def test_a_database_that_goes_away_is_one_error_of_ours_and_no_line_in_the_logs(
         lambda: instance.all_logs("x"),
         instance.all_instigator_state,
     ]
-    for ask in questions:
+    for question in questions:
         with pytest.raises(StorageError, match="cannot be reached: gone"):
-            ask()
+            question()
     assert caplog.records == []
 
 
 FORKING_RUN = """
-import logging, os, time
+import os
 import dagster as dg, sqlalchemy as sa
+from raceday_dagster_tests.integration.dagster_plugins.storage_contract_fixture import entry
 def backend():
     with log._engine.connect() as connection:
         return connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
 def say(message):
-    log.store_event(dg.EventLogEntry(
-        error_info=None, level=logging.INFO, user_message=message, run_id="forking", timestamp=time.time(),
-        step_key="step", job_name="job", dagster_event=None,
-    ))
+    log.store_event(entry("forking", step="step", message=message))
 with dg.DagsterInstance.get() as instance:
     log = instance.event_log_storage
     child, before = None, backend()

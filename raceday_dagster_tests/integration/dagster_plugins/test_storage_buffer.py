@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 from raceday_dagster.dagster_plugins.event_buffer import ROWS_AT_ONCE
 from raceday_dagster.dagster_plugins.storage import PooledPostgresStorage
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
+from raceday_dagster_tests.integration.dagster_plugins.storage_contract_fixture import entry
 from raceday_dagster_tests.integration.postgres_fixture import ask, make_database
 from raceday_dagster_tests.waiting import wait_for
 
@@ -40,16 +39,7 @@ def storage(url: str, tmp_path: Path) -> Iterator[PooledPostgresStorage]:
 
 
 def say(number: int, *, step_key: str | None = "a_step", run_id: str = "run") -> dg.EventLogEntry:
-    return dg.EventLogEntry(
-        error_info=None,
-        level=logging.INFO,
-        user_message=str(number),
-        run_id=run_id,
-        timestamp=time.time(),
-        step_key=step_key,
-        job_name="job",
-        dagster_event=None,
-    )
+    return entry(run_id, step=step_key, message=str(number))
 
 
 def read(storage: PooledPostgresStorage) -> list[str]:

@@ -13,3 +13,13 @@ from raceday_dagster_tests.integration.race_day import RaceDay, open_race_day
 def day(database_url: str) -> Iterator[RaceDay]:
     with open_race_day(database_url) as day:
         yield day
+
+
+@pytest.fixture(autouse=True)
+def fresh_simulator(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test has the simulator do wrong, and what it asked of it, is forgotten at its end."""
+    yield
+    opened = request.getfixturevalue("day") if "day" in request.fixturenames else None
+    if isinstance(opened, RaceDay):
+        opened.simulator.clear_faults()
+        opened.simulator.clear_requests()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date, timedelta
+from threading import Thread
 from typing import Any
 
 import dagster as dg
 
-from raceday_dagster.definitions import defs
 from raceday_dagster.defs.partitions import build_mapping_key
 from raceday_dagster_tests.integration.race_day import FIRST_START, RACING_DAY, RaceDay
+from raceday_dagster_tests.waiting import wait_for
 
 NEXT_DAY = RACING_DAY + timedelta(days=1)
 EVENING = FIRST_START + timedelta(hours=4, minutes=45)
@@ -19,29 +21,9 @@ NIGHT = FIRST_START + timedelta(hours=18)
 """05:00 in New Zealand: every race of the day is over."""
 
 
-def daily_baseline_job() -> dg.JobDefinition:
-    return defs.resolve_job_def("daily_baseline")
-
-
-def evening_backfill_job() -> dg.JobDefinition:
-    return defs.resolve_job_def("evening_backfill")
-
-
-def meeting_status_job() -> dg.JobDefinition:
-    return defs.resolve_job_def("meeting_status")
-
-
-JOBS = {job.__name__: job for job in (daily_baseline_job, evening_backfill_job, meeting_status_job)}
-
-
-def run_day(
-    day: RaceDay, job: str, racing_day: date = RACING_DAY, *, max_concurrent: int | None = None
-) -> dg.JobExecutionResult:
+def run_day(day: RaceDay, job: str, racing_day: date = RACING_DAY, **given: Any) -> dg.JobExecutionResult:
     """One run of a job for a racing day."""
-    config: dict[str, Any] = {"ops": {"fetch_meetings": {"config": {"racing_day": racing_day.isoformat()}}}}
-    if max_concurrent is not None:
-        config["execution"] = {"config": {"max_concurrent": max_concurrent}}
-    return dg.execute_job(dg.reconstructable(JOBS[f"{job}_job"]), instance=day.instance, run_config=config)
+    return day.run(job, fetch_meetings={"racing_day": racing_day.isoformat()}, **given)
 
 
 def list_races(day: RaceDay) -> list[str]:
@@ -50,9 +32,11 @@ def list_races(day: RaceDay) -> list[str]:
 
 
 def read_metadata(result: dg.JobExecutionResult, step: str) -> Mapping[str, Any]:
-    """Everything that the outputs of a step carry."""
-    outputs = [event for event in result.all_events if event.is_successful_output and event.step_key == step]
-    return {name: value.value for event in outputs for name, value in event.step_output_data.metadata.items()}
+    """Everything that the outputs of a step carry, or its failure."""
+    events = [event for event in result.all_events if event.step_key == step]
+    said = [event.step_output_data for event in events if event.is_successful_output]
+    said += [event.step_failure_data.user_failure_data for event in events if event.is_step_failure]
+    return {name: value.value for each in said if each for name, value in each.metadata.items()}
 
 
 def check_stage_timings(day: RaceDay, result: dg.JobExecutionResult) -> None:
@@ -74,3 +58,24 @@ def read_failure(result: dg.JobExecutionResult) -> tuple[str, str]:
     """The step that failed and what it said."""
     (failure,) = result.get_step_failure_events()
     return str(failure.step_key), str(failure.step_failure_data.user_failure_data)
+
+
+@contextmanager
+def released_when_five_wait(day: RaceDay, path: str) -> Iterator[None]:
+    """Requests below a path are held until five of them wait, which must happen; then all are answered."""
+    rule = day.simulator.add_fault(path, "hold", timeout_s=120)
+    gathered: list[bool] = []
+
+    def release() -> None:
+        gathered.append(bool(wait_for(lambda: count_waiting(day, rule) == 5, 60)))
+        day.simulator.release()
+
+    releasing = Thread(target=release)
+    releasing.start()
+    yield
+    releasing.join()
+    assert gathered == [True]
+
+
+def count_waiting(day: RaceDay, rule_id: str) -> int:
+    return int({rule["id"]: rule["waiting"] for rule in day.simulator.faults()}[rule_id])

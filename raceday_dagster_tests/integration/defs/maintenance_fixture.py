@@ -10,9 +10,8 @@ import dagster as dg
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
-from raceday_dagster.defs.ops.maintenance import maintenance_job
-from raceday_dagster.defs.resources import RESOURCES
 from raceday_dagster_tests.integration.postgres_fixture import ask, order
+from raceday_dagster_tests.integration.race_day import run_job
 
 DAGSTER_YAML = """
 storage:
@@ -23,11 +22,6 @@ storage:
 telemetry: {enabled: false}
 """
 OPS = ("create_history_partitions", "archive_history", "remove_old_partitions", "delete_old_runs")
-
-
-def maintenance() -> dg.JobDefinition:
-    needed = {name: RESOURCES[name] for name in ("settings", "race_store", "io_manager")}
-    return dg.Definitions(jobs=[maintenance_job], resources=needed).resolve_job_def("maintenance")
 
 
 @dg.op
@@ -72,9 +66,7 @@ class MaintenanceRuns:
 
     def run(self, **config: Mapping[str, Any]) -> dg.JobExecutionResult:
         """One run of the job, with configs of ops."""
-        run_config = {"ops": {op: {"config": dict(given)} for op, given in config.items()}}
-        job = dg.reconstructable(maintenance)
-        return dg.execute_job(job, instance=self.instance, run_config=run_config)
+        return run_job(self.instance, "maintenance", **config)
 
     def make_run(self, job: dg.JobDefinition = quiet_job, *, ended_hours_ago: float = 0) -> str:
         """A run that really happened, with events, tags and a folder, made older."""
@@ -125,13 +117,3 @@ def open_housekeeping(
         monkeypatch.setenv(name, value)
     with dg.DagsterInstance.from_config(str(folder)) as instance:
         yield MaintenanceRuns(instance, dagster_url, folder / "archive")
-
-
-def read_metadata(result: dg.JobExecutionResult, op: str) -> dict[str, Any]:
-    """What an op said it did, also when it failed."""
-    outputs = [event for event in result.all_events if event.is_successful_output and event.step_key == op]
-    if outputs:
-        return {name: value.value for name, value in outputs[0].step_output_data.metadata.items()}
-    (failure,) = [event for event in result.get_step_failure_events() if event.step_key == op]
-    data = failure.step_failure_data.user_failure_data
-    return {name: value.value for name, value in data.metadata.items()} if data else {}

@@ -9,7 +9,7 @@ import pytest
 
 from raceday_dagster.defs.automation.alerts import InstanceWatch, alerts, read_memory
 from raceday_dagster.settings import Settings
-from raceday_dagster_tests.integration.defs.webhook_fixture import listening
+from raceday_dagster_tests.integration.fetch.raw_server import frame, say, serving
 from raceday_dagster_tests.integration.postgres_fixture import order
 from raceday_dagster_tests.integration.race_day import RaceDay
 
@@ -27,15 +27,15 @@ def test_failed_runs_and_unanswered_races_are_told_and_cleared(
     day.simulator.add_fault(fine, "garbage", times=1)
     assert not day.poll([fine], fail_run_when="any").success
 
-    with listening() as told:
-        monkeypatch.setenv("ALERT_WEBHOOK_URL", told.url)
+    with serving(say(frame(b""))) as server:
+        monkeypatch.setenv("ALERT_WEBHOOK_URL", f"http://127.0.0.1:{server.port}/hook")
         cursor = None
         for _ in range(2):
             context = dg.build_sensor_context(instance=day.instance, cursor=cursor)
             result = alerts(context)
             assert isinstance(result, dg.SensorResult)
             cursor = result.cursor
-    seen = [{(alert["event"], alert["about"]) for alert in body["alerts"]} for body in told.bodies]
+    seen = [{(alert["event"], alert["about"]) for alert in body["alerts"]} for body in server.read_posted()]
     assert seen == [
         {("race_unfinished", overdue), ("run_failed", "process_races")},
         {("race_without_answer", silent)},

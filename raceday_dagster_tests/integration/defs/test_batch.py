@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 from urllib.parse import quote
 
 import dagster as dg
@@ -13,7 +11,7 @@ import pytest
 
 from raceday_dagster.defs.resources import RaceStoreResource
 from raceday_dagster.sandbox.postgres import EmbeddedPostgres
-from raceday_dagster_tests.integration.defs.day_runs import check_stage_timings
+from raceday_dagster_tests.integration.defs.day_runs import check_stage_timings, read_failure, released_when_five_wait
 from raceday_dagster_tests.integration.postgres_fixture import order
 from raceday_dagster_tests.integration.race_day import (
     IDENTITY,
@@ -21,10 +19,8 @@ from raceday_dagster_tests.integration.race_day import (
     PASSWORD_PARTS,
     ConnectionWatch,
     RaceDay,
-    process_race_job,
     read_log,
 )
-from raceday_dagster_tests.waiting import wait_for
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 BREAK_WRITES = """
@@ -33,35 +29,14 @@ BREAK_WRITES = """
 """
 
 
-@pytest.fixture(autouse=True)
-def no_faults(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    if "day" in request.fixturenames:
-        opened: RaceDay = request.getfixturevalue("day")
-        opened.simulator.clear_faults()
-        opened.simulator.clear_requests()
-
-
 def test_five_races_are_in_flight_at_once_and_all_their_rows_arrive(
     day: RaceDay, embedded_postgres: EmbeddedPostgres
 ) -> None:
     races = day.race_ids[:8]
-    day.simulator.add_fault("/racing/events/", "hold")
-    gathered: list[int] = []
-
-    def release_when_five_wait() -> None:
-        wait_for(lambda: sum(rule["waiting"] for rule in day.simulator.faults()) == 5, 15)
-        gathered.append(sum(rule["waiting"] for rule in day.simulator.faults()))
-        day.simulator.release()
-
-    releasing = Thread(target=release_when_five_wait)
-    releasing.start()
-    with ConnectionWatch(embedded_postgres) as watch:
+    with ConnectionWatch(embedded_postgres) as watch, released_when_five_wait(day, "/racing/events/"):
         result = day.poll(races)
-    releasing.join()
 
     batch = day.read_batch(result.run_id)
-    assert gathered == [5]
     assert day.simulator.requests()["events_in_flight_peak"] == 5
     assert (batch["total_races"], batch["successes"]) == (len(races), len(races))
     assert 1 <= max(watch.samples) <= 10
@@ -185,9 +160,9 @@ def test_the_summary_is_stored_also_when_every_race_failed_and_then_the_run_fail
     assert not result.success
     batch = day.read_batch(result.run_id)
     assert (batch["failures"], batch["retryable_failures"], batch["successes"]) == (3, 3, 0)
-    (failure,) = result.get_step_failure_events()
-    assert failure.step_key == "summarise_batch"
-    assert "3 of 3 races failed" in str(failure.step_failure_data.user_failure_data)
+    step, said = read_failure(result)
+    assert step == "summarise_batch"
+    assert "3 of 3 races failed" in said
 
 
 def test_an_empty_batch_is_a_success_that_says_what_to_do(day: RaceDay) -> None:
@@ -196,14 +171,6 @@ def test_an_empty_batch_is_a_success_that_says_what_to_do(day: RaceDay) -> None:
     assert day.read_batch(result.run_id)["total_races"] == 0
     said = [event.user_message for event in day.instance.all_logs(result.run_id)]
     assert any("daily_baseline" in message for message in said)
-
-
-def test_a_concurrency_of_zero_is_refused_in_one_clear_sentence(day: RaceDay) -> None:
-    result = day.poll(day.race_ids[:1], max_concurrent=0)
-    assert not result.success
-    (failure,) = [event for event in result.all_events if event.is_run_failure]
-    assert "max_concurrent must be 1 or more, not 0" in str(failure)
-    assert day.simulator.requests()["total"] == 0
 
 
 def test_a_concurrency_above_the_pool_is_lowered_and_said(
@@ -272,7 +239,7 @@ def test_each_partition_of_a_backfill_polls_its_own_race(day: RaceDay) -> None:
     first, second = day.race_ids[34:36]
     for race_id, name in ((first, str), (second, str), (first, day.name_race)):
         tags = {"dagster/partition": name(race_id), "dagster/backfill": "by-hand"}
-        result = dg.execute_job(dg.reconstructable(process_race_job), instance=day.instance, tags=tags)
+        result = day.run("process_race", tags=tags)
         assert result.success
         assert set(day.read_polls(result.run_id)) == {race_id}
         check_stage_timings(day, result)
@@ -281,16 +248,13 @@ def test_each_partition_of_a_backfill_polls_its_own_race(day: RaceDay) -> None:
 def test_a_partition_of_no_stored_race_is_one_line(day: RaceDay) -> None:
     key = "2026-11-26 Te Rimu Downs R05 95bd6ff7"
     day.instance.add_dynamic_partitions("races", [key])
-    tags = {"dagster/partition": key}
-    result = dg.execute_job(dg.reconstructable(process_race_job), instance=day.instance, tags=tags)
-    (failure,) = result.get_step_failure_events()
-    assert f"the partition {key!r} names no stored race" in str(failure.step_failure_data.user_failure_data)
+    _step, said = read_failure(day.run("process_race", tags={"dagster/partition": key}))
+    assert f"the partition {key!r} names no stored race" in said
 
 
 def test_a_poll_without_its_partition_is_refused(day: RaceDay) -> None:
-    result = dg.execute_job(dg.reconstructable(process_race_job), instance=day.instance)
-    (failure,) = result.get_step_failure_events()
-    assert "process_races with race_ids" in str(failure.step_failure_data.user_failure_data)
+    _step, said = read_failure(day.run("process_race"))
+    assert "process_races with race_ids" in said
 
 
 def test_a_run_with_one_failed_race_is_red_if_asked_to_be(day: RaceDay) -> None:

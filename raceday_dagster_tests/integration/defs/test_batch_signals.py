@@ -11,8 +11,7 @@ import pytest
 
 from raceday_dagster.defs.webhook import TRIES
 from raceday_dagster_tests.integration.defs.day_runs import read_metadata
-from raceday_dagster_tests.integration.defs.webhook_fixture import listening
-from raceday_dagster_tests.integration.fetch.raw_server import serving
+from raceday_dagster_tests.integration.fetch.raw_server import frame, say, serving
 from raceday_dagster_tests.integration.postgres_fixture import order
 from raceday_dagster_tests.integration.race_day import RaceDay, list_races, open_race_day, read_log
 
@@ -46,8 +45,8 @@ def move_market(day: RaceDay, database_url: str, number: int) -> dg.JobExecution
 def test_signals_are_stored_logged_shown_and_sent_in_one_post(
     day: RaceDay, database_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with listening() as told:
-        monkeypatch.setenv("SIGNAL_WEBHOOK_URL", told.url)
+    with serving(say(frame(b""))) as server:
+        monkeypatch.setenv("SIGNAL_WEBHOOK_URL", f"http://127.0.0.1:{server.port}/hook?key=hunter2")
         result = move_market(day, database_url, 0)
     assert result.success
     stored = day.ask("SELECT * FROM market_signals")
@@ -61,7 +60,7 @@ def test_signals_are_stored_logged_shown_and_sent_in_one_post(
     metadata = read_metadata(result, SUMMARY)
     assert metadata["signals"] == len(stored)
     assert all(f"{line['runner_number']} {line['runner']}" in metadata["new_signals"] for line in logged)
-    (body,) = told.bodies
+    (body,) = server.read_posted()
     assert body["run_id"] == result.run_id
     assert [signal["change"] for signal in body["signals"]] == [line["change"] for line in logged if line["alert"]]
     assert "hunter2" not in captured

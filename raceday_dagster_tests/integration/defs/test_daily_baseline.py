@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date
-from threading import Thread
 
 import dagster as dg
 import pytest
-from sqlalchemy import text
 
 from raceday_dagster_tests.integration.defs.day_runs import (
     NEXT_DAY,
     NIGHT,
     check_stage_timings,
-    daily_baseline_job,
     read_failure,
     read_metadata,
+    released_when_five_wait,
     run_day,
 )
 from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_race_day, read_log
-from raceday_dagster_tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +76,6 @@ def test_a_list_that_cannot_be_read_is_one_clear_failure(day: RaceDay, capfd: py
     rule = day.simulator.add_fault("/racing/meetings", "status", code=500)
     result = run_day(day, "daily_baseline")
     assert day.simulator.fired(rule) == 4
-    day.simulator.clear_faults()
     assert not result.success
     step, said = read_failure(result)
     assert step == "fetch_meetings"
@@ -96,9 +92,7 @@ def test_a_day_without_racing_is_an_empty_success(day: RaceDay) -> None:
 
 def test_a_day_that_is_no_date_is_refused_before_anything_is_asked(day: RaceDay) -> None:
     day.simulator.clear_requests()
-    config = {"ops": {"fetch_meetings": {"config": {"racing_day": "tomorrow"}}}}
-    result = dg.execute_job(dg.reconstructable(daily_baseline_job), instance=day.instance, run_config=config)
-    _step, said = read_failure(result)
+    _step, said = read_failure(day.run("daily_baseline", fetch_meetings={"racing_day": "tomorrow"}))
     assert "racing_day must be a date like 2026-01-31, not 'tomorrow'" in said
     assert day.simulator.requests()["total"] == 0
 
@@ -108,17 +102,8 @@ def test_no_more_than_five_events_are_asked_for_at_once_whatever_the_config_says
 ) -> None:
     monkeypatch.setenv("RACE_COUNTRIES", "NZ")
     day.simulator.clear_requests()
-    day.simulator.add_fault("/racing/events/", "hold")
-
-    def release_when_five_wait() -> None:
-        wait_for(lambda: day.simulator.faults()[0]["waiting"] == 5, 20)
-        day.simulator.release()
-
-    releasing = Thread(target=release_when_five_wait)
-    releasing.start()
-    result = run_day(day, "daily_baseline", max_concurrent=10)
-    releasing.join()
-    day.simulator.clear_faults()
+    with released_when_five_wait(day, "/racing/events/"):
+        result = run_day(day, "daily_baseline", max_concurrent=10)
     assert result.success
     asked = day.simulator.requests()
     assert asked["total"] > 10
@@ -137,7 +122,6 @@ def test_the_day_is_said_to_be_loaded_when_its_races_were_polled(
     rule = day.simulator.add_fault(lost, "garbage")
     result = run_day(day, "daily_baseline")
     assert day.simulator.fired(rule) == 1
-    day.simulator.clear_faults()
     assert result.success
     lines = read_log(capfd.readouterr().err)
     ended = [
@@ -155,9 +139,8 @@ def test_the_next_day_reads_the_races_again_that_are_not_complete(day: RaceDay, 
     """Also those that are final without a result, as an evening backfill that failed leaves them."""
     assert loaded.success
     lost, *_others = [row["race_id"] for row in day.ask("SELECT race_id FROM races WHERE status = 'final'")]
-    with day.engine.begin() as connection:
-        connection.execute(text("DELETE FROM meetings WHERE country = 'AUS'"))  # one country's tell it all
-        connection.execute(text("DELETE FROM race_results WHERE race_id = :race_id"), {"race_id": lost})
+    day.ask("DELETE FROM meetings WHERE country = 'AUS'")  # one country's tell it all
+    day.ask("DELETE FROM race_results WHERE race_id = :race_id", race_id=lost)
     unfinished = {
         row["race_id"] for row in day.ask("SELECT race_id FROM races WHERE status IN ('open', 'closed', 'interim')")
     }
@@ -178,8 +161,7 @@ def test_a_past_day_whose_races_are_all_over_is_loaded_by_its_date(
     day: RaceDay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RACE_COUNTRIES", "NZ")
-    with day.engine.begin() as connection:
-        connection.execute(text("TRUNCATE meetings, racing_days, money_flow_history, odds_history CASCADE"))
+    day.ask("TRUNCATE meetings, racing_days, money_flow_history, odds_history CASCADE")
     result = run_day(day, "daily_baseline")
     assert result.success
     (counts,) = day.ask(

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Timer
-from typing import Any
 
 import dagster as dg
 import pytest
-from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy import NullPool, create_engine
 
 from raceday_dagster.dagster_plugins.forked_process import identify
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
@@ -30,22 +29,16 @@ from raceday_dagster.racing.calendar import choose_current_racing_day
 from raceday_dagster.racing.first_load import is_schedules_turn
 from raceday_dagster.simulator.running import running_simulator
 from raceday_dagster_tests.integration.postgres_fixture import CONNECTION_LIMIT
-from raceday_dagster_tests.integration.race_day import (
-    IDENTITY,
-    daily_baseline_job,
-    process_races_job,
-)
+from raceday_dagster_tests.integration.race_day import IDENTITY, RaceDay, resolve_job, run_job
 from raceday_dagster_tests.waiting import wait_for
 
 NO_DATABASE = "postgresql://raceday:hidden@127.0.0.1:1/none"
 
 
-@dataclass(frozen=True)
-class DayFromNow:
+@dataclass(frozen=True, kw_only=True)
+class DayFromNow(RaceDay):
     """A simulated day whose harness races in New Zealand are under way now, loaded as the first sensor asked."""
 
-    instance: dg.DagsterInstance
-    engine: Engine
     load: dg.RunRequest
 
     def open_context(self) -> dg.SensorEvaluationContext:
@@ -78,17 +71,7 @@ class DayFromNow:
     def execute(self, request: dg.RunRequest, due_at: datetime) -> dg.JobExecutionResult:
         """Carries out a request, whose races are due at another time."""
         config = {"race_ids": read_races(request), "due_at": due_at.isoformat(), "live_races": 1}
-        return dg.execute_job(
-            dg.reconstructable(process_races_job),
-            instance=self.instance,
-            run_config={"ops": {"select_races": {"config": config}}},
-            tags=dict(request.tags),
-        )
-
-    def ask(self, question: str, **values: Any) -> list[Any]:
-        with self.engine.begin() as connection:
-            result = connection.execute(text(question), values)
-            return list(result.mappings()) if result.returns_rows else []
+        return self.run("process_races", tags=request.tags, select_races=config)
 
     def set_ledger(self, polled_at: datetime) -> None:
         """As if every poll had been made then."""
@@ -101,7 +84,7 @@ class DayFromNow:
     def begin_run(self, race_ids: Sequence[str], **tags: str) -> str:
         """A run of the live lane that has started and says nothing more."""
         run = self.instance.create_run_for_job(
-            process_races_job(),
+            resolve_job("process_races"),
             run_config={"ops": {"select_races": {"config": {"race_ids": list(race_ids)}}}},
             tags={LANE_TAG: LIVE, **tags},
             status=dg.DagsterRunStatus.STARTED,
@@ -147,11 +130,13 @@ def day(database_url: str) -> Iterator[DayFromNow]:
         places = {"DATABASE_URL": database_url, "NZTAB_API_URL": simulator.api_url}
         for name, value in {**IDENTITY, **chosen, **places}.items():
             monkeypatch.setenv(name, value)
-        yield load_day(instance, create_engine(database_url, poolclass=NullPool), now)
+        load = load_day(instance, now)
+        engine = create_engine(database_url, poolclass=NullPool)
+        yield DayFromNow(simulator=simulator, instance=instance, engine=engine, load=load)
 
 
-def load_day(instance: dg.DagsterInstance, engine: Engine, now: datetime) -> DayFromNow:
-    """Carries out what the sensor for the first start asks for."""
+def load_day(instance: dg.DagsterInstance, now: datetime) -> dg.RunRequest:
+    """Carries out what the sensor for the first start asks for, and returns that."""
     while is_schedules_turn(now):
         now += timedelta(minutes=1)
     with dg.build_sensor_context(instance=instance) as context:
@@ -159,9 +144,9 @@ def load_day(instance: dg.DagsterInstance, engine: Engine, now: datetime) -> Day
         assert "daily_baseline loads a racing day" in (empty.skip_message or "")
         asked = request_first_load(SensorReader(context), now)
     assert isinstance(asked, dg.RunRequest)
-    job = dg.reconstructable(daily_baseline_job)
-    assert dg.execute_job(job, instance=instance, run_config=dict(asked.run_config)).success
-    return DayFromNow(instance, engine, asked)
+    day = asked.run_config["ops"]["fetch_meetings"]["config"]
+    assert run_job(instance, "daily_baseline", fetch_meetings=day).success
+    return asked
 
 
 def test_the_first_start_of_a_day_loads_it_once(day: DayFromNow) -> None:

@@ -37,8 +37,7 @@ def missed(day: RaceDay) -> str:
     """A race of the loaded day that was lost again, with its partition: as if it had been added to the list later."""
     assert run_day(day, "daily_baseline").success
     race_id, *_others = list_races(day)
-    with day.engine.begin() as connection:
-        connection.execute(text("DELETE FROM races WHERE race_id = :race_id"), {"race_id": race_id})
+    day.ask("DELETE FROM races WHERE race_id = :race_id", race_id=race_id)
     day.remove_partition(race_id)
     return race_id
 
@@ -143,8 +142,7 @@ def test_a_later_day_still_checks_ends_that_were_seen_late_and_then_nothing_is_l
 def test_one_race_that_cannot_be_read_is_asked_again_and_does_not_stop_the_others(day: RaceDay) -> None:
     ids = list_races(day)[1:4]
     broken = ids[0]
-    with day.engine.begin() as connection:
-        connection.execute(text("DELETE FROM race_results WHERE race_id = ANY (:ids)"), {"ids": ids})
+    day.ask("DELETE FROM race_results WHERE race_id = ANY (:ids)", ids=ids)
     day.simulator.set_clock(NIGHT + timedelta(hours=2))
     rule = day.simulator.add_fault(broken, "garbage")
     result = run_day(day, "evening_backfill")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import dagster as dg
 import pytest
 
 from raceday_dagster.dagster_plugins.run_coordinator import LANE_TAG, LIVE
@@ -15,7 +14,6 @@ from raceday_dagster_tests.integration.race_day import (
     RaceDay,
     list_races,
     open_race_day,
-    process_races_job,
     read_log,
 )
 from raceday_dagster_tests.log_contract import BUSY_MACHINE, DAY_EVENTS, EVENTS, find_wrong
@@ -39,12 +37,8 @@ def test_every_line_of_a_live_batch_has_the_fields_of_its_event(
     assert day.simulator.fired(first) == 1
     capfd.readouterr()
     rules = [day.simulator.add_fault(retried, "status", code=503, times=1), day.simulator.add_fault(garbled, "garbage")]
-    result = dg.execute_job(
-        dg.reconstructable(process_races_job),
-        instance=day.instance,
-        run_config={"ops": {"select_races": {"config": {"race_ids": [good, retried, garbled, over, UNKNOWN]}}}},
-        tags={LANE_TAG: LIVE},
-    )
+    races = [good, retried, garbled, over, UNKNOWN]
+    result = day.run("process_races", select_races={"race_ids": races}, tags={LANE_TAG: LIVE})
     assert [day.simulator.fired(rule) for rule in rules] == [1, 1]
     assert not result.success, "one race failed, and FAIL_RUN_WHEN is any"
     lines = read_log(capfd.readouterr().err)

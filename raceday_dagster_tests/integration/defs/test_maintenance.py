@@ -22,12 +22,12 @@ from raceday_dagster_tests.integration.archive.archive_fixture import (
     list_partitions,
     open_old_day,
 )
+from raceday_dagster_tests.integration.defs.day_runs import read_metadata
 from raceday_dagster_tests.integration.defs.maintenance_fixture import (
     OPS,
     MaintenanceRuns,
     choosing_job,
     open_housekeeping,
-    read_metadata,
 )
 from raceday_dagster_tests.integration.race_day import read_log
 from raceday_dagster_tests.integration.store.store_fixture import observe, write

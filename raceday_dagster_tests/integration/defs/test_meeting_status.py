@@ -9,7 +9,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from sqlalchemy import text
 
 from raceday_dagster_tests.integration.defs.day_runs import (
     NEXT_DAY,
@@ -42,11 +41,6 @@ def find_changes(before: dict[str, dict[str, Any]], after: dict[str, dict[str, A
         for key in after
         if after[key] != before[key]
     }
-
-
-def edit(day: RaceDay, statement: str, **values: object) -> None:
-    with day.engine.begin() as connection:
-        connection.execute(text(statement), values)
 
 
 def read_counts(result: dg.JobExecutionResult) -> tuple[Any, Any]:
@@ -88,10 +82,10 @@ def test_what_changed_is_stored_and_nothing_else(day: RaceDay) -> None:
     first, second, third = list_races(day)[8:11]
     (meeting,) = day.ask("SELECT meeting_id FROM races WHERE race_id = :race_id", race_id=first)
     truth = read_rows(day)
-    edit(day, "UPDATE races SET start_time = start_time - interval '5 min' WHERE race_id = :id", id=first)
-    edit(day, "UPDATE races SET weather = 'HAIL' WHERE race_id = :id", id=second)
-    edit(day, "UPDATE races SET status = 'closed' WHERE race_id = :id", id=third)
-    edit(day, "UPDATE meetings SET track_condition = 'Heavy11' WHERE meeting_id = :id", id=meeting["meeting_id"])
+    day.ask("UPDATE races SET start_time = start_time - interval '5 min' WHERE race_id = :id", id=first)
+    day.ask("UPDATE races SET weather = 'HAIL' WHERE race_id = :id", id=second)
+    day.ask("UPDATE races SET status = 'closed' WHERE race_id = :id", id=third)
+    day.ask("UPDATE meetings SET track_condition = 'Heavy11' WHERE meeting_id = :id", id=meeting["meeting_id"])
     edited = read_rows(day)
     day.simulator.advance(1)
     result = run_day(day, "meeting_status")
@@ -108,7 +102,7 @@ def test_what_changed_is_stored_and_nothing_else(day: RaceDay) -> None:
 
 def test_a_race_that_was_added_is_stored_and_a_partition(day: RaceDay) -> None:
     added = list_races(day)[12]
-    edit(day, "DELETE FROM races WHERE race_id = :id", id=added)
+    day.ask("DELETE FROM races WHERE race_id = :id", id=added)
     key = day.remove_partition(added)
     result = run_day(day, "meeting_status")
     assert read_counts(result) == (0, 1)
@@ -145,17 +139,15 @@ def test_every_overdue_race_is_named_in_one_alert_each_time(day: RaceDay, capfd:
         errors = [event.user_message for event in day.instance.all_logs(result.run_id) if event.level == 40]
         assert any(all(race_id in message for race_id in overdue) for message in errors)
     assert day.simulator.fired(rule) == 4
-    day.simulator.clear_faults()
 
 
 def make_overdue(day: RaceDay) -> list[str]:
     """Makes one race interim that started six days ago, one three hours ago, one eight days ago and one an hour ago,
     and all others final; the ids of the first two. The list of the day after, which is empty, leaves them so."""
-    edit(day, "UPDATE races SET status = 'final', finalized_at = start_time")
+    day.ask("UPDATE races SET status = 'final', finalized_at = start_time")
     chosen = list_races(day)[:4]
     for race_id, hours in zip(chosen, (6 * 24, 3, 8 * 24, 1), strict=True):
-        edit(
-            day,
+        day.ask(
             "UPDATE races SET status = 'interim', finalized_at = NULL, start_time = :start WHERE race_id = :id",
             start=datetime.now(UTC) - timedelta(hours=hours),
             id=race_id,

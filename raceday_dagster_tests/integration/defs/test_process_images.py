@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import dagster as dg
@@ -18,19 +17,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from raceday_dagster.cli import images
-from raceday_dagster.definitions import defs
 from raceday_dagster.store.images import read_silks
-from raceday_dagster_tests.integration.defs.day_runs import read_failure, read_metadata
+from raceday_dagster_tests.integration.defs.day_runs import read_failure, read_metadata, released_when_five_wait
 from raceday_dagster_tests.integration.postgres_fixture import order
 from raceday_dagster_tests.integration.race_day import RACING_DAY, RaceDay, open_race_day, read_log
-from raceday_dagster_tests.waiting import wait_for
 
 VISION = "/vision/v1"
 KEY = "sk-hunter2-hunter2"
-
-
-def process_images_job() -> dg.JobDefinition:
-    return defs.resolve_job_def("process_images")
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +34,8 @@ def day(database_url: str) -> Iterator[RaceDay]:
 
 
 @pytest.fixture(autouse=True)
-def temporary_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, day: RaceDay, database_url: str
-) -> Iterator[Path]:
-    """Where temporary images are kept; nothing is described yet, and nothing is left behind."""
-    folder = tmp_path / "temporary"
-    monkeypatch.setattr("raceday_dagster.images.temporary_urls.choose_folder", lambda: folder)
+def nothing_described(day: RaceDay, database_url: str) -> None:
     order(database_url, "DELETE FROM image_descriptions")
-    day.simulator.clear_faults()
-    day.simulator.clear_requests()
-    yield folder
-    assert not folder.exists() or list(folder.iterdir()) == []
 
 
 def draw(folder: Path, count: int) -> list[str]:
@@ -64,14 +48,12 @@ def draw(folder: Path, count: int) -> list[str]:
 def run(
     day: RaceDay, sources: Sequence[str] = (), *, max_concurrent: int = 5, policy: str = "all", **config: Any
 ) -> dg.JobExecutionResult:
-    run_config = {
-        "ops": {
-            "select_images": {"config": {"sources": list(sources), **config}},
-            "summarise_images": {"config": {"fail_run_when": policy}},
-        },
-        "execution": {"config": {"max_concurrent": max_concurrent}},
-    }
-    return dg.execute_job(dg.reconstructable(process_images_job), instance=day.instance, run_config=run_config)
+    return day.run(
+        "process_images",
+        max_concurrent=max_concurrent,
+        select_images={"sources": list(sources), **config},
+        summarise_images={"fail_run_when": policy},
+    )
 
 
 def read_stored(day: RaceDay) -> dict[str, Any]:
@@ -83,19 +65,8 @@ def count_sent(day: RaceDay) -> int:
 
 
 def test_ac1_five_images_are_in_flight_and_never_six(day: RaceDay, tmp_path: Path) -> None:
-    day.simulator.add_fault(VISION, "hold", timeout_s=120)
-    gathered: list[int] = []
-
-    def release_when_five_wait() -> None:
-        wait_for(lambda: sum(rule["waiting"] for rule in day.simulator.faults()) == 5, 60)
-        gathered.append(sum(rule["waiting"] for rule in day.simulator.faults()))
-        day.simulator.release()
-
-    releasing = Thread(target=release_when_five_wait)
-    releasing.start()
-    result = run(day, draw(tmp_path, 6), item_timeout_s=120)
-    releasing.join()
-    assert gathered == [5]
+    with released_when_five_wait(day, VISION):
+        result = run(day, draw(tmp_path, 6), item_timeout_s=120)
     assert day.simulator.requests()["in_flight_peak"] == 5
     summary = read_metadata(result, "summarise_images")
     assert (summary["successes"], summary["failures"], summary["effective_concurrency"]) == (6, 0, 5)

@@ -43,7 +43,6 @@ def test_an_answer_that_is_older_than_what_is_stored_changes_nothing(day: RaceDa
     rule = day.simulator.add_fault(race_id, "old_answer", age_s=600)
     result = day.poll([race_id])
     assert day.simulator.fired(rule) == 1
-    day.simulator.clear_faults()
     assert day.read_contents() == before
     assert day.read_polls(result.run_id)[race_id]["status"] == "skipped"
 
@@ -66,7 +65,6 @@ def test_a_batch_outlives_its_workers(day: RaceDay, capfd: pytest.CaptureFixture
     result = day.poll(races)
     killing.join()
     assert day.simulator.fired(rule) == 5
-    day.simulator.clear_faults()
     assert killed
     assert {row["status"] for row in day.read_polls(result.run_id).values()} == {"success"}
     (summary,) = [line for line in read_log(capfd.readouterr().err) if line["event"] == "batch_complete"]

@@ -13,12 +13,12 @@ import pytest
 from sqlalchemy import event
 
 from raceday_dagster.dagster_plugins.storage import vacuum
+from raceday_dagster_tests.integration.defs.day_runs import read_metadata
 from raceday_dagster_tests.integration.defs.maintenance_fixture import (
     MaintenanceRuns,
     failing_job,
     open_housekeeping,
     quiet_job,
-    read_metadata,
 )
 from raceday_dagster_tests.integration.race_day import read_log
 from raceday_dagster_tests.integration.store.store_fixture import observe

@@ -8,8 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from raceday_dagster.defs.webhook import TRIES, send_webhook
-from raceday_dagster_tests.integration.defs.webhook_fixture import listening
-from raceday_dagster_tests.integration.fetch.raw_server import hang_up_at_once, say, serving
+from raceday_dagster_tests.integration.fetch.raw_server import frame, hang_up_at_once, say, serving
 
 
 @pytest.fixture(autouse=True)
@@ -17,14 +16,14 @@ def _short_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raceday_dagster.defs.webhook.TIMEOUT_S", 0.2)
 
 
-def send(port: int) -> str | None:
-    return send_webhook(SecretStr(f"http://127.0.0.1:{port}/hook?key=hunter2"), {"signals": []})
+def send(port: int, *signals: object) -> str | None:
+    return send_webhook(SecretStr(f"http://127.0.0.1:{port}/hook?key=hunter2"), {"signals": signals})
 
 
 def test_who_listens_is_told_once() -> None:
-    with listening(status=204) as told:
-        assert send_webhook(SecretStr(told.url), {"signals": [1, "é"]}) is None
-    assert told.bodies == [{"signals": [1, "é"]}]
+    with serving(say(frame(b"", status="204 No Content"))) as server:
+        assert send(server.port, 1, "é") is None
+    assert server.read_posted() == [{"signals": [1, "é"]}]
 
 
 def test_a_server_that_hangs_or_drips_is_cut_off_at_each_try() -> None:

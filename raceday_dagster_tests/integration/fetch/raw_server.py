@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import socketserver
 import threading
@@ -56,13 +58,20 @@ class RawServer(socketserver.ThreadingTCPServer):
         self.close_request(request)
 
     def read_request(self, connection: socket.socket) -> bytes:
-        request = b""
-        while b"\r\n\r\n" not in request:
+        request, size = b"", 0
+        while b"\r\n\r\n" not in request or len(request) < size:
             part = connection.recv(4096)
             if not part:
                 return b""
             request += part
+            head, ended, _body = request.partition(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head.lower())
+            size = len(head + ended) + int(length[1] if length else 0)
         return request
+
+    def read_posted(self) -> list[Any]:
+        """What was posted to it, as JSON."""
+        return [json.loads(request.partition(b"\r\n\r\n")[2]) for request in self.requests]
 
     def drip(self, connection: socket.socket, start: bytes, drop: bytes) -> None:
         """``start``, then ``drop`` ten times a second until the client or the test ends it."""

@@ -34,14 +34,6 @@ def settings(simulator: RunningSimulator) -> Settings:
     return Settings.from_environment({"VISION_API_URL": simulator.vision_url, "VISION_API_KEY": KEY})
 
 
-@pytest.fixture(autouse=True)
-def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary images are kept, away from those of other processes."""
-    folder = tmp_path / "temporary"
-    monkeypatch.setattr("raceday_dagster.images.temporary_urls.choose_folder", lambda: folder)
-    return folder
-
-
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A folder of ten small images."""

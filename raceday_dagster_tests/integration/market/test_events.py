@@ -92,22 +92,31 @@ def test_a_page_hears_of_the_polls_of_its_race_and_no_others(
     wait_for_end(source)
 
 
-def test_a_cut_connection_is_replaced_and_the_page_reads_itself_anew(
-    store: RaceStore, market: MarketReader, database_url: str
-) -> None:
-    source = PollEvents(database_url, market)
+def hear_poll_after(source: PollEvents, *acts: Callable[[], object]) -> dict[str, Any]:
+    """The poll that a page hears when these were done, each after the page was told to read itself anew."""
 
     async def follow() -> dict[str, Any]:
         async with aclosing(source.stream(None)) as stream:
-            await hear(stream, is_resync)
-            with observe(database_url) as run:
-                assert await asyncio.to_thread(run, CUT) == [(True,)]
-            await hear(stream, is_resync)
-            await asyncio.to_thread(write, store, make_snapshot(), run_id="after")
+            for act in acts:
+                await hear(stream, is_resync)
+                await asyncio.to_thread(act)
             return read_poll(await hear(stream, is_poll))
 
-    assert asyncio.run(follow())["race_id"] == "race-1"
+    heard = asyncio.run(follow())
     wait_for_end(source)
+    return heard
+
+
+def test_a_cut_connection_is_replaced_and_the_page_reads_itself_anew(
+    store: RaceStore, market: MarketReader, database_url: str
+) -> None:
+    def cut() -> None:
+        with observe(database_url) as run:
+            assert run(CUT) == [(True,)]
+
+    source = PollEvents(database_url, market)
+    heard = hear_poll_after(source, cut, lambda: write(store, make_snapshot(), run_id="after"))
+    assert heard["race_id"] == "race-1"
 
 
 def test_a_page_is_fed_though_the_thread_of_the_pages_before_died(
@@ -117,15 +126,7 @@ def test_a_page_is_fed_though_the_thread_of_the_pages_before_died(
     source._thread = threading.Thread(target=int)
     source._thread.start()
     source._thread.join()
-
-    async def follow() -> dict[str, Any]:
-        async with aclosing(source.stream(None)) as stream:
-            await hear(stream, is_resync)
-            await asyncio.to_thread(write, store, make_snapshot(), run_id="after")
-            return read_poll(await hear(stream, is_poll))
-
-    assert asyncio.run(follow())["race_id"] == "race-1"
-    wait_for_end(source)
+    assert hear_poll_after(source, lambda: write(store, make_snapshot(), run_id="after"))["race_id"] == "race-1"
 
 
 @pytest.mark.parametrize("listens_at", ["behind a pooler", "nowhere"])
@@ -136,17 +137,10 @@ def test_what_cannot_be_heard_is_read_from_the_ledger(
     monkeypatch.setattr(events, "LOOK_S", 0.05)
     market = DeafMarketReader(database_url)
     source = PollEvents(NOWHERE if listens_at == "nowhere" else database_url, market)
-
-    async def follow() -> dict[str, Any]:
-        async with aclosing(source.stream(None)) as stream:
-            await hear(stream, is_resync)
-            failure = make_failure("race-1", polled_at=datetime.now(UTC))
-            await asyncio.to_thread(store.record_poll, failure, PollRun(run_id="now"))
-            return read_poll(await hear(stream, is_poll))
-
-    heard = asyncio.run(follow())
+    heard = hear_poll_after(
+        source, lambda: store.record_poll(make_failure("race-1", polled_at=datetime.now(UTC)), PollRun(run_id="now"))
+    )
     assert (heard["race_id"], heard["status"]) == ("race-1", "failed")
-    wait_for_end(source)
     market.close()
 
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from raceday_dagster.dagster_plugins.forked_process import SOCKET_VARIABLE
-from raceday_dagster.defs.resources import start_by_run_server
+from raceday_dagster.defs.resources import start_worker_process
 from raceday_dagster.errors import TransformError
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.transform.race import transform_race
@@ -110,7 +110,7 @@ def test_worker_that_dies_is_replaced_and_only_its_own_race_is_done_again(
     open_gate(gate)
     assert other.result(PATIENCE_S).race_id == "other"
     wait_for(lambda: workers.metrics().idle == 2)
-    assert workers.metrics().restarts == 1
+    assert workers.metrics().use.restarts == 1
     lines = read_log(capsys)
     (exit_line,) = [line for line in lines if line["event"] == "worker_exit"]
     assert (exit_line["race_id"], exit_line["code"]) == ("victim", code)
@@ -131,7 +131,7 @@ def test_race_that_takes_too_long_costs_its_worker_and_nobody_else(
         endless.result(PATIENCE_S)
     assert (failure.value.race_id, failure.value.retryable) == (race_id, True)
     wait_for(lambda: workers.metrics().idle == 2)
-    assert workers.metrics().restarts == 1
+    assert workers.metrics().use.restarts == 1
     pids = [line["pid"] for line in read_log(capsys) if line["event"] == "worker_started"]
     wait_for(lambda: sum(psutil.pid_exists(pid) for pid in pids) == 2)
 
@@ -147,7 +147,7 @@ def test_interrupt_reaches_the_parent_only(
     os.kill(started["pid"], signal.SIGINT)
     open_gate(gate)
     assert call.result(PATIENCE_S).race_id == "race"
-    assert workers.metrics().restarts == 0
+    assert workers.metrics().use.restarts == 0
 
 
 def test_stopping_leaves_no_worker(worker_test: WorkerTest, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -267,6 +267,6 @@ def test_worker_of_a_run_whose_server_is_gone_comes_from_a_fork_server(
     worker_test: WorkerTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(SOCKET_VARIABLE, str(tmp_path / "gone"))
-    workers = worker_test.open(1, calculations.never_end, start_process=start_by_run_server)
+    workers = worker_test.open(1, calculations.never_end, start_process=start_worker_process)
     assert workers.transform(golden_event()) == transform_race(golden_event())
-    assert workers.metrics().restarts == 0
+    assert workers.metrics().use.restarts == 0

@@ -49,14 +49,6 @@ def test_rows_that_come_soon_after_one_another_share_a_statement(monkeypatch: py
     assert statements == [5]
 
 
-def test_the_thread_writes_without_being_told_to() -> None:
-    written = threading.Event()
-    buffer = EventBuffer(lambda _: written.set(), is_absent)
-    buffer.add(make_row(0))
-    assert written.wait(PATIENCE_S)
-    buffer.close()
-
-
 def test_who_adds_waits_while_too_many_rows_are_left_to_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_buffer, "MOST_GATHERED", 3)
     written: list[str] = []

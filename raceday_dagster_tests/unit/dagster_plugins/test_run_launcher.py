@@ -28,12 +28,6 @@ def make_run(process: ProcessIdentity | None, tag_of: str = "run-1") -> dg.Dagst
     return dg.DagsterRun(job_name="process_races", run_id="run-1", tags=tags)
 
 
-def test_worker_of_a_run_is_read_from_its_tag() -> None:
-    worker = find_run_worker(make_run(HERE))
-    assert worker is not None
-    assert (worker.pid, worker.is_alive()) == (os.getpid(), True)
-
-
 def test_tag_that_a_rerun_has_from_its_parent_names_no_worker_of_it() -> None:
     assert find_run_worker(make_run(HERE, tag_of="its parent")) is None
 
@@ -121,17 +115,6 @@ def launch(instance: Any) -> None:
 
 def say(server: socket.socket, message: Message) -> None:
     server.send(message.model_dump_json().encode())
-
-
-def test_launch_asks_the_run_server_and_tags_the_run_with_its_process(
-    instance: Instance, server: socket.socket
-) -> None:
-    say(server, HERE)
-    launch(instance)
-    assert server.recv(1000) == b'{"run_id":"run-1"}'
-    worker = find_run_worker(dg.DagsterRun(job_name="process_races", run_id="run-1", tags=instance.tags))
-    assert worker == RunWorker(run_id="run-1", **HERE.model_dump())
-    assert instance.stock_launches == 0
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError, ConnectionRefusedError, BlockingIOError])

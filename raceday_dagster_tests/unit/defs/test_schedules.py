@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -60,14 +59,7 @@ def list_ticks(name: str, day: date) -> list[datetime]:
 
 
 def test_every_schedule_but_that_of_images_is_on_from_the_start_and_all_keep_new_zealands_clock() -> None:
-    assert set(BY_NAME) == {
-        "daily_baseline_schedule",
-        "data_checks_schedule",
-        "evening_backfill_schedule",
-        "maintenance_schedule",
-        "meeting_status_schedule",
-        "process_images_schedule",
-    }
+    assert set(BY_NAME) == set(TICKS)
     assert [name for name, schedule in BY_NAME.items() if schedule.default_status.value != "RUNNING"] == [
         "process_images_schedule"
     ], "a vision API may cost money"
@@ -77,19 +69,31 @@ def test_every_schedule_but_that_of_images_is_on_from_the_start_and_all_keep_new
         assert schedule.description
 
 
+TICKS = {
+    "maintenance_schedule": [(4, 0)],
+    "daily_baseline_schedule": [(6, 0)],
+    "process_images_schedule": [(6, 30)],  # after the baseline
+    "evening_backfill_schedule": [(21, 0)],
+    "data_checks_schedule": [(hour, 50) for hour in (0, 1, *range(9, 24))],
+    "meeting_status_schedule": [(hour, minute) for hour in (0, 1, *range(6, 24)) for minute in (0, 15, 30, 45)],
+}
+"""None is in the hour from 02:00, which two nights skip or repeat."""
+
+
 @pytest.mark.parametrize("day", [ORDINARY, BACK, FORWARD])
-@pytest.mark.parametrize(
-    ("name", "hour"), [("daily_baseline_schedule", 6), ("evening_backfill_schedule", 21), ("maintenance_schedule", 4)]
-)
-def test_a_daily_schedule_fires_once_a_day(name: str, hour: int, day: date) -> None:
-    (tick,) = list_ticks(name, day)
-    assert (tick.date(), tick.hour, tick.minute) == (day, hour, 0)
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+def test_a_schedule_fires_at_its_times_and_once_at_each(name: str, day: date) -> None:
+    ticks = list_ticks(name, day)
+    assert [(tick.date(), tick.hour, tick.minute) for tick in ticks] == [(day, *clock) for clock in TICKS[name]]
+    assert len({tick.timestamp() for tick in ticks}) == len(ticks)
 
 
 @pytest.mark.parametrize("day", [ORDINARY, BACK, FORWARD])
 def test_morning_and_evening_ask_for_their_own_day(day: date) -> None:
     assert read_day(evaluate("daily_baseline_schedule", at(day, 6))) == day.isoformat()
     assert read_day(evaluate("evening_backfill_schedule", at(day, 21))) == day.isoformat()
+    silks = evaluate("process_images_schedule", at(day, 6, 30)).run_config
+    assert silks == {"ops": {"select_images": {"config": {"racing_day": day.isoformat()}}}}
 
 
 @pytest.mark.parametrize("day", [ORDINARY, BACK, FORWARD])
@@ -105,23 +109,11 @@ def test_a_morning_that_is_made_up_for_is_the_sensors(day: date) -> None:
 
 
 def test_what_the_day_needs_leaves_the_queue_before_a_backfill_by_hand() -> None:
-    runs = [make_queued_run(job.name, job.tags) for job in JOBS if job.name != "process_races"]
+    runs = [dg.DagsterRun(job_name=job.name, tags=job.tags) for job in JOBS if job.name != "process_races"]
     ordered = [run.job_name for run in QueuedRunCoordinatorDaemon(1)._priority_sort(runs)]
     assert set(ordered[:3]) == {"daily_baseline", "evening_backfill", "meeting_status"}
     assert set(ordered[3:6]) == {"maintenance", "process_images", "data_checks"}
     assert ordered[6:] == ["process_race"]
-
-
-def make_queued_run(job_name: str, tags: Mapping[str, str]) -> dg.DagsterRun:
-    return dg.DagsterRun(job_name=job_name, tags=tags)
-
-
-@pytest.mark.parametrize("day", [ORDINARY, BACK, FORWARD])
-def test_meeting_status_fires_every_quarter_of_an_hour_but_not_at_night(day: date) -> None:
-    ticks = list_ticks("meeting_status_schedule", day)
-    expected = [(hour, minute) for hour in (0, 1, *range(6, 24)) for minute in (0, 15, 30, 45)]
-    assert [(tick.hour, tick.minute) for tick in ticks] == expected
-    assert len({tick.timestamp() for tick in ticks}) == len(ticks)
 
 
 @pytest.mark.parametrize("day", [ORDINARY, BACK, FORWARD])
@@ -132,20 +124,6 @@ def test_meeting_status_stays_with_the_evening_after_midnight(day: date) -> None
         before,
         day.isoformat(),
     ]
-
-
-@pytest.mark.parametrize("day", [ORDINARY, BACK, FORWARD])
-def test_the_silks_of_a_day_come_after_its_baseline(day: date) -> None:
-    (tick,) = list_ticks("process_images_schedule", day)
-    assert (tick.date(), tick.hour, tick.minute) == (day, 6, 30)
-    asked = evaluate("process_images_schedule", at(day, 6, 30))
-    assert asked.run_config == {"ops": {"select_images": {"config": {"racing_day": day.isoformat()}}}}
-
-
-def test_no_schedule_fires_in_the_hour_that_two_nights_skip_or_repeat() -> None:
-    for name in BY_NAME:
-        for day in (ORDINARY, BACK, FORWARD):
-            assert not [tick for tick in list_ticks(name, day) if tick.hour == 2]
 
 
 @pytest.mark.parametrize("name", sorted(BY_NAME))

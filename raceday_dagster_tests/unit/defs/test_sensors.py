@@ -285,14 +285,28 @@ def test_races_of_a_day_that_is_being_loaded_are_not_polled_twice() -> None:
     assert read_races(day.request()) == ["near", "far"]
 
 
-def test_a_repeated_tick_asks_for_the_same_run_and_the_next_slot_for_another() -> None:
+def live_again(day: Day) -> None:
+    """The clock was set back: the ledger knows polls of later."""
+    day.races = [race.model_copy(update={"newest_poll_time": SLOT + 3_600 * SECOND}) for race in day.races]
+
+
+@pytest.mark.parametrize(
+    ("change", "is_same"),
+    [
+        pytest.param(lambda day: day.sleep(5), True, id="a repeated tick"),
+        pytest.param(lambda day: day.sleep(15), False, id="the next slot"),
+        pytest.param(lambda day: day.add_race("b"), False, id="other races"),
+        pytest.param(live_again, False, id="an instant lived through twice"),
+    ],
+)
+def test_a_request_is_the_same_for_its_slot_its_races_and_what_the_ledger_knew(
+    change: Callable[[Day], None], is_same: bool
+) -> None:
     day = Day(SLOT - LEAD)
     day.add_race("a", polled_at=SLOT - 20 * SECOND)
     first = day.request().run_key
-    day.now += 5 * SECOND
-    assert day.request().run_key == first
-    day.now = SLOT + 15 * SECOND - LEAD
-    assert day.request().run_key != first
+    change(day)
+    assert (day.request().run_key == first) is is_same
 
 
 def test_races_of_a_lost_run_are_asked_for_again_in_their_slot_once() -> None:
@@ -316,22 +330,6 @@ def test_a_lost_run_of_the_slot_before_changes_nothing() -> None:
     expected = day.request().run_key
     day.lost_keys.add(lost)
     assert day.request().run_key == expected
-
-
-def test_other_races_make_another_run() -> None:
-    day = Day(SLOT)
-    day.add_race("a")
-    first = day.request().run_key
-    day.add_race("b")
-    assert day.request().run_key != first
-
-
-def test_an_instant_lived_through_twice_asks_for_another_run() -> None:
-    day = Day(SLOT)
-    day.add_race("a", polled_at=SLOT - 20 * SECOND)
-    first = day.request().run_key
-    day.races = [race.model_copy(update={"newest_poll_time": SLOT + 3_600 * SECOND}) for race in day.races]
-    assert day.request().run_key != first
 
 
 def test_a_failed_read_fails_the_tick() -> None:

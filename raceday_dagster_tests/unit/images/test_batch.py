@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from raceday_dagster.errors import ImageError, ImagesError
-from raceday_dagster.images import ImageProgress, describe_images
+from raceday_dagster.images import ImageProgress
 from raceday_dagster.images.batch import check_addresses, run_batch
 from raceday_dagster.settings import Settings
 from raceday_dagster_tests.unit.images.fakes import VALID, FakeReader, FakeVision, Workshop, fail_describe, name_sources
@@ -36,18 +36,12 @@ class CountingVision(FakeVision):
         return VALID
 
 
-def test_ac1_five_images_are_in_flight_and_never_six() -> None:
+def test_ac1_and_ac5_five_images_are_in_flight_and_never_six_and_take_a_fifth_of_the_rounds() -> None:
     vision = CountingVision(parties=5)
     batch = run_batch(name_sources(20), Workshop(vision).stages)
-    assert vision.peak == 5
+    assert (vision.peak, vision.rounds) == (5, 4)
     assert batch.successes == 20
     assert (batch.requested_concurrency, batch.effective_concurrency) == (5, 5)
-
-
-def test_ac5_ten_images_take_two_rounds_of_calls_instead_of_ten() -> None:
-    vision = CountingVision(parties=5)
-    run_batch(name_sources(10), Workshop(vision).stages)
-    assert vision.rounds == 2
 
 
 @pytest.mark.parametrize("broken", [["3"], ["0", "4", "9"]])
@@ -136,11 +130,6 @@ def test_ac8_an_interrupted_batch_cuts_what_is_under_way_and_leaves_no_file() ->
     assert workshop.reader.closed
     assert workshop.urls.live == {}
     assert workshop.urls.published < 10
-
-
-def test_nothing_to_describe_is_an_error_when_it_was_asked_for() -> None:
-    with pytest.raises(ImagesError, match=r"^no images to describe: nothing was named"):
-        describe_images([])
 
 
 @pytest.mark.parametrize(

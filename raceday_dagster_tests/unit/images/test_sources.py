@@ -46,9 +46,10 @@ def test_a_url_of_another_kind_or_with_a_password_is_refused_without_repeating_i
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_folder_without_images_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ImagesError, match=f"^no images to describe: {tmp_path}"):
-        find_sources([tmp_path])
+def test_a_folder_without_images_and_nothing_at_all_are_refused(tmp_path: Path) -> None:
+    for places, said in (([tmp_path], str(tmp_path)), ([], "nothing was named")):
+        with pytest.raises(ImagesError, match=f"^no images to describe: {said}"):
+            find_sources(places)
 
 
 def test_silks_are_tried_from_the_best_url_to_the_last_and_greyhounds_have_none() -> None:

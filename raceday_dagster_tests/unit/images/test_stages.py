@@ -75,11 +75,26 @@ def test_an_image_that_cannot_be_kept_has_failed_unless_it_had_failed_before() -
         assert workshop.urls.live == {}
 
 
-def test_ac7_a_recoverable_failure_is_tried_once_more_after_a_second() -> None:
-    workshop = Workshop(FakeVision(fail_describe(), VALID))
-    assert process(workshop).success
-    assert workshop.pauses_s == [1.0]
-    assert len(workshop.vision.urls) == 2
+@pytest.mark.parametrize(
+    ("answers", "failed_with", "pauses_s"),
+    [
+        pytest.param((fail_describe(), VALID), None, [1.0], id="recoverable: once more after a second"),
+        pytest.param((fail_describe(), fail_describe("503"), VALID), "503", [1.0], id="its retries are spent"),
+        pytest.param((fail_describe("400", retryable=False), VALID), "400", [], id="it would come again"),
+        pytest.param((fail_describe(retry_after_s=12.0), VALID), None, [12.0], id="Retry-After fits in what is left"),
+        pytest.param((fail_describe("429", retry_after_s=40.0), VALID), "429", [], id="Retry-After does not fit"),
+    ],
+)
+def test_ac7_a_failure_is_tried_again_where_that_is_worth_it(
+    answers: tuple[str | ImageError, ...], failed_with: str | None, pauses_s: list[float]
+) -> None:
+    workshop = Workshop(FakeVision(*answers))
+    result = process(workshop)
+    assert result.success is (failed_with is None)
+    if failed_with is not None:
+        assert (result.error.message, result.error.retryable) == (failed_with, failed_with != "400")
+    assert workshop.pauses_s == pauses_s
+    assert len(workshop.vision.urls) == 1 + len(pauses_s)
 
 
 def test_ac7_a_recoverable_failure_of_the_source_is_tried_once_more_too() -> None:
@@ -92,31 +107,6 @@ def test_ac7_a_recoverable_failure_of_the_source_is_tried_once_more_too() -> Non
         return following
 
     assert process(Workshop(reader=FakeReader(**{"0": answer}))).success
-
-
-def test_ac7_an_image_fails_when_its_retries_are_spent() -> None:
-    workshop = Workshop(FakeVision(fail_describe("answered 500"), fail_describe("answered 503"), VALID))
-    result = process(workshop)
-    assert (result.error.message, result.error.retryable) == ("answered 503", True)
-    assert len(workshop.vision.urls) == 2
-
-
-def test_ac7_a_failure_that_would_come_again_is_never_retried() -> None:
-    workshop = Workshop(FakeVision(fail_describe("answered 400", retryable=False), VALID))
-    assert process(workshop).error.message == "answered 400"
-    assert len(workshop.vision.urls) == 1
-
-
-def test_ac7_retry_after_is_honoured_when_it_fits_in_what_is_left() -> None:
-    workshop = Workshop(FakeVision(fail_describe("answered 429", retry_after_s=12.0), VALID))
-    assert process(workshop).success
-    assert workshop.pauses_s == [12.0]
-
-
-def test_ac7_retry_after_beyond_the_images_time_fails_at_once() -> None:
-    workshop = Workshop(FakeVision(fail_describe("answered 429", retry_after_s=40.0), VALID))
-    assert process(workshop).error.retryable
-    assert workshop.pauses_s == []
 
 
 def test_ac6_a_call_gets_only_what_is_left_of_the_images_time() -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from multiprocessing.connection import Connection
-from typing import Any
 
 import pytest
 
 from raceday_dagster.errors import TransformError
 from raceday_dagster.racing.events import RaceEvent
+from raceday_dagster.racing.outcomes import WorkerUse
 from raceday_dagster.racing.snapshots import RaceSnapshot
 from raceday_dagster.transform.race import transform_race
 from raceday_dagster.workers.entry import Calculation
-from raceday_dagster.workers.pool import LONGEST_DELAY_S, RestartBudget, TransformWorkers, WorkerMetrics
+from raceday_dagster.workers.pool import LONGEST_DELAY_S, RestartBudget
 from raceday_dagster_tests.unit.transform.golden_race import golden_event, open_event
 from raceday_dagster_tests.unit.workers.worker_threads import ThreadProcess, WorkerTest, read_log, worker_test
 from raceday_dagster_tests.waiting import PATIENCE_S, wait_for
@@ -44,9 +44,9 @@ def test_five_races_share_three_workers(worker_test: WorkerTest) -> None:
     worker_test.calculation.let_all_go()
     assert [call.result(PATIENCE_S).race_id for call in calls] == races
     metrics = workers.metrics()
-    assert (metrics.total, metrics.busy, metrics.idle, metrics.queue_depth) == (3, 0, 3, 0)
-    assert (metrics.busy_peak, metrics.restarts) == (3, 0)
-    assert metrics.queue_depth_peak >= 2
+    assert (metrics.use.total, metrics.busy, metrics.idle, metrics.queue_depth) == (3, 0, 3, 0)
+    assert (metrics.use.busy_peak, metrics.use.restarts) == (3, 0)
+    assert metrics.use.queue_depth_peak >= 2
 
 
 def test_races_are_served_in_the_order_of_their_calls(worker_test: WorkerTest) -> None:
@@ -86,7 +86,7 @@ def test_failed_calculation_is_not_tried_again(
     assert line["race_id"] == "bad"
     assert line["task_id"]
     assert "divide_by_zero" in line["error"]["stack"]
-    assert (workers.metrics().busy, workers.metrics().restarts) == (0, 0)
+    assert (workers.metrics().busy, workers.metrics().use.restarts) == (0, 0)
 
 
 def test_error_that_no_calculation_raises_fails_the_race_and_keeps_the_worker(
@@ -97,7 +97,7 @@ def test_error_that_no_calculation_raises_fails_the_race_and_keeps_the_worker(
         with pytest.raises(TransformError, match="MemoryError: raised in a worker") as failure:
             workers.transform(open_event("bad"))
         assert not failure.value.retryable
-    assert (workers.metrics().idle, workers.metrics().restarts) == (1, 0)
+    assert (workers.metrics().idle, workers.metrics().use.restarts) == (1, 0)
     assert [line["reason"] for line in read_log(capsys) if line["event"] == "worker_error"] == ["MemoryError"] * 2
 
 
@@ -149,7 +149,7 @@ def test_workers_that_died_idle_cost_no_race_an_attempt(worker_test: WorkerTest)
     for process in processes:
         process.die()
     assert workers.transform(golden_event()).race_id == "golden-race"
-    assert workers.metrics().restarts >= 1
+    assert workers.metrics().use.restarts >= 1
 
 
 def test_races_fail_at_once_when_workers_die_faster_than_allowed(
@@ -242,15 +242,8 @@ def test_inline_workers_count_their_callers(worker_test: WorkerTest) -> None:
     wait_for(lambda: workers.metrics().busy == 1)
     worker_test.calculation.let_all_go()
     call.result(PATIENCE_S)
-    assert workers.metrics() == WorkerMetrics(
-        total=0, busy=0, idle=0, queue_depth=0, busy_peak=1, queue_depth_peak=0, restarts=0
-    )
-
-
-@pytest.mark.parametrize("limits", [{"size": -1}, {"task_timeout_s": 0}, {"max_attempts": 0}])
-def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="size must be 0 or more"):
-        TransformWorkers(**{"size": 1, **limits})
+    assert (workers.metrics().busy, workers.metrics().idle) == (0, 0)
+    assert workers.metrics().use == WorkerUse(total=0, busy_peak=1, queue_depth_peak=0, restarts=0)
 
 
 def test_restarts_slow_down() -> None:
