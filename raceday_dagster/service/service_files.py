@@ -68,7 +68,8 @@ def making_socket_folder(home: Path) -> Iterator[Path]:
     in the temp directory when that path is too long or unusual for a socket; that one is gone at the end.
 
     Raises:
-        SandboxError: Somebody else's folder, or something that is no folder, stands in the way.
+        SandboxError: Somebody else's folder, or something that is no folder, stands in the way; or the temp directory's
+            path is too long or unusual for a socket as well.
     """
     folder = choose_socket_folder(home / "service", SOCKET)
     make_private_folder(folder, ServerAccount(os.geteuid(), os.getegid()))

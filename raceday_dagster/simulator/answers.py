@@ -64,7 +64,7 @@ class FaultyApi:
             else:
                 answer = await self._build(request, kind, params)
             if params.get("retry_after"):
-                answer.headers["retry-after"] = params["retry_after"]
+                answer.headers["retry-after"] = str(params["retry_after"])
             if kind in WIRE:
                 await send_broken(kind, params, answer, scope["state"]["transport"], receive, send)
             else:

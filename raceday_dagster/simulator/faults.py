@@ -2,8 +2,8 @@
 
 pauses       latency (ms), hold (timeout_s): then the request is served, or meets the next rule
 replies      status (code, retry_after), html, garbage
-contents     wrong_type: the first distance in a list of meetings is text; old_answer (age_s): of an event
-vision       answer (text), refusal (text), huge (bytes): of the vision API alone
+contents     old_answer (age_s): of an event
+vision       refusal (text), huge (bytes): of the vision API alone
 wire         drip_body (bytes_per_s), truncated, reset
 """
 
@@ -19,13 +19,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "status": {"code": 503, "retry_after": ""},
     "html": {},
     "garbage": {},
-    "wrong_type": {},
     "old_answer": {"age_s": 3600.0},
     "huge": {"bytes": 6_000_000},
     "drip_body": {"bytes_per_s": 10.0},
     "truncated": {},
     "reset": {},
-    "answer": {"text": ""},
     "refusal": {"text": "I'm sorry, I cannot help with that."},
 }
 """Kind -> its parameters with their defaults."""

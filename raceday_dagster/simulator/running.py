@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
+_START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 2.0
 """It has nothing to save, and who stops it may have ten seconds for everything."""
 _CALL_TIMEOUT_S = 30.0
@@ -136,6 +138,9 @@ def running_simulator(**options: Unpack[SimulatorOptions]) -> Iterator[RunningSi
 def _read_announcement(process: subprocess.Popen[bytes], complaints: IO[bytes]) -> str:
     """The base URL, which is the first line the process writes."""
     assert process.stdout is not None
+    begun, _, _ = select.select([process.stdout], [], [], _START_TIMEOUT_S)
+    if not begun:
+        raise SimulatorError(f"the simulator did not start within {_START_TIMEOUT_S:g} s")
     if url := process.stdout.readline().decode().strip():
         return url
     complaints.seek(0)

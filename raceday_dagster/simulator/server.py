@@ -58,7 +58,7 @@ class _Racing:
         self._day, self._clock = day, clock
 
     async def build_answer(self, request: Request, kind: str, params: dict[str, Any]) -> Response:
-        """What the API answers, with the faults `status`, `old_answer` and `wrong_type`."""
+        """What the API answers, with the faults `status` and `old_answer`."""
         instant = self._clock.now()
         if kind == "old_answer":
             instant -= timedelta(seconds=params["age_s"])
@@ -66,8 +66,6 @@ class _Racing:
         if kind == "status":
             status = params["code"]
             payload = wrap_error("simulated fault", status, request.url.path, instant)
-        if kind == "wrong_type":
-            payload["data"]["meetings"][0]["races"][0]["distance"] = "not a number"
         silks = f"http://{request.headers.get('host', '127.0.0.1')}{SILKS_PATH}".encode("latin-1")
         return Response(bytes(JSONResponse(payload).body).replace(INVENTED_HOST, silks), status, media_type=JSON)
 
@@ -112,7 +110,7 @@ def serve(
 
     port: 0 takes any free one. `announce` is called once with the real base URL, before which nothing answers.
     racing_day: default today in New Zealand. now: where the clock starts, default ten minutes before the first
-    race. OSError when the port is taken; ValueError for a `now` without a zone or a negative speed.
+    race. OSError when the port is taken; ValueError for a negative speed.
     """
     day = RaceDay(seed, racing_day or datetime.now(NEW_ZEALAND).date(), first_start, meetings)
     clock = SimulatedClock((now or day.first_start - timedelta(minutes=10)).astimezone(UTC), speed)

@@ -38,13 +38,11 @@ _WORDS = re.findall(
 
 
 async def describe_asked_image(request: Request, kind: str, params: dict[str, Any]) -> Response:
-    """The answer to a chat completion, with the faults `status`, `huge`, `answer` and `refusal`."""
+    """The answer to a chat completion, with the faults `status`, `huge` and `refusal`."""
     if kind == "status":
         return _refuse(params["code"], "simulated fault")
     if kind == "huge":
         return _complete({"content": "." * params["bytes"]})
-    if kind == "answer":
-        return _complete({"content": params["text"]})
     if kind == "refusal":
         return _complete({"content": None, "refusal": params["text"]})
     if request.method != "POST" or request.url.path != _COMPLETIONS:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from raceday_dagster.errors import ImageError, ImagesError
 from raceday_dagster.images import ImageProgress
 from raceday_dagster.images.batch import check_addresses, run_batch
+from raceday_dagster.images.sources import ImageSource
 from raceday_dagster.settings import Settings
 from raceday_dagster_tests.unit.images.fakes import VALID, FakeReader, FakeVision, Workshop, fail_describe, name_sources
 
@@ -106,7 +108,16 @@ def test_ac8_no_temporary_file_is_left_whatever_an_image_came_to() -> None:
     assert workshop.urls.live == {}
 
 
-def test_ac8_an_interrupted_batch_cuts_what_is_under_way_and_leaves_no_file() -> None:
+class Interrupted(list[ImageSource]):
+    """Sources of which a Ctrl-C comes before the last."""
+
+    def __iter__(self) -> Iterator[ImageSource]:
+        yield from self[:-1]
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("kind", [list, Interrupted])
+def test_ac8_an_interrupted_batch_cuts_what_is_under_way_and_leaves_no_file(kind: type[list[ImageSource]]) -> None:
     class HeldVision(FakeVision):
         def __init__(self) -> None:
             super().__init__()
@@ -126,7 +137,7 @@ def test_ac8_an_interrupted_batch_cuts_what_is_under_way_and_leaves_no_file() ->
 
     workshop = Workshop(HeldVision())
     with pytest.raises(KeyboardInterrupt):
-        run_batch(name_sources(30), workshop.stages, on_progress=interrupt)
+        run_batch(kind(name_sources(30)), workshop.stages, on_progress=interrupt)
     assert workshop.reader.closed
     assert workshop.urls.live == {}
     assert workshop.urls.published < 10
