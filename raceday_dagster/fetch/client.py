@@ -54,6 +54,7 @@ class RacingApi:
         session: For tests. By default ``exchange.build_session``, which see.
         monotonic, sleep, utc_now: The clocks. A simulator on this machine may have any time of day; another API that is
             more than ``CLOCK_TOLERANCE`` ahead of ``utc_now`` is not believed: its answers count as made on arrival.
+            A date in ``Retry-After`` is read by the machine's clock.
     """
 
     def __init__(

@@ -64,7 +64,7 @@ def _keep_unauthenticated(request: requests.PreparedRequest) -> requests.Prepare
     return request
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)  # a body may quote our own headers
 class ExchangeError(Exception):
     """One try failed."""
 

@@ -167,7 +167,7 @@ def find_complaint(content: object) -> str:
         complaint = part.get("error") if isinstance(part, dict) else None
         # What is nested may be nested deeper than it can be shown.
         said = clean_excerpt(str(complaint)) if isinstance(complaint, str | int | float) else "more than a text"
-        if complaint and said:
+        if complaint and said and complaint is not REPEATED:
             return said
     return ""
 

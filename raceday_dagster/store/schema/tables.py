@@ -3,7 +3,9 @@
 Text ids; instants are ``timestamptz``; racing days are plain dates (labels, not instants); money is integer cents; odds
 are ``numeric(10,2)``; shares are percent, ``numeric(6,2)``. ``NULL`` means "not known". The history tables are
 partitioned by racing day (see ``partitions``) and have no foreign key: creating a partition would otherwise wait for
-every race write in flight.
+every race write in flight. ``market_signals.change`` is in percentage points of money or share, or percent of the
+price, positive when it shortens; an image of ``image_descriptions`` that was ``skipped`` has the description of another
+source with the same content.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from typing import Any
@@ -12,6 +13,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 
 from raceday_dagster.errors import DatabaseError, WriteError
+from raceday_dagster.racing.snapshots import EntrantRow, MeetingRow, PoolsRow, RaceRow, ResultsRow
 from raceday_dagster.store.engine import build_engine
 from raceday_dagster.store.race_store import RaceStore
 from raceday_dagster.store.schema.check import REVISION, check_schema, read_revision
@@ -19,7 +21,7 @@ from raceday_dagster.store.schema.migrations import build_config, upgrade
 from raceday_dagster.store.schema.partitions import choose_days, name_partition
 from raceday_dagster.store.schema.tables import PARTITIONED_TABLES
 from raceday_dagster_tests.integration.postgres_fixture import make_database
-from raceday_dagster_tests.integration.store.store_fixture import observe, open_store, read_tables, write
+from raceday_dagster_tests.integration.store.store_fixture import TABLES, observe, open_store, read_tables, write
 from raceday_dagster_tests.write_snapshots import make_snapshot
 
 
@@ -43,6 +45,21 @@ def test_two_upgrades_at_once_make_one_schema_and_a_third_changes_nothing(empty_
     }
     again = upgrade(empty_database_url)
     assert (again.from_revision, again.to_revision, again.partitions) == (REVISION, REVISION, ())
+
+
+def test_the_tests_compare_every_table_and_each_field_of_a_row_has_its_column(database_url: str) -> None:
+    with observe(database_url) as run:
+        rows = run(
+            "SELECT table_name, column_name FROM information_schema.columns JOIN pg_class ON relname = table_name"
+            " WHERE table_schema = 'public' AND relkind IN ('r', 'p') AND NOT relispartition"
+        )
+    columns: dict[str, set[str]] = defaultdict(set)
+    for table, column in rows:
+        columns[table].add(column)
+    assert columns.keys() - {"raceday_schema"} == TABLES.keys()
+    records = {"meetings": MeetingRow, "races": RaceRow, "entrants": EntrantRow, "race_pools": PoolsRow}
+    for table, record in {**records, "race_results": ResultsRow}.items():
+        assert record.model_fields.keys() <= columns[table], table
 
 
 def test_an_upgrade_from_the_first_schema_keeps_the_entrants(embedded_postgres: Any) -> None:

@@ -159,6 +159,10 @@ def test_a_key_that_is_there_twice_costs_only_what_depends_on_it() -> None:
     assert page.dropped == (f"{make_id('meeting', 'One')}: races.0.distance",)
     reason = f"race {make_id('Two', 'race', 2)}: race_number: the key is there twice"
     assert [reject.reason for reject in page.rejected] == [reason]
+    unread = encode(meetings_payload([list_meeting("One")])).replace(
+        b'"data": {', b'"data": {"error": 1, "error": 2, ', 1
+    )
+    assert parse_meetings_page(unread, received_at=NOW).dropped == ()
 
 
 def test_a_page_that_names_its_list_twice_is_no_page() -> None:

@@ -372,6 +372,8 @@ def test_a_key_that_is_there_twice_is_dropped_unless_the_race_depends_on_it() ->
     assert [runner.odds.fixed_win for runner in event.runners] == [None, None, 5, 5]
     assert "fixed_win" not in event.runners[0].odds.carried()
     assert event.warnings == ("dropped=data.runners.1.odds.fixed_win", "dropped=data.runners.0.odds.fixed_win")
+    unread = body.replace(b'"data": {', b'"data": {"error": "", "error": "", "live_bets": 1, "live_bets": 2, ', 1)
+    assert parse_race_event(unread, race_id=RACE_ID, received_at=NOW).warnings == ()
     twice = body.replace(b'"status": "Open"', b'"status": "Open", "status": "Final"', 1)
     assert refuse(twice) == "data.race.status: the key is there twice"
 

@@ -45,6 +45,15 @@ def test_a_trouble_that_may_settle_is_told_at_the_second_look_and_forgotten_if_i
     assert watch([LATE], [], [LATE]) == [[], [], []]
 
 
+def test_two_causes_are_told_apart() -> None:
+    other = LATE.model_copy(update={"about": "race-2"})
+    assert watch([FAILED, LATE, other], [LATE, other], [other]) == [
+        ["raised maintenance"],
+        ["raised race-1", "raised race-2", "cleared maintenance"],
+        ["cleared race-1"],
+    ]
+
+
 @given(st.lists(st.booleans(), max_size=40))
 def test_every_raise_is_cleared_once_and_in_turn(is_wrong: list[bool]) -> None:
     said = [text for look in watch(*([FAILED] if wrong else [] for wrong in is_wrong), []) for text in look]
