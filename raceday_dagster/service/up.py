@@ -80,8 +80,8 @@ def run_up(
 def taking_stops(stop_requests: StopRequests) -> Iterator[None]:
     """Turns the signals that end a program into requests: a second Ctrl-C does not leave half of it running.
 
-    What the caller ignores, as ``nohup`` does SIGHUP, stays ignored; but not SIGINT, which a shell script ignores for
-    all it starts in the background.
+    A SIGHUP that the caller ignores, as ``nohup`` does, stays ignored; but not SIGINT, which a shell script ignores for
+    all it starts in the background, nor SIGTERM: after a run in a process that ignores SIGINT, Dagster ignores both.
     """
 
     def request(number: int, _frame: FrameType | None) -> None:
@@ -90,7 +90,7 @@ def taking_stops(stop_requests: StopRequests) -> Iterator[None]:
     before = {
         number: signal.signal(number, request)
         for number in STOPS
-        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
         yield

@@ -36,12 +36,14 @@ def test_each_signal_that_ends_a_program_is_a_request_as_often_as_it_comes(numbe
     assert signal.getsignal(number) is before
 
 
-def test_a_hangup_that_is_ignored_stays_so_and_an_ignored_ctrl_c_does_not() -> None:
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT)}
+def test_a_hangup_that_is_ignored_stays_so_and_other_signals_that_are_do_not() -> None:
+    ignored = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
     try:
         with taking_stops(StopRequests()):
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
