@@ -6,7 +6,7 @@ import importlib.util
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,10 +101,8 @@ def run_batch(
     at_once = max(1, min(max_concurrent, len(sources)))
     ended: list[ImageResult] = []
     with ThreadPoolExecutor(at_once, thread_name_prefix="image") as threads:
-        images: list[Future[ImageResult]] = []
         try:
-            for source in sources:
-                images.append(threads.submit(process_image, source, stages, timeout_s, retries))  # noqa: PERF401
+            images = [threads.submit(process_image, source, stages, timeout_s, retries) for source in sources]
             for image in as_completed(images):
                 ended.append(image.result())
                 if on_progress is not None:

@@ -5,10 +5,10 @@ What belongs here: the order in which things are read, slept and decided. What d
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import dagster as dg
 
@@ -26,9 +26,6 @@ from raceday_dagster.racing.cadence import (
     floor_to_grid,
     plan_polls,
 )
-
-if TYPE_CHECKING:
-    from raceday_dagster.defs.automation.sensors import SensorReader
 
 DUE_TAG = "raceday/due_at"
 LEAD = timedelta(seconds=0.75)
@@ -91,8 +88,20 @@ class Stored:
     far_interval: timedelta = MINUTE
 
 
+class Reader(Protocol):
+    """Where a tick looks. Both keep nothing open; what cannot be read raises, for an empty answer would be a lie."""
+
+    def read_runs(self) -> Runs:
+        """Unfinished runs of the live lane, and of `daily_baseline`."""
+        ...
+
+    def read_stored(self, asked: Mapping[str, Collection[str]]) -> Stored:
+        """The races in the polling window, and which of those ``asked`` for, by run, the ledger has."""
+        ...
+
+
 def request_due_races(
-    reader: "SensorReader", shards: Shards, *, sleep: Callable[[float], None]
+    reader: Reader, shards: Shards, *, sleep: Callable[[float], None]
 ) -> list[dg.RunRequest] | dg.SkipReason:
     """One tick: runs of all races that are due, or fall due within ``HORIZON``; else why there is none."""
     patience = HORIZON

@@ -123,11 +123,11 @@ def describe_run(context: dg.OpExecutionContext) -> PollRun:
 
 
 def find_request_time(run_config: Mapping[str, Any], race_id: str) -> datetime | None:
-    """Before when the API is not asked about a race: ``HEAD_START`` after the others of its batch fell due, if some of
-    them are in their last minutes and it is not; ``None`` for any other race."""
+    """The earliest instant to ask the API about a race: ``HEAD_START`` after its batch fell due, if others of the batch
+    are in their last minutes and it is not. ``None``: at once."""
     selection = _read_selection(run_config)
     due_at, live_races = parse_due_at(str(selection.get("due_at") or "")), int(selection.get("live_races") or 0)
-    if due_at is None or not live_races or race_id in selection["race_ids"][:live_races]:
+    if due_at is None or not live_races or race_id in find_races_in_config(run_config)[:live_races]:
         return None
     return due_at + HEAD_START
 

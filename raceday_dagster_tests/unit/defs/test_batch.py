@@ -75,6 +75,7 @@ def test_no_instant_and_no_clock_make_it_wait_longer_than_it_may(pace: float) ->
         ({"live_races": 0}, [False, False, False]),
         ({}, [False, False, False]),
         ({"live_races": 1, "due_at": ""}, [False, False, False]),
+        ({"live_races": 1, "race_ids": []}, [True, True, True]),
     ],
 )
 def test_a_race_leaves_those_in_their_last_minutes_a_head_start(selection: dict[str, Any], waits: list[bool]) -> None:
